@@ -1,0 +1,1 @@
+"""Python client of the HTTP API, and the models both sides share."""

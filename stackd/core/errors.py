@@ -1,0 +1,188 @@
+"""Every error stackd raises on purpose.
+
+    StackdError
+    ├── SettingsError        the operator must fix settings; lists all problems at once (exit 78)
+    ├── InputError           a person or a far side sent something unusable (422 unless it says other)
+    │   ├── NotFoundError    the named thing does not exist (404)
+    │   ├── ConflictError    the named thing is not in a state that allows this (409)
+    │   ├── TooLargeError    over a stated limit (413)
+    │   └── ExpressionError  an expression does not parse, or cannot be evaluated
+    ├── BusyError            a stated limit of load is reached; retry later (429)
+    ├── StoreError
+    │   ├── StoreBusyError     the write lock or a place in the writer was not free in time; retryable
+    │   ├── StoreFullError     no space left; nothing of the change was kept (507)
+    │   ├── StoreFailedError   an I/O error: writing has stopped, the process must restart (exit 75)
+    │   ├── StoreCorruptError  the file is not a sound database (exit 78)
+    │   └── SchemaError        the file's schema is newer or other than the code's (exit 78)
+    ├── LockedError          another process holds this role on this state directory (exit 78)
+    ├── LeaseLostError       the job belongs to a newer claim; whoever sees this stops at once
+    ├── NodeError            a node failed; says whether a retry may help and what is known of the effect
+    └── ApiError             the daemon answered with a problem; `UnreachableError` if it did not answer
+
+Messages are lower case, name the thing and the fact, hold no secret, and are fit to show.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class StackdError(Exception):
+    """Base of the tree.
+
+    `code` is stable and documented; `hint` says what to do next.
+    """
+
+    code: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500  # the HTTP status the API answers with
+
+    def __init__(self, message: str, *, code: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        if code is not None:
+            self.code = code  # type: ignore[misc]  # an instance may be more precise than its class
+
+
+class SettingsError(StackdError):
+    """The settings cannot be used. `problems` holds one line per finding, all of them."""
+
+    code = "settings.invalid"
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("settings cannot be used:\n" + "\n".join(f"  - {p}" for p in problems))
+        self.problems = problems
+
+
+class InputError(StackdError):
+    code = "input.invalid"
+    status = 422
+
+
+class NotFoundError(InputError):
+    code = "not_found"
+    status = 404
+
+
+class ConflictError(InputError):
+    code = "conflict"
+    status = 409
+
+
+class TooLargeError(InputError):
+    code = "too_large"
+    status = 413
+
+
+class ExpressionError(InputError):
+    """An expression does not parse or cannot be evaluated.
+
+    `line` and `column` are 1-based inside the expression's own text; None when not known.
+    """
+
+    code = "expression.invalid"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        line: int | None = None,
+        column: int | None = None,
+    ) -> None:
+        super().__init__(message, code=code)
+        self.line = line
+        self.column = column
+
+
+class BusyError(StackdError):
+    """A stated limit of load is reached. `retry_after`: seconds."""
+
+    code = "busy"
+    status = 429
+
+    def __init__(self, message: str, *, code: str | None = None, retry_after: float = 1.0) -> None:
+        super().__init__(message, code=code)
+        self.retry_after = retry_after
+
+
+class StoreError(StackdError):
+    code = "store.error"
+    status = 503
+
+
+class StoreBusyError(StoreError):
+    code = "store.busy"
+
+
+class StoreFullError(StoreError):
+    code = "store.full"
+    status = 507
+
+
+class StoreFailedError(StoreError):
+    code = "store.failed"
+
+
+class StoreCorruptError(StoreError):
+    code = "store.corrupt"
+
+
+class SchemaError(StoreError):
+    code = "store.schema"
+
+
+class LockedError(StackdError):
+    code = "role.locked"
+
+
+class LeaseLostError(StackdError):
+    code = "job.lease_lost"
+
+
+class NodeError(StackdError):
+    """A node failed.
+
+    Attributes:
+        kind: the class a retry policy looks at: timeout, rate_limit, network, service_unavailable,
+            server_error, rejected, invalid, limit, internal.
+        sent: True when the far side may have seen the request. An `unsafe` node that was sent and got
+            no answer is uncertain.
+        answered: True when the far side's answer says the action was not done (429, a 4xx, 503 with
+            Retry-After): sending again cannot do it twice.
+        retry_after: seconds the far side asked us to wait; None: use the policy's backoff.
+    """
+
+    code = "node.failed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str,
+        code: str | None = None,
+        sent: bool = False,
+        answered: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, code=code)
+        self.kind = kind
+        self.sent = sent
+        self.answered = answered
+        self.retry_after = retry_after
+
+
+class ApiError(StackdError):
+    """The daemon answered with an RFC 9457 problem."""
+
+    code = "api.problem"
+
+    def __init__(
+        self, message: str, *, code: str, http_status: int, hint: str | None = None
+    ) -> None:
+        super().__init__(message, code=code, hint=hint)
+        self.http_status = http_status
+
+
+class UnreachableError(StackdError):
+    code = "daemon.unreachable"

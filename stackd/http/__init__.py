@@ -1,0 +1,1 @@
+"""The outbound HTTP seam: every call that leaves the process goes through here."""

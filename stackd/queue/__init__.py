@@ -1,0 +1,1 @@
+"""Durable jobs: the pure decisions, the SQL, and the verbs as functions of a transaction."""

@@ -1,0 +1,94 @@
+"""The SQL of jobs and of the processes that own them. Stored forms exist only here."""
+
+LIVE_STATES = "('scheduled', 'available', 'running', 'retryable')"
+
+ENQUEUE = f"""
+INSERT INTO jobs (kind, subject, state, priority, due_at, payload, dedupe_key,
+                  concurrency_key, concurrency_limit, max_attempts, created_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (subject, kind) WHERE state IN {LIVE_STATES} DO NOTHING
+ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL AND state IN {LIVE_STATES} DO NOTHING
+RETURNING id"""  # noqa: S608  # a constant
+
+COUNT_LIVE = f"SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state IN {LIVE_STATES} LIMIT ?)"  # noqa: S608
+
+PROMOTE_DUE = """
+UPDATE jobs SET state = 'available', blocked = 0
+WHERE id IN (SELECT id FROM jobs WHERE state IN ('scheduled', 'retryable') AND due_at <= ?
+             ORDER BY due_at LIMIT ?)"""
+
+CLAIM = """
+UPDATE jobs SET state = 'running', fence = fence + 1, owner = ?, leased_until = ?
+WHERE id IN (SELECT id FROM jobs WHERE state = 'available' AND blocked = 0
+             ORDER BY priority DESC, due_at, id LIMIT ?)
+RETURNING id, kind, subject, payload, fence, attempt, max_attempts, rescues, priority, due_at,
+          concurrency_key, concurrency_limit"""
+
+COUNT_RUNNING_OF_KEY = "SELECT count(*) FROM jobs WHERE concurrency_key = ? AND state = 'running'"
+
+BLOCK = """
+UPDATE jobs SET state = 'available', blocked = 1, owner = NULL, leased_until = NULL
+WHERE id = ? AND fence = ? AND state = 'running'"""
+
+UNBLOCK_ONE = """
+UPDATE jobs SET blocked = 0
+WHERE id = (SELECT id FROM jobs WHERE concurrency_key = ? AND state = 'available' AND blocked = 1
+            ORDER BY priority DESC, due_at, id LIMIT 1)"""
+
+UNBLOCK_ALL = """
+UPDATE jobs SET blocked = 0, concurrency_limit = ?
+WHERE concurrency_key = ? AND state = 'available'"""
+
+RENEW = "UPDATE jobs SET leased_until = ? WHERE owner = ? AND state = 'running'"
+
+HOLDS = "SELECT 1 FROM jobs WHERE id = ? AND fence = ? AND state = 'running'"
+
+SETTLE = """
+UPDATE jobs SET state = ?, attempt = ?, due_at = coalesce(?, due_at), error = ?, owner = NULL,
+                leased_until = NULL, finished_at = ?
+WHERE id = ? AND fence = ? AND state = 'running'"""
+
+CANCEL_PENDING = """
+UPDATE jobs SET state = 'cancelled', finished_at = ?
+WHERE kind = ? AND subject = ? AND state IN ('scheduled', 'available', 'retryable')
+RETURNING id"""
+
+RUNNING_OWNERS = """
+SELECT DISTINCT jobs.owner, processes.boot_id, processes.pid, processes.start_ticks,
+       processes.heartbeat_at
+FROM jobs LEFT JOIN processes ON processes.id = jobs.owner
+WHERE jobs.state = 'running'"""
+
+RESCUE = """
+UPDATE jobs SET state = CASE WHEN rescues + 1 > ? THEN 'discarded' ELSE 'available' END,
+                rescues = rescues + 1, blocked = 0, owner = NULL, leased_until = NULL,
+                error = CASE WHEN rescues + 1 > ? THEN 'job.crash_loop' ELSE error END,
+                finished_at = CASE WHEN rescues + 1 > ? THEN ? END
+WHERE id IN (SELECT id FROM jobs WHERE owner = ? AND state = 'running' LIMIT ?)
+RETURNING id, kind, subject, state, rescues, concurrency_key"""
+
+PRUNE = """
+DELETE FROM jobs WHERE id IN (
+    SELECT id FROM jobs WHERE id <= ? AND state IN ('completed', 'cancelled', 'discarded')
+    AND finished_at < ? ORDER BY id LIMIT ?)"""
+
+NEXT_DUE = "SELECT min(due_at) FROM jobs WHERE state IN ('scheduled', 'retryable')"
+
+HAS_AVAILABLE = "SELECT 1 FROM jobs WHERE state = 'available' AND blocked = 0 LIMIT 1"
+
+COUNT_BY_STATE = "SELECT state, count(*) FROM jobs GROUP BY state"
+
+OLDEST_AVAILABLE = "SELECT min(due_at) FROM jobs WHERE state = 'available' AND blocked = 0"
+
+SET_CONTROL = "INSERT INTO queue_control VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+GET_CONTROL = "SELECT value FROM queue_control WHERE name = ?"
+
+REGISTER_PROCESS = """
+INSERT INTO processes VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET role = excluded.role, heartbeat_at = excluded.heartbeat_at"""
+BEAT = "UPDATE processes SET heartbeat_at = ? WHERE id = ?"
+FORGET_PROCESS = "DELETE FROM processes WHERE id = ?"
+FORGET_OLD_PROCESSES = """
+DELETE FROM processes WHERE heartbeat_at < ?
+AND NOT EXISTS (SELECT 1 FROM jobs WHERE owner = processes.id AND state = 'running')"""
+LIST_PROCESSES = "SELECT id, role, boot_id, pid, start_ticks, started_at, heartbeat_at FROM processes ORDER BY started_at"

@@ -1,0 +1,233 @@
+"""The verbs of the queue, each a function of a transaction: calling one inside yours joins yours.
+
+The job row is the outbox: what a step decided and the job that acts on it commit together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from stackd.core.process import ProcessIdentity, is_alive
+from stackd.queue import statements as sql
+from stackd.queue.job import (
+    MAX_RESCUES,
+    Job,
+    JobClaimed,
+    JobEnqueued,
+    JobRescued,
+    JobSettled,
+    JobState,
+    NewJob,
+    Outcome,
+    RetryPolicy,
+    next_move,
+)
+from stackd.store.connection import Tx
+
+PROMOTE_BATCH = 500  # due jobs made available per claim: keeps one claim short
+RESCUE_BATCH = 500
+PAUSED = "paused"
+STALE_LEASES = 3  # heartbeats older than this many leases prove a process dead
+
+
+def enqueue(tx: Tx, jobs: Iterable[NewJob], *, now: float) -> list[int | None]:
+    """Make `jobs` durable; their ids in order, None where a live job for the subject or key exists."""
+    ids: list[int | None] = []
+    for job in jobs:
+        due_at = now if job.due_at is None else job.due_at
+        state = JobState.SCHEDULED if due_at > now else JobState.AVAILABLE
+        row = tx.one(
+            sql.ENQUEUE,
+            (
+                job.kind,
+                job.subject,
+                state.value,
+                job.priority,
+                due_at,
+                job.payload,
+                job.dedupe_key,
+                job.concurrency_key,
+                job.concurrency_limit,
+                job.max_attempts,
+                now,
+            ),
+        )
+        ids.append(None if row is None else row[0])
+        if row is not None:
+            tx.emit(JobEnqueued(row[0], job.kind, job.subject, due_at))
+    return ids
+
+
+def claim(tx: Tx, *, owner: str, limit: int, lease: float, now: float) -> list[Job]:
+    """Lease up to `limit` due jobs to process `owner`, highest priority first, then oldest due.
+
+    Jobs whose concurrency key has no free place are set aside until one frees up. Nothing is claimed while
+    the queue is paused.
+    """
+    if limit <= 0 or is_paused(tx):
+        return []
+    tx.execute(sql.PROMOTE_DUE, (now, PROMOTE_BATCH))
+    claimed: list[Job] = []
+    while len(claimed) < limit:
+        rows = tx.rows(sql.CLAIM, (owner, now + lease, limit - len(claimed)))
+        batch = sorted((Job(*row) for row in rows), key=lambda j: (-j.priority, j.due_at, j.id))
+        claimed += _within_concurrency(tx, batch)
+        if len(rows) == 0 or len(batch) == len(claimed):
+            break
+    for job in claimed:
+        tx.emit(JobClaimed(job.id, job.kind, job.subject, job.fence))
+    return claimed
+
+
+def _within_concurrency(tx: Tx, batch: list[Job]) -> list[Job]:
+    """The part of a freshly claimed `batch` that its concurrency limits allow; the rest is set aside."""
+    limited: dict[str, list[Job]] = {}
+    for job in batch:
+        if job.concurrency_key is not None and job.concurrency_limit is not None:
+            limited.setdefault(job.concurrency_key, []).append(job)
+    set_aside: set[int] = set()
+    for key, jobs in limited.items():
+        row = tx.one(sql.COUNT_RUNNING_OF_KEY, (key,))
+        running = row[0] if row else 0
+        excess = running - min(j.concurrency_limit or 0 for j in jobs)
+        for job in reversed(jobs[-excess:] if excess > 0 else []):
+            tx.execute(sql.BLOCK, (job.id, job.fence))
+            set_aside.add(job.id)
+    return [job for job in batch if job.id not in set_aside]
+
+
+def renew(tx: Tx, *, owner: str, lease: float, now: float) -> int:
+    """Extend every lease of `owner` to `lease` seconds from now and record its heartbeat; the jobs held."""
+    tx.execute(sql.BEAT, (now, owner))
+    return tx.execute(sql.RENEW, (now + lease, owner))
+
+
+def holds(tx: Tx, job: Job) -> bool:
+    """Whether this claim of `job` is still the current one."""
+    return tx.one(sql.HOLDS, (job.id, job.fence)) is not None
+
+
+def settle(
+    tx: Tx, job: Job, outcome: Outcome, *, now: float, policy: RetryPolicy, roll: float
+) -> JobState | None:
+    """Move a claimed job to where `outcome` takes it; None if a newer claim owns it and nothing changed."""
+    move = next_move(job, outcome, now=now, policy=policy, roll=roll)
+    finished_at = None if move.due_at is not None else now
+    changed = tx.execute(
+        sql.SETTLE,
+        (move.state.value, move.attempt, move.due_at, move.error, finished_at, job.id, job.fence),
+    )
+    if changed == 0:
+        return None
+    _free_place(tx, job.concurrency_key)
+    tx.emit(JobSettled(job.id, job.kind, job.subject, job.fence, move.state))
+    return move.state
+
+
+def cancel_pending(tx: Tx, *, kind: str, subject: int | str, now: float) -> bool:
+    """Cancel the live job of `subject` unless it is running; whether there was one."""
+    return bool(tx.rows(sql.CANCEL_PENDING, (now, kind, subject)))
+
+
+def dead_owners(tx: Tx, *, me: str, lease: float, now: float) -> list[str]:
+    """Processes that hold running jobs and are proven dead: gone by pid and start time, or silent too long.
+
+    Never `me`: a process does not rescue its own.
+    """
+    dead = []
+    for owner, boot_id, pid, start_ticks, heartbeat_at in tx.rows(sql.RUNNING_OWNERS):
+        if owner == me:
+            continue
+        if (
+            pid is None
+            or heartbeat_at < now - STALE_LEASES * lease
+            or not is_alive(ProcessIdentity(boot_id, pid, start_ticks))
+        ):
+            dead.append(owner)
+    return dead
+
+
+@dataclass(frozen=True, slots=True)
+class Rescued:
+    """A job taken back. `discarded`: it was taken back too often and will not run again."""
+
+    id: int
+    kind: str
+    subject: int | str | None
+    discarded: bool
+    rescues: int
+
+
+def rescue(tx: Tx, *, owners: Sequence[str], now: float) -> list[Rescued]:
+    """Take back the running jobs of dead `owners`; a job that was rescued too often is discarded."""
+    taken: list[Rescued] = []
+    for owner in owners:
+        parameters = (MAX_RESCUES, MAX_RESCUES, MAX_RESCUES, now, owner, RESCUE_BATCH)
+        while rows := tx.rows(sql.RESCUE, parameters):
+            for job_id, kind, subject, state, rescues, key in rows:
+                _free_place(tx, key)
+                taken.append(Rescued(job_id, kind, subject, state == JobState.DISCARDED, rescues))
+                tx.emit(JobRescued(job_id, kind, subject, JobState(state), rescues))
+    return taken
+
+
+def _free_place(tx: Tx, concurrency_key: str | None) -> None:
+    if concurrency_key is not None:
+        tx.execute(sql.UNBLOCK_ONE, (concurrency_key,))
+
+
+def change_concurrency(tx: Tx, key: str, limit: int | None) -> None:
+    """Apply a new limit to the jobs of `key` that wait."""
+    tx.execute(sql.UNBLOCK_ALL, (limit, key))
+
+
+def prune(tx: Tx, *, before: float, up_to_id: int, limit: int) -> int:
+    """Delete up to `limit` finished jobs with id ≤ `up_to_id` that ended before `before`; how many."""
+    return tx.execute(sql.PRUNE, (up_to_id, before, limit))
+
+
+def pause(tx: Tx) -> None:
+    """Stop all claims until `resume`; running jobs go on."""
+    tx.execute(sql.SET_CONTROL, (PAUSED, "1"))
+
+
+def resume(tx: Tx) -> None:
+    tx.execute(sql.SET_CONTROL, (PAUSED, "0"))
+
+
+def is_paused(tx: Tx) -> bool:
+    row = tx.one(sql.GET_CONTROL, (PAUSED,))
+    return row is not None and row[0] == "1"
+
+
+def next_due(tx: Tx, *, now: float) -> float | None:
+    """When the next job can be claimed: `now` if one can, else the earliest due time, None if none waits."""
+    if is_paused(tx):
+        return None
+    if tx.one(sql.HAS_AVAILABLE) is not None:
+        return now
+    row = tx.one(sql.NEXT_DUE)
+    return None if row is None else row[0]
+
+
+def live_count(tx: Tx, *, at_most: int) -> int:
+    """How many jobs are live, counted no further than `at_most`."""
+    row = tx.one(sql.COUNT_LIVE, (at_most,))
+    return 0 if row is None else int(row[0])
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatus:
+    """Counts by state, whether paused, and for how many seconds the oldest due job has waited."""
+
+    counts: dict[str, int]
+    paused: bool
+    oldest_wait: float
+
+
+def status(tx: Tx, *, now: float) -> QueueStatus:
+    counts = {state.value: 0 for state in JobState} | dict(tx.rows(sql.COUNT_BY_STATE))
+    row = tx.one(sql.OLDEST_AVAILABLE)
+    oldest = row[0] if row is not None and row[0] is not None else now
+    return QueueStatus(counts, is_paused(tx), max(0.0, now - oldest))

@@ -1,0 +1,1 @@
+"""One supervised loop each: api, worker, scheduler, timers, rotation."""

@@ -1,0 +1,1 @@
+"""The only SQLite: connections, the group-commit writer, migrations. Knows no job."""

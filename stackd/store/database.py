@@ -1,0 +1,328 @@
+"""The store: many readers, one writer that commits what arrives together.
+
+A change is a plain function of a `Tx`. While one group is being synced to disk, the changes that arrive
+meanwhile form the next group: one BEGIN IMMEDIATE, a savepoint per change, one COMMIT. When `write`
+returns, the change is on disk; killed before that, none of it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import anyio
+import structlog
+
+from stackd.core.clock import Clock
+from stackd.core.errors import StoreBusyError, StoreError, StoreFailedError
+from stackd.core.events import Event, EventBus
+from stackd.store.connection import ThreadConnection, Tx, begin, connect, is_fatal, translate
+from stackd.store.migrations import Migration, migrate
+
+T = TypeVar("T")
+Change = Callable[[Tx], T]
+
+GROUP_MEMBERS = 500  # changes per transaction: bounds how long one commit can take
+GROUP_BYTES = 4 * 1024 * 1024
+WAITING_MEMBERS = 10_000  # changes that may wait; past this `write` itself waits
+WAITING_BYTES = 64 * 1024 * 1024
+WRITE_DEADLINE = 30.0  # seconds a change may wait for its turn unless it says otherwise
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreWritesStopped(Event):
+    """The writer met an error after which nothing may be written; the process must restart."""
+
+    reason: str
+
+
+@dataclass(slots=True, eq=False)
+class _Member(Generic[T]):
+    change: Change[T]
+    future: asyncio.Future[T]
+    durable: bool
+    size_bytes: int
+    taken: bool = False
+    result: T | None = None
+    error: BaseException | None = None
+    events: list[Event] = field(default_factory=list)
+
+
+class Database:
+    """An open store. Made by `open_database`, used by any number of tasks of one loop."""
+
+    def __init__(
+        self,
+        path: Path,
+        writer: ThreadConnection,
+        readers: list[ThreadConnection],
+        events: EventBus,
+    ) -> None:
+        self.path = path
+        self.events = events
+        self._writer = writer
+        self._all_readers = readers
+        self._free_readers = list(readers)
+        self._reader_freed = anyio.Semaphore(len(readers))
+        self._waiting: deque[_Member[Any]] = deque()
+        self._waiting_bytes = 0
+        self._arrived = asyncio.Event()
+        self._room = asyncio.Condition()
+        self._crowd = 0  # writers that wait for room
+        self._failure: StoreFailedError | None = None
+        self._closing = False
+        self._syncing = True  # the writer connection starts with synchronous=FULL
+
+    @property
+    def failure(self) -> StoreFailedError | None:
+        """Why writing has stopped for good; None while it has not."""
+        return self._failure
+
+    async def write(
+        self,
+        change: Change[T],
+        *,
+        deadline: float = WRITE_DEADLINE,
+        durable: bool = True,
+        size_bytes: int = 0,
+    ) -> T:
+        """Run `change` in a transaction, commit it, and return what it returned.
+
+        Args:
+            change: runs on the writer's thread; must only use its `Tx`, and may run in a group with others.
+                If it raises, its own work is undone and the error is raised here.
+            deadline: seconds it may wait for its turn; once begun, it is waited for.
+            durable: False allows this commit to reach the disk with a later one (claims, renewals).
+            size_bytes: about how much it writes; bounds a group.
+        Raises:
+            StoreBusyError: the deadline passed before it began, or another process kept the write lock.
+            StoreFullError: the disk is full; nothing of the whole group was kept.
+            StoreFailedError: writing has stopped for good.
+        Cancellation: a change that has not begun is dropped; one that has begun commits, its events are
+            delivered, and its result is lost to the caller.
+        """
+        loop = asyncio.get_running_loop()
+        if self._is_crowded:
+            await self._wait_for_room(deadline)
+        self._refuse_if_stopped()
+        member: _Member[T] = _Member(change, loop.create_future(), durable, size_bytes)
+        self._waiting.append(member)
+        self._waiting_bytes += size_bytes
+        self._arrived.set()
+        timer = loop.call_later(deadline, self._expire, member)
+        try:
+            return await member.future
+        finally:
+            timer.cancel()
+
+    async def read(self, query: Callable[[Tx], T]) -> T:
+        """Run `query` on a reader's thread, in one consistent snapshot.
+
+        Raises:
+            StoreError: or a subclass naming what failed.
+        """
+        async with self._reader_freed:
+            reader = self._free_readers.pop()
+            try:
+                with anyio.CancelScope(
+                    shield=True
+                ):  # the thread is busy until the query ends anyway
+                    return await reader.run(_read, reader, query)
+            except sqlite3.Error as error:
+                raise translate(error, self.path) from error
+            finally:
+                self._free_readers.append(reader)
+
+    def _expire(self, member: _Member[Any]) -> None:
+        if not member.taken and not member.future.done():
+            member.future.set_exception(
+                StoreBusyError("the store did not get to this change in time")
+            )
+
+    @property
+    def _is_crowded(self) -> bool:
+        return len(self._waiting) >= WAITING_MEMBERS or self._waiting_bytes >= WAITING_BYTES
+
+    async def _wait_for_room(self, deadline: float) -> None:
+        self._crowd += 1
+        try:
+            with anyio.move_on_after(deadline):
+                async with self._room:
+                    while self._is_crowded:
+                        await self._room.wait()
+                    return
+        finally:
+            self._crowd -= 1
+        raise StoreBusyError("too many changes wait for the store")
+
+    def _refuse_if_stopped(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._closing:
+            raise StoreError("the store is closed", code="store.closed")
+
+    async def run_writer(self) -> None:
+        """Commit groups until `close` was asked for and nothing waits."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while group := self._take_group():
+                await self._commit(group)
+                if self._crowd:  # spares the lock when nobody waits for it
+                    async with self._room:
+                        self._room.notify_all()
+            if self._closing:
+                return
+
+    def _take_group(self) -> list[_Member[Any]]:
+        group: list[_Member[Any]] = []
+        size = 0
+        while self._waiting and len(group) < GROUP_MEMBERS and (size < GROUP_BYTES or not group):
+            member = self._waiting.popleft()
+            self._waiting_bytes -= member.size_bytes
+            if member.future.done():  # expired or cancelled before its turn
+                continue
+            member.taken = True
+            size += member.size_bytes
+            group.append(member)
+        return group
+
+    async def _commit(self, group: list[_Member[Any]]) -> None:
+        if self._failure is not None:
+            for member in group:
+                member.error = self._failure
+        else:
+            await self._writer.run(self._commit_on_thread, group)
+        for member in group:
+            for event in member.events:
+                self.events.emit(event)
+        for member in group:
+            if member.future.done():
+                continue
+            if member.error is not None:
+                member.future.set_exception(member.error)
+            else:
+                member.future.set_result(member.result)
+        if self._failure is None:
+            self._notice_failure(group)
+
+    def _notice_failure(self, group: list[_Member[Any]]) -> None:
+        for member in group:
+            if isinstance(member.error, StoreFailedError):
+                self._failure = member.error
+                _log.error("the store has stopped writing", reason=member.error.message)
+                self.events.emit(StoreWritesStopped(member.error.message))
+                return
+
+    def _commit_on_thread(self, group: list[_Member[Any]]) -> None:
+        raw = self._writer.raw
+        try:
+            self._set_sync(raw, durable=any(member.durable for member in group))
+            begin(raw)
+            for member in group:
+                _apply(raw, member, alone=len(group) == 1, path=self.path)
+            raw.execute("COMMIT")
+        except BaseException as error:  # noqa: BLE001  # every member must learn its fate
+            if raw.in_transaction:
+                raw.execute("ROLLBACK")
+            fate = translate(error, self.path)
+            for member in group:
+                member.error = fate
+                member.result = None
+                member.events = []
+
+    def _set_sync(self, raw: sqlite3.Connection, *, durable: bool) -> None:
+        if durable != self._syncing:
+            raw.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            self._syncing = durable
+
+    async def aclose(self) -> None:
+        """Let what waits commit, checkpoint, and close every connection."""
+        self._closing = True
+        self._arrived.set()
+
+
+def _apply(raw: sqlite3.Connection, member: _Member[Any], *, alone: bool, path: Path) -> None:
+    """Run one change inside the open transaction; a failed one leaves no trace in it."""
+    tx = Tx(raw)
+    if not alone:
+        raw.execute("SAVEPOINT member")
+    try:
+        member.result = member.change(tx)
+    except BaseException as error:
+        if alone or is_fatal(error) or not raw.in_transaction:
+            raise
+        raw.execute("ROLLBACK TO member")
+        member.error = translate(error, path)
+    else:
+        member.events = tx.events
+    if not alone:
+        raw.execute("RELEASE member")
+
+
+async def _shielded_read(reader: ThreadConnection, query: Callable[[Tx], T]) -> T:
+    # The thread is busy until the query ends, cancelled or not: only then is the reader free again.
+    with anyio.CancelScope(shield=True):
+        result = await reader.run(_read, reader, query)
+    return result  # noqa: RET504  # a return inside the scope would read as one it may swallow
+
+
+def _read(reader: ThreadConnection, query: Callable[[Tx], T]) -> T:
+    raw = reader.raw
+    raw.execute("BEGIN")
+    try:
+        return query(Tx(raw))
+    finally:
+        raw.execute("ROLLBACK")
+
+
+def _prepare(
+    writer: ThreadConnection, path: Path, now: float, migrations: list[Migration] | None
+) -> None:
+    path.chmod(0o600)
+    migrate(writer.raw, path, now=now, migrations=migrations)
+
+
+@asynccontextmanager
+async def open_database(
+    path: Path,
+    *,
+    clock: Clock,
+    events: EventBus,
+    busy_timeout: float = 5.0,
+    readers: int = 2,
+    migrations: list[Migration] | None = None,
+) -> AsyncIterator[Database]:
+    """Open (creating and migrating as needed) the store at `path` for the length of the block.
+
+    Raises:
+        StoreError: or a subclass: the file or folder cannot be used, and why.
+    """
+    writer = await connect(path, busy_timeout=busy_timeout, writable=True)
+    opened = [writer]
+    try:
+        try:
+            await writer.run(_prepare, writer, path, clock.time(), migrations)
+        except sqlite3.Error as error:
+            raise translate(error, path) from error
+        for _ in range(readers):
+            opened.append(await connect(path, busy_timeout=busy_timeout, writable=False))  # noqa: PERF401
+        database = Database(path, writer, opened[1:], events)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(database.run_writer)
+            try:
+                yield database
+            finally:
+                await database.aclose()
+    finally:
+        with anyio.CancelScope(shield=True):
+            for connection in reversed(opened):
+                await connection.close()

@@ -1,0 +1,1 @@
+"""Starts, restarts and drains services. Knows no job."""

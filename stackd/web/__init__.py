@@ -1,0 +1,1 @@
+"""The HTTP side: health, API routes by noun, webhook intake, metrics."""

@@ -1,0 +1,1 @@
+"""Documents, versions, executions, and starting one."""

@@ -1,0 +1,34 @@
+"""What every test stands on: a guard against blocking the loop, and a real store in a fresh folder."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
+from support.held import held
+
+from stackd.core.clock import SystemClock
+from stackd.core.events import EventBus
+from stackd.store.database import Database, open_database
+
+
+@pytest.fixture(autouse=True)
+def no_blocking_calls() -> Iterator[BlockBuster]:
+    """A blocking call made by stackd on a running loop raises."""
+    with blockbuster_ctx("stackd") as guard:
+        yield guard
+
+
+@pytest.fixture
+def bus() -> EventBus:
+    return EventBus()
+
+
+@pytest.fixture
+async def database(tmp_path: Path, bus: EventBus) -> AsyncIterator[Database]:
+    async with held(
+        open_database(tmp_path / "stackd.db", clock=SystemClock(), events=bus, busy_timeout=0.2)
+    ) as opened:
+        yield opened

@@ -1,0 +1,326 @@
+"""What any backend of the queue must hold: the verbs, over a real store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from stackd.core.events import Event, EventBus
+from stackd.core.process import ProcessIdentity, current_process
+from stackd.queue import processes, verbs
+from stackd.queue.job import (
+    MAX_RESCUES,
+    Cancel,
+    Complete,
+    Discard,
+    Fail,
+    Job,
+    JobEnqueued,
+    JobState,
+    NewJob,
+    Outcome,
+    RetryPolicy,
+    Snooze,
+)
+from stackd.store.database import Database
+
+POLICY = RetryPolicy(base=1.0, cap=300.0)
+ME = "me"
+THIS_PROCESS = current_process()  # read here: a test may not block its loop
+
+
+class Queue:
+    """The verbs, each in a transaction of its own, at a time the test sets."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.now = 1_000.0
+
+    async def enqueue(self, *jobs: NewJob) -> list[int | None]:
+        return await self.database.write(lambda tx: verbs.enqueue(tx, jobs, now=self.now))
+
+    async def claim(self, limit: int = 10, owner: str = ME) -> list[Job]:
+        return await self.database.write(
+            lambda tx: verbs.claim(tx, owner=owner, limit=limit, lease=60.0, now=self.now)
+        )
+
+    async def settle(self, job: Job, outcome: Outcome) -> JobState | None:
+        return await self.database.write(
+            lambda tx: verbs.settle(tx, job, outcome, now=self.now, policy=POLICY, roll=0.0)
+        )
+
+    async def do(self, verb: Callable[..., Any], **arguments: Any) -> Any:
+        return await self.database.write(lambda tx: verb(tx, **arguments))
+
+    async def states(self) -> dict[int, str]:
+        return dict(await self.database.read(lambda tx: tx.rows("SELECT id, state FROM jobs")))
+
+
+@pytest.fixture
+def queue(database: Database) -> Queue:
+    return Queue(database)
+
+
+async def test_claim_takes_highest_priority_first_then_oldest_due(queue: Queue) -> None:
+    await queue.enqueue(
+        NewJob("a", due_at=900.0),
+        NewJob("b", due_at=800.0),
+        NewJob("c", due_at=999.0, priority=5),
+    )
+
+    assert [job.kind for job in await queue.claim()] == ["c", "b", "a"]
+
+
+async def test_claim_of_zero_changes_nothing(queue: Queue) -> None:
+    (job_id,) = await queue.enqueue(NewJob("a"))
+
+    assert await queue.claim(0) == []
+    assert await queue.states() == {job_id: "available"}
+
+
+async def test_a_job_is_claimed_by_one_owner_only(queue: Queue) -> None:
+    await queue.enqueue(*[NewJob("a") for _ in range(10)])
+
+    first, second = await queue.claim(6, "one"), await queue.claim(6, "two")
+
+    assert len(first) == 6
+    assert len(second) == 4
+    assert not {j.id for j in first} & {j.id for j in second}
+
+
+async def test_scheduled_job_is_not_claimed_before_it_is_due(queue: Queue) -> None:
+    await queue.enqueue(NewJob("later", due_at=1_005.0))
+
+    assert await queue.claim() == []
+    queue.now = 1_005.0
+    assert [j.kind for j in await queue.claim()] == ["later"]
+
+
+async def test_second_live_job_of_a_subject_is_refused_until_the_first_is_done(
+    queue: Queue,
+) -> None:
+    (first,) = await queue.enqueue(NewJob("run", subject=7))
+
+    assert await queue.enqueue(NewJob("run", subject=7)) == [None]
+    (job,) = await queue.claim()
+    assert await queue.enqueue(NewJob("run", subject=7)) == [None]
+    await queue.settle(job, Complete())
+    assert await queue.enqueue(NewJob("run", subject=7)) != [None]
+    assert first is not None
+
+
+async def test_second_live_job_with_a_dedupe_key_is_refused(queue: Queue) -> None:
+    await queue.enqueue(NewJob("a", dedupe_key="k"))
+
+    assert await queue.enqueue(NewJob("b", dedupe_key="k"), NewJob("c", dedupe_key="l")) == [
+        None,
+        2,
+    ]
+
+
+async def test_enqueue_tells_of_new_jobs_only(queue: Queue, bus: EventBus) -> None:
+    seen: list[Event] = []
+    bus.subscribe(seen.append)
+
+    await queue.enqueue(NewJob("a", dedupe_key="k"), NewJob("b", dedupe_key="k"))
+
+    assert [e.kind for e in seen if isinstance(e, JobEnqueued)] == ["a"]
+
+
+async def test_fence_grows_at_every_claim_and_an_old_claim_cannot_settle(queue: Queue) -> None:
+    await queue.enqueue(NewJob("a"))
+    (old,) = await queue.claim(owner="dead")
+    await queue.do(verbs.rescue, owners=["dead"], now=queue.now)
+
+    (new,) = await queue.claim()
+
+    assert new.fence == old.fence + 1
+    assert await queue.settle(old, Complete()) is None
+    assert await queue.settle(new, Complete()) is JobState.COMPLETED
+
+
+async def test_an_expired_lease_alone_does_not_invalidate_a_settle(queue: Queue) -> None:
+    await queue.enqueue(NewJob("a"))
+    (job,) = await queue.claim()
+    queue.now += 10_000
+
+    assert await queue.settle(job, Complete()) is JobState.COMPLETED
+
+
+async def test_failed_job_waits_twice_as_long_each_time_and_is_discarded_at_the_last_attempt(
+    queue: Queue,
+) -> None:
+    await queue.enqueue(NewJob("a", max_attempts=3))
+    waits = []
+    for _ in range(2):
+        (job,) = await queue.claim()
+        assert await queue.settle(job, Fail("boom")) is JobState.RETRYABLE
+        due = await queue.database.read(lambda tx: verbs.next_due(tx, now=queue.now))
+        assert due is not None
+        waits.append(due - queue.now)
+        queue.now = due
+
+    (job,) = await queue.claim()
+
+    assert waits == [1.0, 2.0]
+    assert await queue.settle(job, Fail("boom")) is JobState.DISCARDED
+
+
+async def test_snoozed_job_costs_no_attempt(queue: Queue) -> None:
+    await queue.enqueue(NewJob("a"))
+    (job,) = await queue.claim()
+
+    await queue.settle(job, Snooze(5.0))
+
+    queue.now += 5
+    (again,) = await queue.claim()
+    assert again.attempt == 0
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state"),
+    [(Cancel(), JobState.CANCELLED), (Discard("never"), JobState.DISCARDED)],
+    ids=["cancel", "discard"],
+)
+async def test_ended_job_is_never_claimed_again(
+    queue: Queue, outcome: Outcome, state: JobState
+) -> None:
+    await queue.enqueue(NewJob("a"))
+    (job,) = await queue.claim()
+
+    assert await queue.settle(job, outcome) is state
+    queue.now += 1e6
+    assert await queue.claim() == []
+
+
+async def test_cancel_of_a_waiting_job_ends_it_and_of_a_running_one_does_not(queue: Queue) -> None:
+    await queue.enqueue(NewJob("a", subject=1), NewJob("a", subject=2))
+    (running,) = await queue.claim(1)
+
+    assert await queue.do(verbs.cancel_pending, kind="a", subject=2, now=queue.now)
+    assert not await queue.do(verbs.cancel_pending, kind="a", subject=1, now=queue.now)
+    assert await queue.states() == {running.id: "running", 2: "cancelled"}
+
+
+async def test_no_more_jobs_of_a_key_run_than_its_limit_and_others_are_not_held_up(
+    queue: Queue,
+) -> None:
+    limited = [NewJob("slow", concurrency_key="w", concurrency_limit=2) for _ in range(5)]
+    await queue.enqueue(*limited, NewJob("free", due_at=queue.now), NewJob("free"))
+
+    claimed = await queue.claim(4)
+
+    assert sorted(j.kind for j in claimed) == ["free", "free", "slow", "slow"]
+    assert await queue.claim(4) == []
+
+
+async def test_a_freed_place_goes_to_the_oldest_job_of_the_key(queue: Queue) -> None:
+    await queue.enqueue(
+        *[NewJob(str(n), concurrency_key="w", concurrency_limit=1) for n in range(3)]
+    )
+    order = []
+    for _ in range(3):
+        (job,) = await queue.claim()
+        order.append(job.kind)
+        await queue.settle(job, Complete())
+
+    assert order == ["0", "1", "2"]
+
+
+async def test_rescue_of_a_limited_job_keeps_the_limit(queue: Queue) -> None:
+    await queue.enqueue(
+        *[NewJob(str(n), concurrency_key="w", concurrency_limit=1) for n in range(3)]
+    )
+    await queue.claim(owner="dead")
+
+    await queue.do(verbs.rescue, owners=["dead"], now=queue.now)
+
+    assert len(await queue.claim()) == 1
+    assert await queue.claim() == []
+
+
+async def test_a_new_limit_applies_to_jobs_that_wait(queue: Queue) -> None:
+    await queue.enqueue(
+        *[NewJob(str(n), concurrency_key="w", concurrency_limit=1) for n in range(3)]
+    )
+    assert len(await queue.claim()) == 1
+
+    await queue.database.write(lambda tx: verbs.change_concurrency(tx, "w", 3))
+
+    assert len(await queue.claim()) == 2
+
+
+async def test_paused_queue_gives_nothing_until_it_is_resumed(queue: Queue) -> None:
+    await queue.enqueue(NewJob("a"))
+    await queue.do(verbs.pause)
+
+    assert await queue.claim() == []
+    assert await queue.database.read(lambda tx: verbs.next_due(tx, now=queue.now)) is None
+    await queue.do(verbs.resume)
+    assert len(await queue.claim()) == 1
+
+
+async def test_renew_extends_the_leases_of_one_owner(queue: Queue) -> None:
+    await queue.enqueue(NewJob("a"), NewJob("b"))
+    await queue.claim(1, "one")
+    await queue.claim(1, "two")
+
+    assert await queue.do(verbs.renew, owner="one", lease=60.0, now=2_000.0) == 1
+    leases = await queue.database.read(
+        lambda tx: dict(tx.rows("SELECT owner, leased_until FROM jobs"))
+    )
+    assert leases == {"one": 2_060.0, "two": 1_060.0}
+
+
+async def test_only_processes_proven_dead_are_rescued_from(queue: Queue) -> None:
+    alive = THIS_PROCESS
+    gone = ProcessIdentity(alive.boot_id, alive.pid, alive.start_ticks + 1)  # the pid was reused
+    other_boot = ProcessIdentity("00000000-0000", alive.pid, alive.start_ticks)
+    for identity in (alive, gone, other_boot):
+        await queue.database.write(
+            lambda tx, identity=identity: processes.register(
+                tx, identity, role="worker", now=queue.now
+            )
+        )
+        await queue.enqueue(NewJob("a"))
+        await queue.claim(1, identity.id)
+
+    dead = await queue.do(verbs.dead_owners, me="me", lease=60.0, now=queue.now)
+    silent = await queue.do(verbs.dead_owners, me="me", lease=60.0, now=queue.now + 181)
+
+    assert set(dead) == {gone.id, other_boot.id}
+    assert alive.id in silent
+
+
+async def test_a_process_never_counts_itself_dead(queue: Queue) -> None:
+    await queue.enqueue(NewJob("a"))
+    await queue.claim(owner=ME)
+
+    assert await queue.do(verbs.dead_owners, me=ME, lease=60.0, now=queue.now + 1e6) == []
+
+
+async def test_job_rescued_too_often_is_discarded(queue: Queue) -> None:
+    await queue.enqueue(NewJob("a"))
+    for _ in range(MAX_RESCUES):
+        await queue.claim(owner="dead")
+        (taken,) = await queue.do(verbs.rescue, owners=["dead"], now=queue.now)
+        assert not taken.discarded
+    await queue.claim(owner="dead")
+
+    (last,) = await queue.do(verbs.rescue, owners=["dead"], now=queue.now)
+
+    assert last.discarded
+    assert await queue.claim() == []
+
+
+async def test_prune_removes_old_finished_jobs_only(queue: Queue) -> None:
+    await queue.enqueue(NewJob("done"), NewJob("live"))
+    (job, *_) = await queue.claim(1)
+    await queue.settle(job, Complete())
+
+    pruned = await queue.do(verbs.prune, before=queue.now + 1, up_to_id=1_000, limit=10)
+
+    assert pruned == 1
+    assert list((await queue.states()).values()) == ["available"]
