@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import aiosqlite
+import anyio
 
 from stackd.core.errors import (
     StackdError,
@@ -122,10 +123,12 @@ async def connect(path: Path, *, busy_timeout: float, writable: bool) -> ThreadC
     connection = ThreadConnection(connector, 64)
     connection._thread.daemon = True  # noqa: SLF001  # a thread stuck in I/O must not hold up the exit
     try:
-        await connection
-        return connection
+        _ = await connection
     except sqlite3.Error as error:
+        # aiosqlite asked the thread to end; wait for it, so that nothing reports to a closed loop.
+        await anyio.to_thread.run_sync(connection._thread.join)  # noqa: SLF001
         raise translate(error, path) from error
+    return connection
 
 
 def _configure(raw: sqlite3.Connection, *, writable: bool) -> None:

@@ -129,17 +129,15 @@ class Database:
         Raises:
             StoreError: or a subclass naming what failed.
         """
-        async with self._reader_freed:
-            reader = self._free_readers.pop()
-            try:
-                with anyio.CancelScope(
-                    shield=True
-                ):  # the thread is busy until the query ends anyway
-                    return await reader.run(_read, reader, query)
-            except sqlite3.Error as error:
-                raise translate(error, self.path) from error
-            finally:
-                self._free_readers.append(reader)
+        await self._reader_freed.acquire()
+        reader = self._free_readers.pop()
+        try:
+            return await _shielded_read(reader, query)
+        except sqlite3.Error as error:
+            raise translate(error, self.path) from error
+        finally:
+            self._free_readers.append(reader)
+            self._reader_freed.release()
 
     def _expire(self, member: _Member[Any]) -> None:
         if not member.taken and not member.future.done():
@@ -271,8 +269,8 @@ def _apply(raw: sqlite3.Connection, member: _Member[Any], *, alone: bool, path: 
 async def _shielded_read(reader: ThreadConnection, query: Callable[[Tx], T]) -> T:
     # The thread is busy until the query ends, cancelled or not: only then is the reader free again.
     with anyio.CancelScope(shield=True):
-        result = await reader.run(_read, reader, query)
-    return result  # noqa: RET504  # a return inside the scope would read as one it may swallow
+        found: list[T] = [await reader.run(_read, reader, query)]
+    return found[0]
 
 
 def _read(reader: ThreadConnection, query: Callable[[Tx], T]) -> T:
