@@ -148,8 +148,9 @@ class NodeError(StackdError):
             server_error, rejected, invalid, limit, internal.
         sent: True when the far side may have seen the request. An `unsafe` node that was sent and got
             no answer is uncertain.
-        answered: True when the far side's answer says the action was not done (429, a 4xx, 503 with
-            Retry-After): sending again cannot do it twice.
+        answered: True when the far side answered: the outcome is known, if not liked.
+        declined: True when that answer says the action was not done and may be tried again (429, or 503
+            with Retry-After).
         retry_after: seconds the far side asked us to wait; None: use the policy's backoff.
     """
 
@@ -163,12 +164,14 @@ class NodeError(StackdError):
         code: str | None = None,
         sent: bool = False,
         answered: bool = False,
+        declined: bool = False,
         retry_after: float | None = None,
     ) -> None:
         super().__init__(message, code=code)
         self.kind = kind
         self.sent = sent
         self.answered = answered
+        self.declined = declined
         self.retry_after = retry_after
 
 
