@@ -1,6 +1,6 @@
 """One SQLite connection on its own thread, and the transaction handle that code above may use.
 
-The only module that imports `sqlite3` and `aiosqlite`.
+With `database.py` and `migrations.py` beside it, the only place that knows SQLite.
 """
 
 from __future__ import annotations
