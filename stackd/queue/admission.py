@@ -1,0 +1,33 @@
+"""Refuses new work once too many jobs are live."""
+
+from __future__ import annotations
+
+from stackd.core.errors import BusyError
+from stackd.queue import verbs
+from stackd.store.connection import Tx
+
+RECOUNT_AFTER = 1.0  # seconds; a count over 100,000 index entries takes milliseconds
+
+
+class Admission:
+    """Holds the queue to `max_jobs` live jobs, to within what one second enqueues elsewhere."""
+
+    def __init__(self, max_jobs: int) -> None:
+        self._max = max_jobs
+        self._count = 0
+        self._counted_at = float("-inf")
+
+    def admit(self, tx: Tx, *, now: float) -> None:
+        """Count one more job in.
+
+        Raises:
+            BusyError: the queue is full.
+        """
+        if not self._counted_at <= now < self._counted_at + RECOUNT_AFTER:
+            self._count = verbs.live_count(tx, at_most=self._max)
+            self._counted_at = now
+        if self._count >= self._max:
+            raise BusyError(
+                f"the queue holds {self._max} live jobs", code="queue.full", retry_after=5.0
+            )
+        self._count += 1

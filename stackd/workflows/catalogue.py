@@ -1,0 +1,178 @@
+"""The workflows in the store: importing a document, its immutable versions, activation, webhook addresses."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stackd.core.errors import ConflictError, NotFoundError
+from stackd.core.events import Event
+from stackd.queue import verbs
+from stackd.store.connection import Tx
+from stackd.workflows import statements as sql
+
+WEBHOOK_ID_BYTES = 8  # 16 hex digits, as the origin's
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowChanged(Event):
+    """A workflow got a new current version, or was activated or deactivated."""
+
+    workflow_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowRow:
+    """A workflow and its current version. Instants: epoch seconds."""
+
+    id: str
+    name: str
+    version: int
+    active: bool
+    created_at: float
+    updated_at: float
+    content_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookNode:
+    """A webhook trigger of a document; `path` None asks for a generated one."""
+
+    node_id: str
+    path: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What an import did. `created`: this content was not there before."""
+
+    row: WorkflowRow
+    created: bool
+    webhooks: tuple[tuple[str, str], ...]  # (node id, path)
+
+
+@dataclass(frozen=True, slots=True)
+class NewVersion:
+    """A validated document, ready to store."""
+
+    workflow_id: str
+    name: str
+    content_hash: str
+    document: bytes
+    concurrency: int | None
+    webhooks: Sequence[WebhookNode]
+
+
+def import_version(tx: Tx, new: NewVersion, *, activate: bool, now: float) -> Imported:
+    """Store a document as the current version of its workflow; the same content keeps its version.
+
+    Raises:
+        ConflictError: another workflow answers on one of its webhook paths.
+    """
+    current = tx.one(sql.CURRENT_VERSION, (new.workflow_id,))
+    known = tx.one(sql.FIND_VERSION, (new.workflow_id, new.content_hash))
+    newest = tx.one(sql.NEWEST_VERSION, (new.workflow_id,))
+    version = known[0] if known is not None else (newest[0] if newest else 0) + 1
+    if current is None:
+        tx.execute(
+            sql.INSERT_WORKFLOW, (new.workflow_id, new.name, version, int(activate), now, now)
+        )
+    elif current[0] != version:
+        tx.execute(sql.MOVE_WORKFLOW, (new.name, version, now, new.workflow_id))
+    if known is None:
+        tx.execute(
+            sql.INSERT_VERSION, (new.workflow_id, version, new.content_hash, new.document, now)
+        )
+    _bind_webhooks(tx, new)
+    verbs.change_concurrency(tx, new.workflow_id, new.concurrency)
+    if activate and current is not None:
+        set_active(tx, new.workflow_id, active=True, now=now)
+    tx.emit(WorkflowChanged(new.workflow_id))
+    return Imported(get(tx, new.workflow_id), known is None, tuple(webhooks(tx, new.workflow_id)))
+
+
+def _bind_webhooks(tx: Tx, new: NewVersion) -> None:
+    tx.execute(sql.UNBIND_WEBHOOKS, (new.workflow_id,))
+    for node in new.webhooks:
+        path = node.path
+        if path is None:
+            kept = tx.one(sql.GENERATED_WEBHOOK, (new.workflow_id, node.node_id))
+            path = kept[0] if kept is not None else secrets.token_hex(WEBHOOK_ID_BYTES)
+        else:
+            _refuse_taken_path(tx, path, new.workflow_id)
+        tx.execute(sql.BIND_WEBHOOK, (path, new.workflow_id, node.node_id, int(node.path is None)))
+    tx.execute(sql.DROP_UNBOUND_PATHS, (new.workflow_id,))
+
+
+def _refuse_taken_path(tx: Tx, path: str, workflow_id: str) -> None:
+    owner = tx.one(sql.WEBHOOK_OWNER, (path,))
+    if owner is not None and (owner[0] != workflow_id or owner[2]):
+        raise ConflictError(
+            f"webhook path {path!r} belongs to workflow {owner[0]!r} (node {owner[1]!r})",
+            code="webhook.path_taken",
+            hint="choose another params.path",
+        )
+
+
+def get(tx: Tx, workflow_id: str) -> WorkflowRow:
+    """The workflow, or NotFoundError."""
+    row = tx.one(sql.GET_WORKFLOW, (workflow_id,))
+    if row is None:
+        raise NotFoundError(f"no workflow {workflow_id!r}", code="workflow.not_found")
+    return _workflow(row)
+
+
+def listed(tx: Tx, *, after: str, limit: int) -> list[WorkflowRow]:
+    """Up to `limit` workflows with ids after `after`, by id."""
+    return [_workflow(row) for row in tx.rows(sql.LIST_WORKFLOWS, (after, limit))]
+
+
+def _workflow(row: tuple[object, ...]) -> WorkflowRow:
+    values = list(row)
+    values[3] = bool(values[3])
+    return WorkflowRow(*values)  # type: ignore[arg-type]  # as selected, column by column
+
+
+def set_active(tx: Tx, workflow_id: str, *, active: bool, now: float) -> WorkflowRow:
+    """Let the workflow's triggers start executions, or not; the workflow afterwards."""
+    get(tx, workflow_id)
+    if tx.execute(sql.SET_ACTIVE, (int(active), now, workflow_id, int(active))):
+        tx.emit(WorkflowChanged(workflow_id))
+    return get(tx, workflow_id)
+
+
+def webhooks(tx: Tx, workflow_id: str) -> list[tuple[str, str]]:
+    """(node id, path) of every webhook the current version answers on."""
+    return [(row[0], row[1]) for row in tx.rows(sql.LIST_WEBHOOKS, (workflow_id,))]
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookRoute:
+    """Where a webhook path leads at this moment."""
+
+    workflow_id: str
+    node_id: str
+    version: int
+    active: bool
+
+
+def resolve_webhook(tx: Tx, path: str) -> WebhookRoute | None:
+    row = tx.one(sql.RESOLVE_WEBHOOK, (path,))
+    return None if row is None else WebhookRoute(row[0], row[1], row[2], bool(row[3]))
+
+
+def is_current(tx: Tx, workflow_id: str, version: int) -> bool:
+    """Whether the workflow is active and `version` is still its current one."""
+    row = tx.one(sql.CURRENT_VERSION, (workflow_id,))
+    return row is not None and row[0] == version and bool(row[1])
+
+
+def document(tx: Tx, workflow_id: str, version: int) -> bytes:
+    """The stored canonical JSON of one version."""
+    row = tx.one(sql.GET_DOCUMENT, (workflow_id, version))
+    if row is None:
+        raise NotFoundError(
+            f"workflow {workflow_id!r} has no version {version}", code="workflow.no_version"
+        )
+    return bytes(row[0])

@@ -1,0 +1,456 @@
+"""Executions: starting one, what may happen to one from outside, and reading it back.
+
+A run (see `runtime/`) owns an execution while it holds the fenced job; everything else here only adds facts
+(a wake, a cancel request, a finished wait) and makes sure that a live job exists which will look at them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from stackd.core.errors import ConflictError, NotFoundError
+from stackd.core.events import Event
+from stackd.core.ids import sortable_id
+from stackd.core.json import Json, dumps, loads
+from stackd.queue import verbs
+from stackd.queue.job import NewJob
+from stackd.store.connection import Tx
+from stackd.workflows import statements as sql
+
+JOB_KIND = "execution.run"
+
+
+class ExecutionStatus(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNCERTAIN = "uncertain"
+
+
+FINAL = frozenset({ExecutionStatus.COMPLETED, ExecutionStatus.FAILED, ExecutionStatus.CANCELLED})
+
+
+class NodeStatus(StrEnum):
+    PENDING = "pending"
+    RUNNING = "running"
+    WAITING = "waiting"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    UNCERTAIN = "uncertain"
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionQueued(Event):
+    """An execution became durable, or was woken, and waits for a worker."""
+
+    execution_id: str
+    workflow_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionStarted(Event):
+    """A worker began, or went on with, an execution."""
+
+    execution_id: str
+    workflow_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionParked(Event):
+    """No run holds the execution: it waits for a timer or, `uncertain`, for a person."""
+
+    execution_id: str
+    workflow_id: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionFinished(Event):
+    """An execution reached a final state: completed, failed or cancelled."""
+
+    execution_id: str
+    workflow_id: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested(Event):
+    """A running execution shall be cancelled by whoever runs it."""
+
+    execution: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired(Event):
+    """A waiting node run was completed, or offered again, by its timer."""
+
+    execution: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """A node run as stored. Instants are epoch seconds; `output`, `error`, `metadata` are JSON texts."""
+
+    key: str
+    type: str
+    status: NodeStatus
+    attempt: int
+    effect: str
+    idempotency_key: str | None
+    input_hash: bytes | None
+    started_at: float | None
+    finished_at: float | None
+    output: bytes | None
+    error: bytes | None
+    metadata: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionRow:
+    """An execution as stored. `seq` is its number in the store, `id` its public name."""
+
+    seq: int
+    id: str
+    workflow_id: str
+    version: int
+    status: ExecutionStatus
+    trigger_type: str
+    trigger_node: str
+    input: bytes
+    output: bytes | None
+    error: bytes | None
+    wakes: int
+    cancel_requested: bool
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionSummary:
+    """What a list shows of an execution."""
+
+    seq: int
+    id: str
+    workflow_id: str
+    version: int
+    status: str
+    trigger_type: str
+    trigger_node: str
+    error: bytes | None
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewExecution:
+    """An execution to start. `input`: the trigger's output as JSON text."""
+
+    workflow_id: str
+    version: int
+    trigger_type: str
+    trigger_node: str
+    input: bytes
+    concurrency: int | None
+    max_attempts: int
+
+
+def start(tx: Tx, new: NewExecution, *, now: float) -> str:
+    """Make an execution and its job durable; the execution's id."""
+    execution_id = sortable_id(now)
+    seq = tx.insert(
+        sql.INSERT_EXECUTION,
+        (
+            execution_id,
+            new.workflow_id,
+            new.version,
+            new.trigger_type,
+            new.trigger_node,
+            new.input,
+            now,
+        ),
+    )
+    job = NewJob(
+        JOB_KIND,
+        subject=seq,
+        concurrency_key=None if new.concurrency is None else new.workflow_id,
+        concurrency_limit=new.concurrency,
+        max_attempts=new.max_attempts,
+    )
+    verbs.enqueue(tx, [job], now=now)
+    tx.emit(ExecutionQueued(execution_id, new.workflow_id))
+    return execution_id
+
+
+def find_duplicate(tx: Tx, *, scope: str, key: str, now: float) -> str | None:
+    """The execution that `key` started within its window, if any."""
+    row = tx.one(sql.FIND_DEDUPE, (scope, key, now))
+    return None if row is None else str(row[0])
+
+
+def remember_key(
+    tx: Tx, *, scope: str, key: str, execution_id: str, now: float, window: float
+) -> None:
+    """Let `find_duplicate` answer `execution_id` for `key` during `window` seconds."""
+    tx.execute(sql.PUT_DEDUPE, (scope, key, execution_id, now + window))
+
+
+def prune_keys(tx: Tx, *, now: float, limit: int) -> int:
+    """Forget up to `limit` dedupe keys whose window has passed; how many."""
+    return tx.execute(sql.PRUNE_DEDUPE, (now, limit))
+
+
+def begin(tx: Tx, seq: int, *, now: float) -> ExecutionRow | None:
+    """Mark the execution running for the claim in this transaction; None if it is already over."""
+    if tx.execute(sql.BEGIN_EXECUTION, (now, seq)) == 0:
+        return None
+    row = _execution(tx.one(sql.GET_EXECUTION_BY_SEQ, (seq,)))
+    if row is not None:
+        tx.emit(ExecutionStarted(row.id, row.workflow_id))
+    return row
+
+
+def get(tx: Tx, execution_id: str) -> ExecutionRow:
+    """The execution, or NotFoundError."""
+    row = _execution(tx.one(sql.GET_EXECUTION, (execution_id,)))
+    if row is None:
+        raise NotFoundError(f"no execution {execution_id!r}", code="execution.not_found")
+    return row
+
+
+def node_rows(tx: Tx, seq: int) -> list[NodeRow]:
+    """The node runs of an execution, in the order they started."""
+    return [NodeRow(r[0], r[1], NodeStatus(r[2]), *r[3:]) for r in tx.rows(sql.NODE_RUNS, (seq,))]
+
+
+def put_node(tx: Tx, seq: int, node: NodeRow) -> None:
+    """Write one node run, replacing what is stored of it."""
+    tx.execute(
+        sql.PUT_NODE_RUN,
+        (
+            seq,
+            node.key,
+            node.type,
+            node.status.value,
+            node.attempt,
+            node.effect,
+            node.idempotency_key,
+            node.input_hash,
+            node.started_at,
+            node.finished_at,
+            node.output,
+            node.error,
+            node.metadata,
+        ),
+    )
+
+
+def listed(
+    tx: Tx, *, workflow_id: str | None, status: str | None, before: int, limit: int
+) -> list[ExecutionSummary]:
+    """Up to `limit` executions with `seq` below `before`, newest first."""
+    match workflow_id, status:
+        case None, None:
+            rows = tx.rows(sql.LIST_EXECUTIONS, (before, limit))
+        case None, _:
+            rows = tx.rows(sql.LIST_EXECUTIONS_BY_STATUS, (status, before, limit))
+        case _, None:
+            rows = tx.rows(sql.LIST_EXECUTIONS_OF_WORKFLOW, (workflow_id, before, limit))
+        case _:
+            rows = tx.rows(
+                sql.LIST_EXECUTIONS_OF_WORKFLOW_BY_STATUS, (workflow_id, status, before, limit)
+            )
+    return [ExecutionSummary(*row) for row in rows]
+
+
+def look(tx: Tx, seq: int) -> tuple[int, bool]:
+    """(wakes, cancel requested) as they are now."""
+    row = tx.one(sql.LOOK_AT_EXECUTION, (seq,))
+    return (0, False) if row is None else (row[0], bool(row[1]))
+
+
+def park(tx: Tx, seq: int, *, wakes: int) -> bool:
+    """Leave the execution waiting, unless something woke it since `wakes` was read; whether it waits."""
+    return tx.execute(sql.PARK_EXECUTION, (seq, wakes)) > 0
+
+
+def end(
+    tx: Tx,
+    row: ExecutionRow,
+    status: ExecutionStatus,
+    *,
+    output: bytes | None,
+    error: bytes | None,
+    now: float,
+) -> None:
+    """Write the state a run reached: a final one, or `uncertain`."""
+    is_final = status in FINAL
+    tx.execute(sql.END_EXECUTION, (status.value, output, error, now if is_final else None, row.seq))
+    if is_final:
+        tx.execute(sql.CANCEL_TIMERS, (row.seq,))
+        tx.emit(ExecutionFinished(row.id, row.workflow_id, status.value))
+    else:
+        tx.emit(ExecutionParked(row.id, row.workflow_id, status.value))
+
+
+def close_open_nodes(tx: Tx, seq: int, *, now: float) -> None:
+    """End the node runs an ending execution leaves open: sent `unsafe` ones as uncertain, others skipped."""
+    tx.execute(sql.END_OPEN_NODES, (now, seq))
+
+
+def fail_abandoned(tx: Tx, seq: int, *, code: str, message: str, now: float) -> None:
+    """Fail an execution whose job will not run again."""
+    row = _execution(tx.one(sql.GET_EXECUTION_BY_SEQ, (seq,)))
+    if row is None or row.status in FINAL:
+        return
+    close_open_nodes(tx, seq, now=now)
+    error = dumps({"code": code, "message": message})
+    end(tx, row, ExecutionStatus.FAILED, output=None, error=error, now=now)
+
+
+def wake(tx: Tx, row_or_seq: ExecutionRow | int, *, now: float) -> None:
+    """Make sure a run will look at the execution: a live job exists, and one that runs sees `wakes` change."""
+    seq = row_or_seq if isinstance(row_or_seq, int) else row_or_seq.seq
+    tx.execute(sql.WAKE_EXECUTION, (seq,))
+    last = tx.one(sql.CONCURRENCY_OF, (seq, JOB_KIND))
+    key, limit = last if last is not None else (None, None)
+    job = NewJob(JOB_KIND, subject=seq, concurrency_key=key, concurrency_limit=limit)
+    if verbs.enqueue(tx, [job], now=now) != [None]:
+        tx.execute(sql.REQUEUE_EXECUTION, (seq,))
+
+
+def add_timer(tx: Tx, seq: int, key: str, *, due_at: float, output: bytes | None) -> None:
+    """Let the waiting node run `key` end with `output` at `due_at`; None offers the node again instead."""
+    tx.execute(sql.INSERT_TIMER, (seq, key, due_at, output or b""))
+
+
+def fire_timers(tx: Tx, *, now: float, limit: int) -> int:
+    """Fire up to `limit` due timers: finish each waiting node run and wake its execution; how many fired."""
+    due = tx.rows(sql.DUE_TIMERS, (now, limit))
+    for timer_id, seq, key, output in due:
+        tx.execute(sql.FIRE_TIMER, (now, timer_id))
+        if output:
+            changed = tx.execute(sql.FINISH_WAITING_NODE, (output, now, seq, key))
+        else:
+            changed = tx.execute(sql.REOPEN_WAITING_NODE, (seq, key))
+        if changed:
+            wake(tx, seq, now=now)
+            tx.emit(TimerFired(seq, key))
+    return len(due)
+
+
+def next_timer(tx: Tx) -> float | None:
+    row = tx.one(sql.NEXT_TIMER)
+    return None if row is None else row[0]
+
+
+def cancel(tx: Tx, execution_id: str, *, now: float) -> ExecutionStatus:
+    """Ask for the end of an execution; its status afterwards.
+
+    One that no run holds is cancelled here; a running one is cancelled by its run, or after a rescue. One
+    that is over stays as it is.
+    """
+    row = get(tx, execution_id)
+    if row.status in FINAL:
+        return row.status
+    tx.execute(sql.REQUEST_CANCEL, (row.seq,))
+    is_idle = verbs.cancel_pending(tx, kind=JOB_KIND, subject=row.seq, now=now) or row.status in (
+        ExecutionStatus.WAITING,
+        ExecutionStatus.UNCERTAIN,
+    )
+    if not is_idle:
+        tx.emit(CancelRequested(row.seq))
+        return row.status
+    close_open_nodes(tx, row.seq, now=now)
+    end(
+        tx,
+        row,
+        ExecutionStatus.CANCELLED,
+        output=None,
+        error=dumps({"code": "execution.cancelled", "message": "cancelled by request"}),
+        now=now,
+    )
+    return ExecutionStatus.CANCELLED
+
+
+def cancel_requests(tx: Tx) -> list[int]:
+    """The running executions whose cancel was asked for, by any process."""
+    return [row[0] for row in tx.rows(sql.CANCEL_REQUESTS)]
+
+
+Decision = Literal["retry", "skip", "fail"]
+
+
+def resolve(
+    tx: Tx, execution_id: str, decision: Decision, *, node: str | None, now: float
+) -> ExecutionStatus:
+    """Say what shall become of an uncertain node run: send again, go on without it, or let it fail.
+
+    Args:
+        decision: retry sends it again; skip goes on along its success edges with no output; fail fails it.
+        node: its key; may be None if the execution has exactly one uncertain node run.
+    Raises:
+        ConflictError: the execution is not uncertain, or the node is ambiguous or not uncertain.
+    """
+    row = get(tx, execution_id)
+    if row.status is not ExecutionStatus.UNCERTAIN:
+        raise ConflictError(
+            f"execution {execution_id} is {row.status.value}, not uncertain",
+            code="execution.not_uncertain",
+        )
+    uncertain = [n for n in node_rows(tx, row.seq) if n.status is NodeStatus.UNCERTAIN]
+    chosen = [n for n in uncertain if node in (None, n.key)]
+    if len(chosen) != 1:
+        keys = ", ".join(n.key for n in uncertain)
+        raise ConflictError(
+            f"name one of the uncertain nodes: {keys}", code="execution.ambiguous_node"
+        )
+    _settle_uncertain(tx, row.seq, chosen[0], decision, now=now)
+    wake(tx, row, now=now)
+    tx.emit(ExecutionQueued(row.id, row.workflow_id))
+    return ExecutionStatus.QUEUED
+
+
+def _settle_uncertain(tx: Tx, seq: int, node: NodeRow, decision: Decision, *, now: float) -> None:
+    metadata: dict[str, Json] = loads(node.metadata) if node.metadata else {}
+    metadata["resolved"] = decision
+    status, error = {
+        "retry": (NodeStatus.PENDING, None),
+        "skip": (NodeStatus.SKIPPED, None),
+        "fail": (NodeStatus.FAILED, node.error),
+    }[decision]
+    tx.execute(
+        sql.MOVE_NODE_RUN,
+        (
+            status.value,
+            None,
+            error,
+            now,
+            dumps(metadata),
+            seq,
+            node.key,
+            NodeStatus.UNCERTAIN.value,
+        ),
+    )
+
+
+def _execution(row: tuple[object, ...] | None) -> ExecutionRow | None:
+    if row is None:
+        return None
+    values = list(row)
+    values[4] = ExecutionStatus(str(values[4]))
+    values[11] = bool(values[11])
+    return ExecutionRow(*values)  # type: ignore[arg-type]  # as selected, column by column
+
+
+def as_json(stored: bytes | None) -> Json:
+    """A stored JSON text as a value; absent is null."""
+    return None if stored is None else loads(stored)

@@ -1,0 +1,136 @@
+"""The SQL of workflows, their versions and webhooks, and of executions, node runs and timers."""
+
+# Workflows and versions
+
+GET_WORKFLOW = """
+SELECT w.id, w.name, w.version, w.active, w.created_at, w.updated_at, v.content_hash
+FROM workflows w JOIN workflow_versions v ON v.workflow_id = w.id AND v.version = w.version
+WHERE w.id = ?"""
+
+LIST_WORKFLOWS = """
+SELECT w.id, w.name, w.version, w.active, w.created_at, w.updated_at, v.content_hash
+FROM workflows w JOIN workflow_versions v ON v.workflow_id = w.id AND v.version = w.version
+WHERE w.id > ? ORDER BY w.id LIMIT ?"""
+
+INSERT_WORKFLOW = "INSERT INTO workflows VALUES (?, ?, ?, ?, ?, ?)"
+MOVE_WORKFLOW = "UPDATE workflows SET name = ?, version = ?, updated_at = ? WHERE id = ?"
+SET_ACTIVE = "UPDATE workflows SET active = ?, updated_at = ? WHERE id = ? AND active <> ?"
+CURRENT_VERSION = "SELECT version, active FROM workflows WHERE id = ?"
+
+FIND_VERSION = "SELECT version FROM workflow_versions WHERE workflow_id = ? AND content_hash = ?"
+NEWEST_VERSION = "SELECT coalesce(max(version), 0) FROM workflow_versions WHERE workflow_id = ?"
+INSERT_VERSION = "INSERT INTO workflow_versions VALUES (?, ?, ?, ?, ?)"
+GET_DOCUMENT = "SELECT document FROM workflow_versions WHERE workflow_id = ? AND version = ?"
+
+# Webhooks
+
+UNBIND_WEBHOOKS = "UPDATE webhooks SET bound = 0 WHERE workflow_id = ?"
+DROP_UNBOUND_PATHS = "DELETE FROM webhooks WHERE workflow_id = ? AND bound = 0 AND generated = 0"
+WEBHOOK_OWNER = "SELECT workflow_id, node_id, bound FROM webhooks WHERE path = ?"
+GENERATED_WEBHOOK = (
+    "SELECT path FROM webhooks WHERE workflow_id = ? AND node_id = ? AND generated = 1"
+)
+BIND_WEBHOOK = """
+INSERT INTO webhooks (path, workflow_id, node_id, generated, bound) VALUES (?, ?, ?, ?, 1)
+ON CONFLICT (path) DO UPDATE SET bound = 1, node_id = excluded.node_id"""
+LIST_WEBHOOKS = (
+    "SELECT node_id, path FROM webhooks WHERE workflow_id = ? AND bound = 1 ORDER BY node_id"
+)
+RESOLVE_WEBHOOK = """
+SELECT h.workflow_id, h.node_id, w.version, w.active
+FROM webhooks h JOIN workflows w ON w.id = h.workflow_id WHERE h.path = ? AND h.bound = 1"""
+
+# Dedupe
+
+FIND_DEDUPE = "SELECT execution_id FROM dedupe_keys WHERE scope = ? AND key = ? AND expires_at > ?"
+PUT_DEDUPE = """
+INSERT INTO dedupe_keys VALUES (?, ?, ?, ?)
+ON CONFLICT (scope, key) DO UPDATE SET execution_id = excluded.execution_id, expires_at = excluded.expires_at"""
+PRUNE_DEDUPE = """
+DELETE FROM dedupe_keys WHERE (scope, key) IN
+    (SELECT scope, key FROM dedupe_keys WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)"""
+
+# Executions
+
+INSERT_EXECUTION = """
+INSERT INTO executions (id, workflow_id, version, status, trigger_type, trigger_node, input, created_at)
+VALUES (?, ?, ?, 'queued', ?, ?, ?, ?)"""
+
+_EXECUTION = """
+SELECT seq, id, workflow_id, version, status, trigger_type, trigger_node, input, output, error,
+       wakes, cancel_requested, created_at, started_at, finished_at FROM executions """
+GET_EXECUTION = _EXECUTION + "WHERE id = ?"
+GET_EXECUTION_BY_SEQ = _EXECUTION + "WHERE seq = ?"
+
+_SUMMARY = """
+SELECT seq, id, workflow_id, version, status, trigger_type, trigger_node, error,
+       created_at, started_at, finished_at FROM executions """
+LIST_EXECUTIONS = _SUMMARY + "WHERE seq < ? ORDER BY seq DESC LIMIT ?"
+LIST_EXECUTIONS_OF_WORKFLOW = (
+    _SUMMARY + "WHERE workflow_id = ? AND seq < ? ORDER BY seq DESC LIMIT ?"
+)
+LIST_EXECUTIONS_BY_STATUS = _SUMMARY + "WHERE status = ? AND seq < ? ORDER BY seq DESC LIMIT ?"
+LIST_EXECUTIONS_OF_WORKFLOW_BY_STATUS = (
+    _SUMMARY + "WHERE workflow_id = ? AND status = ? AND seq < ? ORDER BY seq DESC LIMIT ?"
+)
+SEQ_OF_EXECUTION = "SELECT seq FROM executions WHERE id = ?"
+
+BEGIN_EXECUTION = """
+UPDATE executions SET status = 'running', started_at = coalesce(started_at, ?)
+WHERE seq = ? AND status IN ('queued', 'running')"""
+LOOK_AT_EXECUTION = "SELECT wakes, cancel_requested, status FROM executions WHERE seq = ?"
+PARK_EXECUTION = """
+UPDATE executions SET status = 'waiting' WHERE seq = ? AND status = 'running' AND wakes = ?"""
+END_EXECUTION = """
+UPDATE executions SET status = ?, output = ?, error = ?, finished_at = ?
+WHERE seq = ? AND status IN ('queued', 'running', 'waiting', 'uncertain')"""
+WAKE_EXECUTION = "UPDATE executions SET wakes = wakes + 1 WHERE seq = ?"
+REQUEUE_EXECUTION = """
+UPDATE executions SET status = 'queued' WHERE seq = ? AND status IN ('running', 'waiting', 'uncertain')"""
+REQUEST_CANCEL = """
+UPDATE executions SET cancel_requested = 1, wakes = wakes + 1
+WHERE seq = ? AND status IN ('queued', 'running', 'waiting', 'uncertain')"""
+CANCEL_REQUESTS = "SELECT seq FROM executions WHERE status = 'running' AND cancel_requested = 1"
+CONCURRENCY_OF = "SELECT concurrency_key, concurrency_limit FROM jobs WHERE subject = ? AND kind = ? ORDER BY id DESC LIMIT 1"
+
+# Node runs
+
+_NODE = """
+SELECT key, type, status, attempt, effect, idempotency_key, input_hash, started_at, finished_at,
+       output, error, metadata FROM node_runs """
+NODE_RUNS = _NODE + "WHERE execution = ? ORDER BY started_at, key"
+NODE_RUN = _NODE + "WHERE execution = ? AND key = ?"
+PUT_NODE_RUN = """
+INSERT INTO node_runs (execution, key, type, status, attempt, effect, idempotency_key, input_hash,
+                       started_at, finished_at, output, error, metadata)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (execution, key) DO UPDATE SET
+    status = excluded.status, attempt = excluded.attempt, effect = excluded.effect,
+    idempotency_key = excluded.idempotency_key, input_hash = excluded.input_hash,
+    started_at = excluded.started_at, finished_at = excluded.finished_at,
+    output = excluded.output, error = excluded.error, metadata = excluded.metadata"""
+MOVE_NODE_RUN = """
+UPDATE node_runs SET status = ?, output = ?, error = ?, finished_at = ?, metadata = ?
+WHERE execution = ? AND key = ? AND status = ?"""
+FINISH_WAITING_NODE = """
+UPDATE node_runs SET status = 'completed', output = ?, finished_at = ?
+WHERE execution = ? AND key = ? AND status = 'waiting'"""
+REOPEN_WAITING_NODE = """
+UPDATE node_runs SET status = 'pending' WHERE execution = ? AND key = ? AND status = 'waiting'"""
+END_OPEN_NODES = """
+UPDATE node_runs SET status = CASE WHEN status = 'running' AND effect = 'unsafe' THEN 'uncertain'
+                                   WHEN status = 'uncertain' THEN 'uncertain' ELSE 'skipped' END,
+                     finished_at = ?
+WHERE execution = ? AND status IN ('pending', 'running', 'waiting', 'uncertain')"""
+
+# Timers
+
+INSERT_TIMER = """
+INSERT INTO timers (execution, key, due_at, state, output) VALUES (?, ?, ?, 'pending', ?)
+ON CONFLICT (execution, key) WHERE state = 'pending' DO NOTHING"""
+DUE_TIMERS = """
+SELECT id, execution, key, output FROM timers WHERE state = 'pending' AND due_at <= ?
+ORDER BY due_at LIMIT ?"""
+FIRE_TIMER = "UPDATE timers SET state = 'fired', fired_at = ? WHERE id = ? AND state = 'pending'"
+CANCEL_TIMERS = "UPDATE timers SET state = 'cancelled' WHERE execution = ? AND state = 'pending'"
+NEXT_TIMER = "SELECT min(due_at) FROM timers WHERE state = 'pending'"
