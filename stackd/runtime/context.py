@@ -1,0 +1,63 @@
+"""What a node handler is given: everything it may touch, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from stackd.core.clock import Clock
+from stackd.core.json import Json
+from stackd.http.client import Request, Response
+
+
+class Http(Protocol):
+    """The outbound seam, as far as nodes use it."""
+
+    async def request(
+        self, request: Request, *, on_sent: Callable[[], None] | None = None
+    ) -> Response: ...
+
+
+class Blobs(Protocol):
+    """Where bodies that are no text go."""
+
+    async def put(self, content: bytes) -> str:
+        """Keep `content`; its id. The same content has the same id."""
+
+    async def get(self, blob_id: str) -> bytes:
+        """The content, or NotFoundError."""
+
+
+@dataclass(slots=True)
+class NodeContext:
+    """One try of one node run.
+
+    Attributes:
+        idempotency_key: the same over retries and restarts; None unless the effect is keyed.
+        timeout: seconds this try may take.
+        max_bytes: the largest output.
+        sent: set once the first byte of a request may have left.
+    """
+
+    clock: Clock
+    http: Http
+    blobs: Blobs
+    unsafe: bool
+    idempotency_key: str | None
+    timeout: float
+    max_bytes: int
+    tell_sent: Callable[[], None]
+    tell_answered: Callable[[], None]
+    sent: bool = field(default=False)
+
+    def on_sent(self) -> None:
+        """Called by the seam before the first byte leaves."""
+        if not self.sent:
+            self.sent = True
+            self.tell_sent()
+
+
+Params = Mapping[str, Json]
+Handler = Callable[[dict[str, Json], NodeContext], Awaitable[Json]]
+PureHandler = Callable[[dict[str, Json]], Json]

@@ -1,0 +1,262 @@
+"""What the built-in nodes do, once their parameters are rendered."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from stackd.core.clock import rfc3339
+from stackd.core.errors import InputError, NodeError
+from stackd.core.json import Json, dumps, loads_strict
+from stackd.http.client import (
+    Body,
+    FilePart,
+    FormBody,
+    JsonBody,
+    MultipartBody,
+    RawBody,
+    Request,
+    Response,
+)
+from stackd.runtime.context import Handler, NodeContext, PureHandler
+
+RETRY_AFTER_LONGEST = 24 * 3600.0  # seconds; a far side that asks for more is not believed
+
+
+def set_values(params: dict[str, Json]) -> Json:
+    """`transform.data.set`: the rendered values, as they are."""
+    return params["values"]
+
+
+def delay_until(params: dict[str, Json], *, now: float) -> tuple[float, Json]:
+    """When a delay ends (epoch seconds), and its output.
+
+    Raises:
+        InputError: `until` is no instant, or the sum is negative.
+    """
+    until = params.get("until")
+    if until is not None:
+        due_at = _instant(until)
+    else:
+        units = (
+            ("delayMs", 0.001),
+            ("delaySeconds", 1),
+            ("delayMinutes", 60),
+            ("delayHours", 3600),
+        )
+        due_at = now + sum(float(params.get(name) or 0) * unit for name, unit in units)
+    delayed = max(due_at - now, 0.0)
+    return due_at, {"delayedMs": round(delayed * 1000), "resumeAt": rfc3339(due_at)}
+
+
+def _instant(value: Json) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    try:
+        parsed = datetime.fromisoformat(str(value))
+    except ValueError:
+        raise InputError(
+            f"until {value!r} is no RFC 3339 instant", code="delay.bad_instant"
+        ) from None
+    if parsed.tzinfo is None:
+        raise InputError(f"until {value!r} names no time zone", code="delay.no_zone")
+    return parsed.timestamp()
+
+
+async def request(params: dict[str, Json], context: NodeContext) -> Json:
+    """`action.http.request`: `{status, headers, body}` of the answer.
+
+    Raises:
+        NodeError: no answer, or a status of 400 and above that `allowStatus` does not name.
+    """
+    headers = {str(k): str(v) for k, v in (params.get("headers") or {}).items()}
+    if context.idempotency_key is not None and not _has(headers, "idempotency-key"):
+        headers["Idempotency-Key"] = context.idempotency_key
+    response = await context.http.request(
+        Request(
+            method=str(params.get("method", "GET")).upper(),
+            url=params["url"],
+            query=_query(params.get("query")),
+            headers=headers,
+            body=_body(params, headers),
+            timeout=context.timeout,
+            follow_redirects=params.get("followRedirects", True) is not False,
+            max_response_bytes=context.max_bytes,
+            fresh_connection=context.unsafe,
+        ),
+        on_sent=context.on_sent,
+    )
+    context.tell_answered()
+    _refuse_status(response, params.get("allowStatus"))
+    return {
+        "status": response.status,
+        "headers": dict(response.headers),
+        "body": await _read_body(response, str(params.get("responseType", "auto")), context),
+    }
+
+
+def _has(headers: dict[str, str], name: str) -> bool:
+    return any(key.lower() == name for key in headers)
+
+
+def _query(value: Json) -> dict[str, str | list[str]] | None:
+    if not value:
+        return None
+    return {
+        key: [_scalar(v) for v in item] if isinstance(item, list) else _scalar(item)
+        for key, item in value.items()
+        if item is not None
+    }
+
+
+def _scalar(value: Json) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict | list):
+        return dumps(value).decode()
+    return str(value)
+
+
+def _body(params: dict[str, Json], headers: dict[str, str]) -> Body | None:
+    if "json" in params:
+        return JsonBody(dumps(params["json"]))
+    if "form" in params:
+        return FormBody(_pairs(params["form"]))
+    if "multipart" in params:
+        return _multipart(params["multipart"])
+    if (raw := params.get("body")) is not None:
+        content = raw if isinstance(raw, str) else dumps(raw).decode()
+        return RawBody(
+            content.encode(), None if _has(headers, "content-type") else "text/plain; charset=utf-8"
+        )
+    return None
+
+
+def _pairs(form: dict[str, Json]) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (name, _scalar(value))
+        for name, item in form.items()
+        for value in (item if isinstance(item, list) else [item])
+        if value is not None
+    )
+
+
+def _multipart(parts: dict[str, Json]) -> MultipartBody:
+    """Plain members are fields; `{content, filename?, contentType?}` is a file."""
+    built: list[FilePart] = []
+    for name, value in parts.items():
+        if isinstance(value, dict) and "content" in value:
+            content = value["content"]
+            built.append(
+                FilePart(
+                    name=name,
+                    content=content.encode() if isinstance(content, str) else dumps(content),
+                    filename=str(value.get("filename", name)),
+                    content_type=str(value.get("contentType", "application/octet-stream")),
+                )
+            )
+        else:
+            built.append(FilePart(name=name, content=_scalar(value).encode()))
+    return MultipartBody(tuple(built))
+
+
+def _refuse_status(response: Response, allowed: Json) -> None:
+    status = response.status
+    if status < 400 or _is_allowed(status, allowed):
+        return
+    retry_after = _retry_after(response)
+    kinds = {
+        429: "rate_limit",
+        408: "timeout",
+        502: "service_unavailable",
+        503: "service_unavailable",
+        504: "service_unavailable",
+    }
+    kind = kinds.get(status, "server_error" if status >= 500 else "rejected")
+    raise NodeError(
+        f"answered {status}{_detail(response)}",
+        kind=kind,
+        code=f"http.status_{status}",
+        sent=True,
+        answered=True,
+        declined=status == 429 or (status == 503 and retry_after is not None),
+        retry_after=retry_after,
+    )
+
+
+def _is_allowed(status: int, allowed: Json) -> bool:
+    if allowed is True:
+        return True
+    for entry in allowed if isinstance(allowed, list) else []:
+        if isinstance(entry, str) and "-" in entry:
+            low, _, high = entry.partition("-")
+            if int(low) <= status <= int(high):
+                return True
+        elif str(entry) == str(status):
+            return True
+    return False
+
+
+def _retry_after(response: Response) -> float | None:
+    """Seconds asked for by Retry-After in its delta form (RFC 9110, 10.2.3)."""
+    value = response.headers.get("retry-after", "").strip()
+    return min(float(value), RETRY_AFTER_LONGEST) if value.isdecimal() else None
+
+
+def _detail(response: Response) -> str:
+    """The far side's own words, if it sent some that are short and text."""
+    if not response.body or len(response.body) > 64 * 1024:
+        return ""
+    text = response.body[:400].decode("utf-8", "replace")
+    if "json" in (response.content_type or ""):
+        try:
+            document = loads_strict(response.body)
+        except InputError:
+            return f": {text[:200]}"
+        if isinstance(document, dict):
+            found = next(
+                (document[k] for k in ("detail", "message", "error", "title") if document.get(k)),
+                None,
+            )
+            if isinstance(found, dict):
+                found = found.get("message")
+            if isinstance(found, str):
+                return f": {found[:200]}"
+    return f": {text[:200].strip()}" if "html" not in (response.content_type or "") else ""
+
+
+async def _read_body(response: Response, wanted: str, context: NodeContext) -> Json:
+    content_type = (response.content_type or "").lower()
+    is_json = content_type == "application/json" or content_type.endswith("+json")
+    if wanted == "auto":
+        wanted = "json" if is_json else "text" if _is_text(content_type) else "blob"
+    if wanted == "blob":
+        blob_id = await context.blobs.put(response.body)
+        return {"$blob": blob_id, "bytes": len(response.body), "contentType": content_type}
+    if wanted == "text":
+        return response.body.decode(response.charset or "utf-8", "replace")
+    if not response.body:
+        return None
+    try:
+        return loads_strict(response.body)
+    except InputError as error:
+        raise NodeError(
+            f"answered {response.status} with a body that is {error.message}",
+            kind="invalid",
+            code=error.code,
+            sent=True,
+            answered=True,
+        ) from error
+
+
+def _is_text(content_type: str) -> bool:
+    return (
+        not content_type
+        or content_type.startswith("text/")
+        or content_type.split(";")[0] in {"application/xml", "application/x-www-form-urlencoded"}
+        or content_type.endswith("+xml")
+    )
+
+
+PURE_HANDLERS: Final[dict[str, PureHandler]] = {"transform.data.set": set_values}
+HANDLERS: Final[dict[str, Handler]] = {"action.http.request": request}

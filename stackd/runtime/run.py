@@ -1,0 +1,700 @@
+"""One claimed execution, from its journal to its next resting state.
+
+The journal is the node runs in the store. A node that is not finished there is offered again after a crash,
+by the rules of its effect class: an intent row is on disk before the first byte leaves, a result is on disk
+before anything with an effect builds on it. Every write is fenced: once a newer claim owns the job, the
+first write says so and the run ends without another effect.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from stackd.core.clock import Clock, rfc3339
+from stackd.core.errors import (
+    ExpressionError,
+    LeaseLostError,
+    NodeError,
+    StackdError,
+    StoreBusyError,
+    StoreFullError,
+)
+from stackd.core.events import EventBus
+from stackd.core.json import Json, dumps, loads
+from stackd.queue import verbs
+from stackd.queue.job import Complete, Job, RetryPolicy, Snooze
+from stackd.runtime.context import Blobs, Http, NodeContext
+from stackd.runtime.events import (
+    NodeAnswered,
+    NodeFinished,
+    NodeRetried,
+    NodeSent,
+    NodeStarted,
+)
+from stackd.runtime.nodes import HANDLERS, PURE_HANDLERS, delay_until
+from stackd.runtime.outcome import Again, GiveUp, NodeRetry, Unknown, default_retry, judge
+from stackd.store.connection import Tx
+from stackd.store.database import Database
+from stackd.workflows import executions
+from stackd.workflows.executions import ExecutionRow, ExecutionStatus, NodeRow, NodeStatus
+from stackd.workflows.expressions import Scope, evaluate
+from stackd.workflows.graph import Graph, GraphEdge, GraphNode
+from stackd.workflows.nodetypes import Effect
+
+T = TypeVar("T")
+
+FLUSH_AFTER = 0.2  # seconds a pure result may stay in memory only
+INLINE_WAIT = 1.0  # seconds; a longer delay or retry wait is a timer and holds no worker slot
+STORE_RETRY = 0.5  # seconds between tries while the store is full or locked
+NODE_TIMEOUT = 30.0  # seconds, the origin's default
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bytes."""
+
+    output: int
+    execution: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What every run of a process shares."""
+
+    store: Database
+    http: Http
+    blobs: Blobs
+    clock: Clock
+    events: EventBus
+    limits: Limits
+    job_retry: RetryPolicy
+    flush_after: float = FLUSH_AFTER
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far the in-edges of a node are decided."""
+
+    open_edges: int
+    is_taken: bool = False
+
+
+class Run:
+    """Runs one execution for the length of one claim. Used once."""
+
+    def __init__(
+        self, tools: Tools, graph: Graph, job: Job, row: ExecutionRow, nodes: list[NodeRow]
+    ) -> None:
+        self._tools = tools
+        self._graph = graph
+        self._job = job
+        self._row = row
+        self._journal = {node.key: node for node in nodes}
+        self._dirty: dict[str, NodeRow] = {}
+        self._timers: list[tuple[str, float, bytes | None]] = []
+        self._dirty_since: float | None = None
+        self._ready: deque[GraphNode] = deque()
+        self._progress: dict[str, _Progress] = {}
+        self._led_on: set[str] = set()  # nodes with a taken out-edge
+        self._in_flight = 0
+        self._changed = anyio.Event()
+        self._bytes = len(row.input) + sum(len(node.output or b"") for node in nodes)
+        self._failure: dict[str, Json] | None = None
+        self._scope = anyio.CancelScope()
+        self._cancelled = row.cancel_requested
+        self._interrupted = False
+        self._fatal: StackdError | None = None
+        self._members = graph.reachable(row.trigger_node)
+        self._roots: dict[str, Json] = self._fixed_roots()
+
+    @property
+    def seq(self) -> int:
+        return self._row.seq
+
+    def cancel(self) -> None:
+        """End the execution as cancelled; what is in flight is given up."""
+        self._cancelled = True
+        self._scope.cancel()
+
+    def interrupt(self) -> None:
+        """Give the execution back, to be continued by another claim."""
+        self._interrupted = True
+        self._scope.cancel()
+
+    async def execute(self) -> None:
+        """Run until the execution rests: final, waiting, uncertain, or given back.
+
+        Raises:
+            LeaseLostError: a newer claim owns it; nothing more was written.
+            StoreFailedError: the store has stopped.
+        """
+        while True:
+            self._scope = anyio.CancelScope()
+            if not (self._cancelled or self._interrupted):
+                with self._scope:
+                    await self._advance()
+            if self._fatal is not None:
+                raise self._fatal
+            if await self._settle():
+                return
+            await self._reread()
+
+    # -- moving through the graph
+
+    async def _advance(self) -> None:
+        self._begin_graph()
+        async with anyio.create_task_group() as tasks:
+            while True:
+                self._changed = anyio.Event()
+                while self._ready and self._failure is None:
+                    self._offer(self._ready.popleft(), tasks)
+                if self._in_flight == 0:
+                    return
+                await self._wait_for_change()
+
+    async def _wait_for_change(self) -> None:
+        if self._dirty_since is None:
+            await self._changed.wait()
+            return
+        left = self._dirty_since + self._tools.flush_after - self._tools.clock.monotonic()
+        with anyio.move_on_after(max(left, 0.0)):
+            await self._changed.wait()
+            return
+        try:
+            await self._flush()
+        except StackdError as error:
+            self._end_at_once(error)
+
+    def _begin_graph(self) -> None:
+        self._ready.clear()
+        self._led_on.clear()
+        self._progress = {
+            key: _Progress(sum(e.source in self._members for e in self._graph.nodes[key].in_edges))
+            for key in self._members
+        }
+        trigger = self._graph.nodes[self._row.trigger_node]
+        if trigger.id not in self._journal:
+            at = self._row.created_at
+            self._record(
+                NodeRow(
+                    trigger.id, trigger.type, NodeStatus.COMPLETED, 1, Effect.READ.value,
+                    None, None, at, at, None, None, None,
+                )
+            )  # fmt: skip
+        self._pass_on(trigger, NodeStatus.COMPLETED, takes_success=True)
+
+    def _offer(self, node: GraphNode, tasks: TaskGroup) -> None:
+        """Take up a node whose in-edges are decided: from the journal if it is there, else by running it."""
+        row = self._journal.get(node.id)
+        match row.status if row is not None else None:
+            case NodeStatus.COMPLETED:
+                assert row is not None  # noqa: S101  # for the type checker
+                self._roots[node.id] = self._stored_output(row)
+                self._pass_on(node, NodeStatus.COMPLETED, takes_success=True)
+            case NodeStatus.FAILED:
+                assert row is not None  # noqa: S101  # for the type checker
+                self._after_failure(node, row)
+            case NodeStatus.SKIPPED:
+                self._roots[node.id] = None
+                self._pass_on(node, NodeStatus.SKIPPED, takes_success=True)
+            case NodeStatus.WAITING | NodeStatus.UNCERTAIN:
+                pass
+            case NodeStatus.RUNNING if row is not None and row.effect == Effect.UNSAFE.value:
+                self._leave_uncertain(row, "the process ended while this was in flight")
+            case _:
+                self._start(node, row, tasks)
+
+    def _start(self, node: GraphNode, row: NodeRow | None, tasks: TaskGroup) -> None:
+        now = self._tools.clock.time()
+        row = row or NodeRow(
+            node.id, node.type, NodeStatus.PENDING, 0, node.effect.value,
+            None, None, now, None, None, None, None,
+        )  # fmt: skip
+        if node.disabled:
+            self._roots[node.id] = None
+            self._record(
+                replace(
+                    row, status=NodeStatus.SKIPPED, finished_at=now, metadata=b'{"disabled":true}'
+                )
+            )
+            self._pass_on(node, NodeStatus.SKIPPED, takes_success=True)
+        elif node.is_pinned:
+            self._complete(node, replace(row, attempt=1, metadata=b'{"pinned":true}'), node.pinned)
+        elif node.type in PURE_HANDLERS:
+            self._run_pure(node, row)
+        else:
+            self._in_flight += 1
+            tasks.start_soon(self._run_task, node, row)
+
+    def _run_pure(self, node: GraphNode, row: NodeRow) -> None:
+        row = replace(row, attempt=1)
+        try:
+            output = PURE_HANDLERS[node.type](self._render(node, row))
+        except StackdError as error:
+            self._fail(node, row, error)
+        else:
+            self._complete(node, row, output)
+
+    async def _run_task(self, node: GraphNode, row: NodeRow) -> None:
+        try:
+            if node.type == "action.time.delay":
+                await self._delay(node, row)
+            else:
+                await self._act(node, row)
+        except StackdError as error:
+            self._end_at_once(error)
+        finally:
+            self._in_flight -= 1
+            self._changed.set()
+
+    def _end_at_once(self, error: StackdError) -> None:
+        """The lease or the store is gone: no further effect, no further write."""
+        self._fatal = self._fatal or error
+        self._scope.cancel()
+
+    async def _delay(self, node: GraphNode, row: NodeRow) -> None:
+        started_at = row.started_at or self._tools.clock.time()
+        row = replace(row, attempt=1, started_at=started_at)
+        try:
+            due_at, output = delay_until(self._render(node, row), now=started_at)
+        except StackdError as error:
+            self._fail(node, row, error)
+            return
+        left = due_at - self._tools.clock.time()
+        if left > INLINE_WAIT:
+            self._record(replace(row, status=NodeStatus.WAITING))
+            self._timers.append((node.id, due_at, dumps(output)))
+            return
+        await self._tools.clock.sleep(max(left, 0.0))
+        self._complete(node, row, output)
+
+    async def _act(self, node: GraphNode, row: NodeRow) -> None:
+        """Try a node with an effect until it is done, has failed, waits, or nobody knows."""
+        try:
+            params = self._render(node, row)
+            row = self._with_identity(node, row, params)
+        except StackdError as error:
+            self._fail(node, replace(row, attempt=row.attempt + 1), error)
+            return
+        if row.status is NodeStatus.UNCERTAIN:
+            self._leave_uncertain(row, "its input differs from the one sent before the restart")
+            return
+        retry = _retry(node)
+        while True:
+            row = replace(row, attempt=row.attempt + 1, status=NodeStatus.RUNNING)
+            failure = await self._try_once(node, row, params)
+            if failure is None:
+                return
+            unsafe = node.effect is Effect.UNSAFE
+            verdict = judge(
+                failure,
+                unsafe=unsafe,
+                attempt=row.attempt,
+                retry=retry,
+                roll=random.random(),  # noqa: S311
+            )
+            match verdict:
+                case Unknown():
+                    self._leave_uncertain(row, failure.message)
+                    await self._flush()
+                    return
+                case GiveUp():
+                    self._fail(node, row, failure)
+                    await self._flush()
+                    return
+                case Again(wait):
+                    self._tools.events.emit(
+                        NodeRetried(self._row.id, row.key, row.attempt, failure.code, wait)
+                    )
+                    row = replace(row, status=NodeStatus.PENDING, error=_error(failure, None))
+                    if await self._wait_to_retry(row, wait):
+                        return
+
+    async def _wait_to_retry(self, row: NodeRow, wait: float) -> bool:
+        """Wait in place if short (False), else leave a timer that offers the node again (True)."""
+        if wait > INLINE_WAIT:
+            self._record(replace(row, status=NodeStatus.WAITING))
+            self._timers.append((row.key, self._tools.clock.time() + wait, None))
+            return True
+        self._record(row)
+        await self._tools.clock.sleep(wait)
+        return False
+
+    async def _try_once(
+        self, node: GraphNode, row: NodeRow, params: dict[str, Json]
+    ) -> NodeError | None:
+        """One try. None if it completed; what failed otherwise."""
+        events, execution_id = self._tools.events, self._row.id
+        if node.effect is not Effect.READ:
+            self._record(row)
+            await self._flush()
+        events.emit(NodeStarted(execution_id, row.key, row.attempt))
+        context = NodeContext(
+            clock=self._tools.clock,
+            http=self._tools.http,
+            blobs=self._tools.blobs,
+            unsafe=node.effect is Effect.UNSAFE,
+            idempotency_key=row.idempotency_key,
+            timeout=self._timeout(node, params),
+            max_bytes=self._tools.limits.output,
+            tell_sent=lambda: events.emit(NodeSent(execution_id, row.key, row.attempt)),
+            tell_answered=lambda: events.emit(NodeAnswered(execution_id, row.key, row.attempt)),
+        )
+        try:
+            output = await self._call(node, params, context)
+        except NodeError as error:
+            return error
+        except anyio.get_cancelled_exc_class():
+            self._note_interruption(node, row, sent=context.sent)
+            raise
+        self._complete(node, row, output)
+        if node.effect is not Effect.READ:
+            await self._flush()
+        return None
+
+    async def _call(self, node: GraphNode, params: dict[str, Json], context: NodeContext) -> Json:
+        with anyio.move_on_after(context.timeout):
+            try:
+                return await HANDLERS[node.type](params, context)
+            except StackdError as error:
+                if isinstance(error, NodeError):
+                    raise
+                raise NodeError(
+                    error.message, kind="invalid", code=error.code, sent=context.sent, answered=True
+                ) from error
+        raise NodeError(
+            f"no answer within {context.timeout:g} s",
+            kind="timeout",
+            code="node.timeout",
+            sent=context.sent,
+        )
+
+    def _note_interruption(self, node: GraphNode, row: NodeRow, *, sent: bool) -> None:
+        """A try was cut off: an unsafe one that was sent is uncertain, any other may be offered again."""
+        if node.effect is Effect.UNSAFE and sent:
+            self._leave_uncertain(row, "cut off while in flight")
+        else:
+            self._record(replace(row, status=NodeStatus.PENDING, attempt=row.attempt - 1))
+
+    def _timeout(self, node: GraphNode, params: dict[str, Json]) -> float:
+        own = params.get("timeoutMs")
+        if isinstance(own, int | float) and not isinstance(own, bool):
+            return own / 1000
+        return node.timeout if node.timeout is not None else NODE_TIMEOUT
+
+    # -- what a node run became
+
+    def _complete(self, node: GraphNode, row: NodeRow, output: Json) -> None:
+        text = dumps(output)
+        limits = self._tools.limits
+        if len(text) > limits.output:
+            self._fail(node, row, _too_large(node.id, "output", len(text), limits.output))
+            return
+        self._bytes += len(text)
+        if self._bytes > limits.execution:
+            self._fail(node, row, _too_large(node.id, "execution", self._bytes, limits.execution))
+            return
+        now = self._tools.clock.time()
+        self._roots[node.id] = output
+        self._record(
+            replace(row, status=NodeStatus.COMPLETED, output=text, error=None, finished_at=now)
+        )
+        self._pass_on(node, NodeStatus.COMPLETED, takes_success=True)
+
+    def _fail(self, node: GraphNode, row: NodeRow, error: StackdError) -> None:
+        now = self._tools.clock.time()
+        row = replace(
+            row, status=NodeStatus.FAILED, error=_error(error, None), output=None, finished_at=now
+        )
+        self._record(row)
+        self._after_failure(node, row)
+
+    def _after_failure(self, node: GraphNode, row: NodeRow) -> None:
+        error: dict[str, Json] = loads(row.error) if row.error else {}
+        if node.on_error == "fail":
+            self._failure = self._failure or {**error, "nodeId": node.id}
+            return
+        self._roots[node.id] = {"error": error}
+        self._pass_on(node, NodeStatus.FAILED, takes_success=node.on_error == "continue")
+
+    def _leave_uncertain(self, row: NodeRow, why: str) -> None:
+        self._record(
+            replace(
+                row,
+                status=NodeStatus.UNCERTAIN,
+                error=dumps({"code": "node.uncertain", "message": why}),
+            )
+        )
+
+    def _pass_on(self, node: GraphNode, status: NodeStatus, *, takes_success: bool) -> None:
+        """Decide the out-edges of a node that ended, and whatever that decides further on."""
+        for edge in node.out_edges:
+            if edge.target in self._members:
+                is_taken = self._is_taken(edge, status, takes_success=takes_success)
+                if is_taken:
+                    self._led_on.add(node.id)
+                self._decide(edge, is_taken)
+
+    def _is_taken(self, edge: GraphEdge, status: NodeStatus, *, takes_success: bool) -> bool:
+        wanted_error = edge.on == "error"
+        if edge.never or wanted_error != (status is NodeStatus.FAILED and not takes_success):
+            return False
+        if edge.when is None:
+            return True
+        seed = f"{self._row.id}:{edge.source}->{edge.target}"
+        scope = Scope(self._roots, now=self._row.created_at, seed=seed)
+        try:
+            return bool(evaluate(edge.when, scope))
+        except ExpressionError as error:
+            self._failure = self._failure or {
+                "code": error.code,
+                "message": f"edge {edge.source} → {edge.target}: {error.message}",
+                "nodeId": edge.source,
+            }
+            return False
+
+    def _decide(self, edge: GraphEdge, taken: bool) -> None:  # noqa: FBT001  # the decision itself
+        progress = self._progress[edge.target]
+        progress.open_edges -= 1
+        progress.is_taken |= taken
+        if progress.open_edges:
+            return
+        target = self._graph.nodes[edge.target]
+        if progress.is_taken:
+            self._ready.append(target)
+            return
+        now = self._tools.clock.time()
+        if target.id not in self._journal:
+            self._record(
+                NodeRow(
+                    target.id, target.type, NodeStatus.SKIPPED, 0, target.effect.value,
+                    None, None, now, now, None, None, None,
+                )
+            )  # fmt: skip
+        for further in target.out_edges:
+            if further.target in self._members:
+                self._decide(further, taken=False)
+
+    # -- values
+
+    def _fixed_roots(self) -> dict[str, Json]:
+        row, workflow = self._row, self._graph.workflow
+        trigger_output = loads(row.input)
+        return {
+            row.trigger_node: trigger_output,
+            "trigger": {"type": row.trigger_type, "nodeId": row.trigger_node},
+            "execution": {
+                "id": row.id,
+                "workflowId": row.workflow_id,
+                "version": row.version,
+                "createdAt": rfc3339(row.created_at),
+            },
+            "workflow": {"id": row.workflow_id, "name": workflow.name, "version": row.version},
+            "vars": dict(workflow.vars),
+        }
+
+    def _render(self, node: GraphNode, row: NodeRow) -> dict[str, Json]:
+        seed = f"{self._row.id}:{row.key}"
+        scope = Scope(self._roots, now=row.started_at or self._row.created_at, seed=seed)
+        return node.render(scope)
+
+    def _with_identity(self, node: GraphNode, row: NodeRow, params: dict[str, Json]) -> NodeRow:
+        """The row with its idempotency key and input hash; uncertain if a keyed input changed since it was sent."""
+        digest = hashlib.sha256(dumps(params)).digest()
+        key: str | None = None
+        if node.effect is Effect.KEYED:
+            key = row.idempotency_key or self._idempotency_key(node, row)
+            was_sent = row.status is NodeStatus.RUNNING or row.attempt > 0
+            if was_sent and row.input_hash is not None and row.input_hash != digest:
+                return replace(row, status=NodeStatus.UNCERTAIN)
+        return replace(row, idempotency_key=key, input_hash=digest)
+
+    def _idempotency_key(self, node: GraphNode, row: NodeRow) -> str:
+        if node.idempotency_key is None:
+            return f"{self._row.id}:{row.key}"
+        scope = Scope(self._roots, now=row.started_at or 0.0, seed=f"{self._row.id}:{row.key}:key")
+        key = node.idempotency_key.render(scope)
+        if not isinstance(key, str | int) or key == "":
+            raise NodeError(
+                f"idempotencyKey of {node.id} is no text", kind="invalid", code="node.bad_key"
+            )
+        return str(key)
+
+    def _stored_output(self, row: NodeRow) -> Json:
+        return loads(row.output) if row.output is not None else None
+
+    # -- the journal
+
+    def _record(self, row: NodeRow) -> None:
+        self._journal[row.key] = row
+        self._dirty[row.key] = row
+        if self._dirty_since is None:
+            self._dirty_since = self._tools.clock.monotonic()
+
+    async def _flush(self) -> None:
+        """Commit everything recorded so far."""
+        await self._write(lambda _tx: None)
+
+    async def _write(self, change: Callable[[Tx], T]) -> T:
+        """Commit what is recorded together with `change`, fenced; waits while the store is full or locked."""
+        rows, self._dirty, self._dirty_since = list(self._dirty.values()), {}, None
+        timers, self._timers = self._timers, []
+
+        def fenced(tx: Tx) -> T:
+            if not verbs.holds(tx, self._job):
+                raise LeaseLostError(f"job {self._job.id} belongs to a newer claim")
+            for row in rows:
+                executions.put_node(tx, self.seq, row)
+                if row.status in _ENDED:
+                    tx.emit(self._finished(row))
+            for key, due_at, output in timers:
+                executions.add_timer(tx, self.seq, key, due_at=due_at, output=output)
+            return change(tx)
+
+        size = sum(len(row.output or b"") for row in rows)
+        while True:
+            try:
+                with anyio.CancelScope(shield=True):
+                    return await self._tools.store.write(fenced, size_bytes=size)
+            except (StoreBusyError, StoreFullError) as error:
+                _log.warning(
+                    "waiting for the store", execution_id=self._row.id, reason=error.message
+                )
+            await self._tools.clock.sleep(STORE_RETRY)
+
+    def _finished(self, row: NodeRow) -> NodeFinished:
+        seconds = (
+            None
+            if row.started_at is None or row.finished_at is None
+            else row.finished_at - row.started_at
+        )
+        return NodeFinished(self._row.id, row.key, row.type, row.status.value, seconds)
+
+    # -- coming to rest
+
+    async def _settle(self) -> bool:
+        """Write the resting state and end the claim; False if something happened that must be looked at first."""
+        if self._interrupted and not self._cancelled:
+            await self._write(self._give_back)
+            return True
+        status = self._resting_status()
+        return await self._write(lambda tx: self._rest(tx, status))
+
+    def _resting_status(self) -> ExecutionStatus:
+        states = {node.status for key, node in self._journal.items() if key in self._members}
+        if self._cancelled:
+            return ExecutionStatus.CANCELLED
+        if NodeStatus.UNCERTAIN in states:
+            return ExecutionStatus.UNCERTAIN
+        if self._failure is not None:
+            return ExecutionStatus.FAILED
+        if NodeStatus.WAITING in states:
+            return ExecutionStatus.WAITING
+        return ExecutionStatus.COMPLETED
+
+    def _give_back(self, tx: Tx) -> None:
+        self._end_job(tx, Snooze(0.0))
+
+    def _end_job(self, tx: Tx, outcome: Complete | Snooze) -> None:
+        now = self._tools.clock.time()
+        verbs.settle(tx, self._job, outcome, now=now, policy=self._tools.job_retry, roll=0.0)
+
+    def _rest(self, tx: Tx, status: ExecutionStatus) -> bool:
+        wakes, cancel_requested = executions.look(tx, self.seq)
+        now = self._tools.clock.time()
+        if status in (ExecutionStatus.WAITING, ExecutionStatus.UNCERTAIN):
+            if cancel_requested:
+                status = ExecutionStatus.CANCELLED
+            elif wakes != self._row.wakes:
+                return False
+        if status is ExecutionStatus.WAITING:
+            executions.park(tx, self.seq, wakes=wakes)
+            tx.emit(executions.ExecutionParked(self._row.id, self._row.workflow_id, status.value))
+        else:
+            self._end(tx, status, now)
+        self._end_job(tx, Complete())
+        return True
+
+    def _end(self, tx: Tx, status: ExecutionStatus, now: float) -> None:
+        output: bytes | None = None
+        error: bytes | None = None
+        match status:
+            case ExecutionStatus.COMPLETED:
+                output = dumps(self._output())
+            case ExecutionStatus.FAILED:
+                error = dumps(self._failure)
+            case ExecutionStatus.CANCELLED:
+                error = dumps({"code": "execution.cancelled", "message": "cancelled by request"})
+            case _:
+                error = self._uncertainty()
+        if status in executions.FINAL:
+            executions.close_open_nodes(tx, self.seq, now=now)
+        executions.end(tx, self._row, status, output=output, error=error, now=now)
+
+    def _uncertainty(self) -> bytes:
+        node = next(n for n in self._journal.values() if n.status is NodeStatus.UNCERTAIN)
+        error: dict[str, Json] = loads(node.error) if node.error else {"code": "node.uncertain"}
+        return dumps({**error, "nodeId": node.key})
+
+    def _output(self) -> Json:
+        """Of the single completed node without a taken out-edge, else a map by node id."""
+        completed = {
+            key for key in self._members if self._journal[key].status is NodeStatus.COMPLETED
+        }
+        ends = completed - self._led_on
+        if len(ends) == 1:
+            return self._roots[ends.pop()]
+        return {key: self._roots[key] for key in self._graph.order if key in ends}
+
+    async def _reread(self) -> None:
+        """Look again at the store: a wait ended, or a person decided, while this run was about to rest."""
+        row, nodes = await self._tools.store.read(
+            lambda tx: (executions.get(tx, self._row.id), executions.node_rows(tx, self.seq))
+        )
+        self._row = row
+        self._journal = {node.key: node for node in nodes}
+        self._failure = None
+        self._cancelled = row.cancel_requested
+        self._roots = self._fixed_roots()
+
+
+_ENDED = frozenset(
+    {NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.SKIPPED, NodeStatus.UNCERTAIN}
+)
+
+
+def _retry(node: GraphNode) -> NodeRetry:
+    own = node.retry
+    if own is None:
+        return default_retry(node.type)
+    return NodeRetry(own.max_attempts, own.initial_ms / 1000, own.max_ms / 1000)
+
+
+def _error(error: StackdError, node_id: str | None) -> bytes:
+    facts: dict[str, Any] = {"code": error.code, "message": error.message}
+    if node_id is not None:
+        facts["nodeId"] = node_id
+    return dumps(facts)
+
+
+def _too_large(node_id: str, what: str, size: int, limit: int) -> NodeError:
+    return NodeError(
+        f"{what} of {node_id} is {size} bytes, over the limit of {limit}",
+        kind="limit",
+        code=f"{'node' if what == 'output' else 'execution'}.too_large",
+        answered=True,
+    )
+
+
+__all__ = ["Limits", "Run", "Tools"]

@@ -1,0 +1,160 @@
+"""A small world for runtime tests: a real store, a scripted far side, time that the test moves."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import anyio
+
+from stackd.core.events import Event
+from stackd.core.json import dumps
+from stackd.queue.job import RetryPolicy
+from stackd.runtime.run import Limits, Tools
+from stackd.runtime.versions import Versions
+from stackd.runtime.workflow_runtime import Claimed, WorkflowRuntime, claim, rescue
+from stackd.store.database import Database
+from stackd.testing import FakeClock, ScriptedHttp
+from stackd.workflows import catalogue, executions
+from stackd.workflows.catalogue import NewVersion
+from stackd.workflows.document import read_document
+from stackd.workflows.executions import Decision, ExecutionRow, NewExecution, NodeRow, NodeStatus
+
+LEASE = 60.0
+
+
+class MemoryBlobs:
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+
+    async def put(self, content: bytes) -> str:
+        blob_id = f"{len(self.kept):064x}"
+        self.kept[blob_id] = content
+        return blob_id
+
+    async def get(self, blob_id: str) -> bytes:
+        return self.kept[blob_id]
+
+
+class World:
+    """Imports workflows, starts executions, and runs claims as a worker process would."""
+
+    def __init__(self, store: Database, *answers: Any, limits: Limits | None = None) -> None:
+        self.store = store
+        self.clock = FakeClock()
+        self.http = ScriptedHttp(*answers)
+        self.blobs = MemoryBlobs()
+        self.seen: list[Event] = []
+        self.limits = limits or Limits(output=1024 * 1024, execution=16 * 1024 * 1024)
+        self.runtime = self.process()
+        self._heard = anyio.Event()
+        store.events.subscribe(self._hear)
+
+    def _hear(self, event: Event) -> None:
+        self.seen.append(event)
+        self._heard.set()
+
+    def process(self) -> WorkflowRuntime:
+        """The runtime of another process on the same store."""
+        tools = Tools(
+            store=self.store,
+            http=self.http,
+            blobs=self.blobs,
+            clock=self.clock,
+            events=self.store.events,
+            limits=self.limits,
+            job_retry=RetryPolicy(base=1.0, cap=60.0),
+        )
+        return WorkflowRuntime(tools, Versions(self.store), roll=lambda: 0.0)
+
+    async def load(self, text: str) -> str:
+        document = await anyio.to_thread.run_sync(
+            partial(read_document, text.encode(), name="test.yaml", max_bytes=10**6)
+        )
+        new = NewVersion(
+            document.id,
+            document.id,
+            document.content_hash,
+            document.canonical,
+            document.workflow.concurrency,
+            (),
+        )
+        await self.store.write(
+            lambda tx: catalogue.import_version(tx, new, activate=True, now=self.clock.time())
+        )
+        return document.id
+
+    async def start(self, workflow_id: str, given: Any = None, *, trigger: str = "start") -> str:
+        new = NewExecution(
+            workflow_id, 1, "trigger.time.manual", trigger, dumps(given), None, max_attempts=4
+        )
+        return await self.store.write(lambda tx: executions.start(tx, new, now=self.clock.time()))
+
+    async def claim(self, owner: str = "me") -> Claimed:
+        claimed = await self.store.write(
+            lambda tx: claim(tx, owner=owner, limit=10, lease=LEASE, now=self.clock.time())
+        )
+        assert len(claimed) == 1, claimed
+        return claimed[0]
+
+    async def work(self) -> None:
+        """Claim one job and run it until it rests."""
+        await self.runtime.execute(await self.claim())
+
+    async def run(self, text: str, given: Any = None) -> str:
+        """Import, start and run once; the execution's id."""
+        execution_id = await self.start(await self.load(text), given)
+        await self.work()
+        return execution_id
+
+    async def crash_and_rescue(self, me: str = "heir") -> int:
+        """As if the claiming process had died: an owner that no process table knows is dead."""
+        return await self.store.write(
+            lambda tx: rescue(tx, me=me, lease=LEASE, now=self.clock.time())
+        )
+
+    async def fire_timers(self) -> int:
+        return await self.store.write(
+            lambda tx: executions.fire_timers(tx, now=self.clock.time(), limit=100)
+        )
+
+    async def cancel(self, execution_id: str) -> str:
+        return await self.store.write(
+            lambda tx: executions.cancel(tx, execution_id, now=self.clock.time())
+        )
+
+    async def resolve(self, execution_id: str, decision: Decision, node: str | None = None) -> str:
+        return await self.store.write(
+            lambda tx: executions.resolve(
+                tx, execution_id, decision, node=node, now=self.clock.time()
+            )
+        )
+
+    async def row(self, execution_id: str) -> ExecutionRow:
+        return await self.store.read(lambda tx: executions.get(tx, execution_id))
+
+    async def nodes(self, execution_id: str) -> dict[str, NodeRow]:
+        seq = (await self.row(execution_id)).seq
+        rows = await self.store.read(lambda tx: executions.node_rows(tx, seq))
+        return {row.key: row for row in rows}
+
+    async def states(self, execution_id: str) -> dict[str, NodeStatus]:
+        return {key: row.status for key, row in (await self.nodes(execution_id)).items()}
+
+    async def happens(self, kind: type[Event]) -> Event:
+        """The first event of `kind`, waited for."""
+        while True:
+            for event in self.seen:
+                if isinstance(event, kind):
+                    return event
+            self._heard = anyio.Event()
+            await self._heard.wait()
+
+    @asynccontextmanager
+    async def running(self, claimed: Claimed) -> AsyncIterator[None]:
+        """Run `claimed` beside the block; wait for its rest at the end."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.runtime.execute, claimed)
+            yield
