@@ -1,0 +1,149 @@
+"""The command tree and the one place where errors become exit codes.
+
+0 done · 1 the thing asked about failed or is unhealthy · 2 usage or bad input · 3 daemon unreachable.
+`dev` and `start` exit as `daemon.py` says.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from stackd import __version__
+from stackd.cli import config, executions, queue, workflows
+from stackd.cli.context import DEBUG
+from stackd.core.errors import ApiError, InputError, SettingsError, StackdError, UnreachableError
+
+app = typer.Typer(
+    name="stackd",
+    help="Self-hosted workflow automation: one durable asyncio process.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(
+    workflows.app, name="workflows", help="Import, list, show, activate and run workflows."
+)
+app.add_typer(executions.app, name="executions", help="List, show, cancel and resolve executions.")
+app.add_typer(queue.app, name="queue", help="See, pause and resume the queue.")
+app.add_typer(config.app, name="config", help="See and check settings.")
+
+
+class Role(StrEnum):
+    stack = "stack"
+    api = "api"
+    worker = "worker"
+    scheduler = "scheduler"
+    timers = "timers"
+    rotation = "rotation"
+
+
+RoleArgument = Annotated[Role, typer.Argument(help="stack runs all five in one process.")]
+
+
+@app.callback()
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    DEBUG.on = debug
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def dev(role: RoleArgument = Role.stack) -> None:
+    """Run on loopback with readable logs; secrets are derived and kept in the state directory."""
+    from stackd.daemon import run_daemon
+    from stackd.settings import ensure_dev_secrets, load_settings
+
+    sys.exit(run_daemon(ensure_dev_secrets(load_settings(mode="dev")), role.value))
+
+
+@app.command()
+def start(role: RoleArgument = Role.stack) -> None:
+    """Run in production; unfit settings are refused, all at once, before anything starts."""
+    from stackd.daemon import EXIT_CONFIG, run_daemon
+    from stackd.settings import load_settings
+
+    try:
+        settings = load_settings(mode="start")
+    except SettingsError as error:
+        print(error.message, file=sys.stderr)
+        sys.exit(EXIT_CONFIG)
+    sys.exit(run_daemon(settings, role.value))
+
+
+@app.command()
+def demo(
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave it running and print how to look around.")
+    ] = False,
+    deliveries: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Webhook deliveries to post.")
+    ] = 200,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Post real deliveries to the real stack, kill it in the middle, and account for every one."""
+    from stackd.cli.demo import run_demo
+
+    sys.exit(run_demo(keep=keep, deliveries=deliveries, as_json=as_json))
+
+
+@app.command()
+def bench(
+    only: Annotated[
+        str | None, typer.Option(help="Measure only what has this in its name: queue, webhook, …")
+    ] = None,
+    scale: Annotated[
+        float, typer.Option(min=0.01, max=100, help="Multiplies the amount of work.")
+    ] = 1.0,
+) -> None:
+    """Measure the budgets on this machine: one JSON line per figure; exit 1 if one is missed."""
+    from stackd.cli.bench import run_bench
+
+    sys.exit(run_bench(only=only, scale=scale))
+
+
+@app.command()
+def health(
+    live: Annotated[bool, typer.Option("--live", help="Only: does the loop turn?")] = False,
+    ready: Annotated[bool, typer.Option("--ready", help="Only: is it ready? (default)")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List every check.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Ask the daemon whether it works; exit 1 if not, 3 if nothing answers."""
+    from stackd.cli.health import show
+
+    sys.exit(show("/livez" if live and not ready else "/readyz", verbose=verbose, as_json=as_json))
+
+
+def main() -> None:
+    """Run the command line; the process exits with the code of what happened."""
+    try:
+        app()
+    except UnreachableError as error:
+        _tell(error, 3)
+    except SettingsError as error:
+        _tell(error, 2)
+    except InputError as error:
+        _tell(error, 2)
+    except ApiError as error:
+        _tell(error, 2 if error.http_status in (400, 404, 409, 413, 422) else 1)
+    except StackdError as error:
+        _tell(error, 1)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+def _tell(error: StackdError, code: int) -> None:
+    if DEBUG.on:
+        raise error
+    print(f"error: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"  try: {error.hint}", file=sys.stderr)
+    sys.exit(code)

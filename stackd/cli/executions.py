@@ -1,0 +1,135 @@
+"""`stackd executions …`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from stackd.cli.context import (
+    JsonFlag,
+    daemon,
+    print_json,
+    print_table,
+    seconds,
+    short_error,
+)
+from stackd.core.errors import InputError
+
+app = typer.Typer(no_args_is_help=True)
+
+IdArgument = Annotated[str, typer.Argument(help="The execution's id.")]
+BAR_WIDTH = 24
+OUTPUT_SHOWN = 200  # characters of an output on one line
+
+
+@app.command("list")
+def list_(
+    workflow: Annotated[str | None, typer.Option(help="Only of this workflow.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="How many.")] = 50,
+    cursor: Annotated[str | None, typer.Option(help="Go on from an earlier list.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Executions, newest first."""
+    page = daemon().get(
+        "/api/executions", workflowId=workflow, status=status, limit=limit, cursor=cursor
+    )
+    if as_json:
+        print_json(page)
+        return
+    print_table(
+        ("id", "workflow", "status", "created", "error"),
+        (
+            (e["id"], e["workflowId"], e["status"], e["createdAt"], short_error(e["error"]))
+            for e in page["items"]
+        ),
+        empty="no executions yet; start one with `stackd workflows run ID`",
+    )
+    if page["nextCursor"] and sys.stdout.isatty():
+        print(f"more: --cursor {page['nextCursor']}")
+
+
+@app.command()
+def show(execution_id: IdArgument, as_json: JsonFlag = False) -> None:
+    """One execution with its node runs; exit 1 if it failed."""
+    view = daemon().get(f"/api/executions/{execution_id}")
+    if as_json:
+        print_json(view)
+    else:
+        print_execution(view)
+    if view["status"] in ("failed", "uncertain"):
+        sys.exit(1)
+
+
+def print_execution(view: dict[str, Any]) -> None:
+    """The execution as a person reads it: its state, then a line per node run with a bar of its time."""
+    print(f"{view['id']}  {view['workflowId']} v{view['version']}  {view['status']}")
+    print(f"  created {view['createdAt']}  finished {view['finishedAt'] or '-'}")
+    if view["error"]:
+        print(f"  error   {short_error(view['error'])}")
+    longest = max((n["durationMs"] or 0.0 for n in view["nodes"]), default=0.0)
+    width = max((len(n["id"]) for n in view["nodes"]), default=0)
+    for node in view["nodes"]:
+        share = 0.0 if not longest else (node["durationMs"] or 0.0) / longest
+        bar = "━" * round(share * BAR_WIDTH)
+        tries = f" x{node['attempt']}" if node["attempt"] > 1 else ""
+        print(
+            f"  {node['id']:<{width}}  {node['status'] + tries:<12} {seconds(node['durationMs']):>8} {bar}"
+        )
+        if node["error"]:
+            print(f"  {'':<{width}}  {short_error(node['error'])}")
+    print(f"  output  {_short(view['output'])}")
+    uncertain = [n["id"] for n in view["nodes"] if n["status"] == "uncertain"]
+    for key in uncertain if view["status"] == "uncertain" else []:
+        print(f"  nobody knows whether {key} happened; look at the far side, then:")
+        print(f"    stackd executions resolve {view['id']} --node {key} --retry | --skip | --fail")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= OUTPUT_SHOWN else f"{text[:OUTPUT_SHOWN]}… (--json shows all)"
+
+
+@app.command()
+def cancel(execution_id: IdArgument, as_json: JsonFlag = False) -> None:
+    """End an execution."""
+    answer = daemon().post(f"/api/executions/{execution_id}/cancel")
+    if as_json:
+        print_json(answer)
+    elif answer["status"] in ("completed", "failed"):
+        print(f"{execution_id} was already {answer['status']}")
+    elif answer["status"] == "cancelled":
+        print(f"{execution_id} is cancelled")
+    else:
+        print(f"{execution_id} is being cancelled")
+
+
+@app.command()
+def resolve(
+    execution_id: IdArgument,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="It did not happen: send it again.")
+    ] = False,
+    skip: Annotated[
+        bool, typer.Option("--skip", help="It happened: go on without its output.")
+    ] = False,
+    fail: Annotated[bool, typer.Option("--fail", help="Let the node fail.")] = False,
+    node: Annotated[
+        str | None, typer.Option(help="Which node run, if several are uncertain.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say what shall become of an uncertain execution."""
+    chosen = [n for n, is_set in (("retry", retry), ("skip", skip), ("fail", fail)) if is_set]
+    if len(chosen) != 1:
+        raise InputError("say one of --retry, --skip, --fail", code="input.decision")
+    answer = daemon().post(
+        f"/api/executions/{execution_id}/resolve", {"decision": chosen[0], "node": node}
+    )
+    if as_json:
+        print_json(answer)
+    else:
+        print(f"{execution_id} goes on ({chosen[0]})")

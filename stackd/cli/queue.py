@@ -1,0 +1,41 @@
+"""`stackd queue …`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from stackd.cli.context import JsonFlag, daemon, print_json
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command()
+def status(as_json: JsonFlag = False) -> None:
+    """Jobs by state, and the processes that work on them."""
+    _show(daemon().get("/api/queue"), as_json=as_json)
+
+
+@app.command()
+def pause(as_json: JsonFlag = False) -> None:
+    """Stop all claims; what runs goes on, and deliveries are still accepted."""
+    _show(daemon().post("/api/queue/pause"), as_json=as_json)
+
+
+@app.command()
+def resume(as_json: JsonFlag = False) -> None:
+    """Claim again."""
+    _show(daemon().post("/api/queue/resume"), as_json=as_json)
+
+
+def _show(view: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(view)
+        return
+    print("paused" if view["paused"] else "running")
+    for state, count in view["counts"].items():
+        print(f"  {state:<10} {count}")
+    print(f"  oldest due job waits {view['oldestWaitSeconds']:.1f} s")
+    for worker in view["workers"]:
+        print(f"  {worker['role']} pid {worker['pid']} last heard {worker['heartbeatAt']}")

@@ -1,0 +1,133 @@
+"""What the HTTP API answers, for both sides of it: camelCase JSON, instants RFC 3339 in UTC."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
+
+    def as_json(self) -> dict[str, Any]:
+        """As it goes over the wire."""
+        return self.model_dump(by_alias=True, mode="json")
+
+
+class WebhookAddress(Model):
+    """Where a webhook trigger answers."""
+
+    node: str
+    url: str
+
+
+class FindingView(Model):
+    """A remark on a document: where, what, and the nearest valid name."""
+
+    code: str
+    message: str
+    line: int | None = None
+    column: int | None = None
+    hint: str | None = None
+
+
+class ImportedWorkflow(Model):
+    id: str
+    version: int
+    active: bool
+    warnings: list[FindingView]
+    webhooks: list[WebhookAddress]
+
+
+class WorkflowView(Model):
+    id: str
+    name: str
+    version: int
+    active: bool
+    content_hash: str
+    created_at: str
+    updated_at: str
+    webhooks: list[WebhookAddress] = []
+    document: dict[str, Any] | None = None
+
+
+class WorkflowList(Model):
+    items: list[WorkflowView]
+    next_cursor: str | None
+
+
+class ErrorView(Model):
+    code: str
+    message: str
+    node_id: str | None = None
+
+
+class TriggerView(Model):
+    type: str
+    node_id: str
+
+
+class NodeRunView(Model):
+    id: str
+    type: str
+    status: str
+    attempt: int
+    started_at: str | None
+    duration_ms: float | None
+    output: Any
+    error: ErrorView | None
+    logs: list[dict[str, Any]]
+    metadata: dict[str, Any]
+
+
+class ExecutionSummaryView(Model):
+    id: str
+    workflow_id: str
+    version: int
+    status: str
+    trigger: TriggerView
+    error: ErrorView | None
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+
+
+class ExecutionView(ExecutionSummaryView):
+    input: Any
+    output: Any
+    nodes: list[NodeRunView]
+
+
+class ExecutionList(Model):
+    items: list[ExecutionSummaryView]
+    next_cursor: str | None
+
+
+class Started(Model):
+    success: bool
+    execution_id: str
+    workflow_id: str
+
+
+class QueueView(Model):
+    """Jobs by state; `oldest_wait_seconds`: how long the oldest due job has waited."""
+
+    counts: dict[str, int]
+    paused: bool
+    oldest_wait_seconds: float
+    workers: list[dict[str, Any]]
+
+
+class CheckView(Model):
+    status: str
+    reason: str | None = None
+    age_seconds: float | None = None
+    latency_ms: float | None = None
+
+
+class HealthView(Model):
+    status: str
+    version: str
+    checks: dict[str, CheckView]

@@ -1,0 +1,356 @@
+"""Settings in, services wired, supervised until asked to stop. The only wiring there is.
+
+Exit codes: 0 asked to stop, 75 gave up (systemd should restart it), 78 settings, schema or a taken lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import random
+import secrets
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Final
+
+import anyio
+import structlog
+
+from stackd import __version__
+from stackd.core.clock import Clock, SystemClock
+from stackd.core.errors import (
+    LockedError,
+    SchemaError,
+    SettingsError,
+    StackdError,
+    StoreBusyError,
+    StoreCorruptError,
+    StoreError,
+    StoreFailedError,
+    StoreFullError,
+)
+from stackd.core.events import Event, EventBus, Listener
+from stackd.core.log import configure_logging
+from stackd.core.process import ProcessIdentity, current_process
+from stackd.http.client import HttpClient
+from stackd.http.egress import EgressPolicy
+from stackd.queue import processes
+from stackd.queue.admission import Admission
+from stackd.queue.job import RetryPolicy
+from stackd.runtime.blobs import BlobFolder
+from stackd.runtime.run import Limits, Tools
+from stackd.runtime.versions import Versions
+from stackd.runtime.workflow_runtime import WorkflowRuntime
+from stackd.services.api import Api
+from stackd.services.rotation import Rotation
+from stackd.services.scheduler import Scheduler
+from stackd.services.timers import Timers
+from stackd.services.worker import Worker
+from stackd.settings import Settings
+from stackd.store.database import Database, StoreWritesStopped, open_database
+from stackd.supervisor.service import Service
+from stackd.supervisor.supervisor import Supervisor
+from stackd.web.app import make_app
+from stackd.web.context import Context
+from stackd.web.metrics import Metrics
+from stackd.web.waiting import Waiting
+
+EXIT_OK: Final = 0
+EXIT_GAVE_UP: Final = 75  # EX_TEMPFAIL of sysexits.h
+EXIT_CONFIG: Final = 78  # EX_CONFIG of sysexits.h
+
+ROLES: Final[dict[str, tuple[str, ...]]] = {
+    "stack": ("worker", "scheduler", "timers", "rotation", "api"),
+    "api": ("api",),
+    "worker": ("worker",),
+    "scheduler": ("scheduler",),
+    "timers": ("timers",),
+    "rotation": ("rotation",),
+}
+LOCKED_ROLES: Final = frozenset({"api", "scheduler", "timers", "rotation"})
+INTERRUPT_WITHIN = 5.0  # seconds cut-off attempts get to record where they stood
+
+_log = structlog.get_logger(__name__)
+
+
+def run_daemon(settings: Settings, role: str, *, listeners: tuple[Listener, ...] = ()) -> int:
+    """Run `role` until asked to stop; the exit code. `listeners` hear every event first."""
+    configure_logging(level=settings.log_level, style=settings.log_style)
+    for warning in settings.warnings:
+        _log.warning("setting", problem=warning)
+    try:
+        _refuse(settings, role)
+        with _locks(settings.state_dir, ROLES[role]), _state(settings) as (path, blobs):
+            identity = current_process()
+
+            async def main() -> int:
+                return await _Daemon(settings, role, path, blobs, identity, listeners).run()
+
+            return anyio.run(main, backend_options={"use_uvloop": True})
+    except (SettingsError, SchemaError, LockedError, StoreCorruptError) as error:
+        _log.error("cannot start", code=error.code, reason=error.message, hint=error.hint)
+        return EXIT_CONFIG
+    except (StoreFullError, StoreBusyError) as error:
+        _log.error("cannot start", code=error.code, reason=error.message, hint=error.hint)
+        return EXIT_GAVE_UP
+    except StackdError as error:
+        _log.error("cannot go on", code=error.code, reason=error.message, hint=error.hint)
+        return EXIT_CONFIG if error.code == "store.read_only" else EXIT_GAVE_UP
+
+
+def _refuse(settings: Settings, role: str) -> None:
+    if settings.queue_driver == "inmemory" and role == "stack":
+        raise SettingsError(
+            [
+                "QUEUE_DRIVER=inmemory: the stack needs a durable queue; use sqlite, or start one role"
+            ]
+        )
+
+
+@contextmanager
+def _state(settings: Settings) -> Iterator[tuple[Path, Path]]:
+    """(database file, blob folder), made if missing; in a folder that vanishes for the in-memory driver."""
+    if settings.queue_driver == "inmemory":
+        with tempfile.TemporaryDirectory(prefix="stackd-") as folder:
+            yield Path(folder) / "stackd.db", Path(folder) / "blobs"
+        return
+    yield settings.database_path, settings.state_dir / "blobs"
+
+
+@contextmanager
+def _locks(state_dir: Path, roles: tuple[str, ...]) -> Iterator[None]:
+    """Hold the lock file of each role that may run once only.
+
+    Raises:
+        LockedError: another process holds one; names it.
+        StoreError: the state directory cannot be used.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for role in roles:
+                if role in LOCKED_ROLES:
+                    held.enter_context(_lock(state_dir / f"{role}.lock", role))
+        except OSError as error:
+            raise StoreError(
+                f"state directory {state_dir} cannot be used: {error.strerror}",
+                code="store.read_only",
+                hint="check its owner, mode and mount, or set STACKD_STATE_DIR",
+            ) from error
+        yield
+
+
+@contextmanager
+def _lock(path: Path, role: str) -> Iterator[None]:
+    with path.open("a+") as file:
+        path.chmod(0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise LockedError(
+                f"role {role} already runs on {path.parent} (pid {holder})",
+                hint="stop that process, or use another STACKD_STATE_DIR",
+            ) from None
+        file.seek(0)
+        file.truncate()
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def token_file(state_dir: Path) -> Path:
+    return state_dir / "dev-token"
+
+
+def ensure_token(state_dir: Path) -> str:
+    """The development token, made at first use and kept with mode 0600."""
+    path = token_file(state_dir)
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(32) + "\n")
+    return path.read_text().strip()
+
+
+class _Daemon:
+    """One process: its store, its services, its end."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        role: str,
+        path: Path,
+        blobs: Path,
+        identity: ProcessIdentity,
+        listeners: tuple[Listener, ...],
+    ) -> None:
+        self._settings = settings
+        self._role = role
+        self._path = path
+        self._blobs = BlobFolder(blobs)
+        self._identity = identity
+        self._clock: Clock = SystemClock()
+        self._events = EventBus()
+        for listener in listeners:
+            self._events.subscribe(listener)
+        self._supervisor = Supervisor(self._clock, self._events)
+        self._token = ensure_token(settings.state_dir) if settings.env == "development" else None
+        self._runtime: WorkflowRuntime | None = None
+
+    async def run(self) -> int:
+        async with self._store() as store, self._http() as http:
+            self._events.subscribe(self._heed)
+            self._add_services(store, http)
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(self._obey_signals)
+                await self._supervisor.run()
+                tasks.cancel_scope.cancel()
+            failure = self._supervisor.failure
+            if failure is None and store.failure is None:
+                await store.write(lambda tx: processes.forget(tx, self._identity))
+        if failure is not None:
+            _log.error("gave up", code=failure.code, reason=failure.message, hint=failure.hint)
+            return EXIT_GAVE_UP
+        _log.info("stopped")
+        return EXIT_OK
+
+    def _heed(self, event: Event) -> None:
+        if isinstance(event, StoreWritesStopped):
+            self._supervisor.give_up(StoreFailedError(event.reason))
+
+    @asynccontextmanager
+    async def _store(self) -> AsyncIterator[Database]:
+        settings = self._settings
+        async with open_database(
+            self._path,
+            clock=self._clock,
+            events=self._events,
+            busy_timeout=settings.busy_timeout,
+            readers=settings.reader_count,
+        ) as store:
+            now = self._clock.time()
+            await store.write(
+                lambda tx: processes.register(tx, self._identity, role=self._role, now=now)
+            )
+            yield store
+
+    def _http(self) -> HttpClient:
+        settings = self._settings
+        policy = EgressPolicy(
+            allow_domains=settings.network_allow_domains,
+            allow_ranges=settings.network_allow_ranges,
+            deny_domains=settings.network_deny_domains,
+            deny_ranges=settings.network_deny_ranges,
+            allow_loopback=settings.env == "development",
+        )
+        return HttpClient(policy, clock=self._clock)
+
+    def _add_services(self, store: Database, http: HttpClient) -> None:
+        settings = self._settings
+        versions = Versions(store)
+        tools = Tools(
+            store=store,
+            http=http,
+            blobs=self._blobs,
+            clock=self._clock,
+            events=self._events,
+            limits=Limits(settings.max_output_bytes, settings.max_execution_bytes),
+            job_retry=RetryPolicy(settings.retry_delay, settings.max_retry_delay),
+        )
+        runtime = self._runtime = WorkflowRuntime(tools, versions, roll=random.random)
+        context = Context(
+            settings=settings,
+            store=store,
+            versions=versions,
+            blobs=self._blobs,
+            admission=Admission(settings.max_jobs),
+            clock=self._clock,
+            events=self._events,
+            identity=self._identity,
+            supervisor=self._supervisor,
+            waiting=Waiting(store, self._clock, self._events),
+            metrics=Metrics(self._events),
+            token=self._token,
+        )
+        builders: dict[str, Callable[[], Service]] = {
+            "worker": lambda: Worker(
+                store=store,
+                runtime=runtime,
+                events=self._events,
+                clock=self._clock,
+                owner=self._identity.id,
+                slots=settings.worker_concurrency,
+                lease=settings.lease,
+                lease_renew=settings.lease_renew,
+            ),
+            "scheduler": lambda: Scheduler(
+                store=store,
+                clock=self._clock,
+                identity=self._identity,
+                lease=settings.lease,
+                interval=settings.scheduler_interval,
+            ),
+            "timers": lambda: Timers(
+                store=store,
+                clock=self._clock,
+                interval=settings.timer_interval,
+                batch=settings.timer_batch,
+            ),
+            "rotation": Rotation,
+            "api": lambda: Api(
+                make_app(context),
+                host=settings.host,
+                port=settings.port,
+                socket_path=settings.state_dir / "stackd.sock",
+                announce=self._announce,
+            ),
+        }
+        names = list(ROLES[self._role])
+        if self._role == "api" and settings.inline_worker:
+            names.insert(0, "worker")
+        for name in names:
+            self._supervisor.add(name, builders[name])
+
+    def _announce(self, host: str, port: int) -> None:
+        _log.info(
+            "ready", version=__version__, role=self._role, pid=self._identity.pid,
+            url=f"http://{host}:{port}", state=str(self._settings.state_dir),
+        )  # fmt: skip
+
+    async def _obey_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            asked = False
+            async with anyio.create_task_group() as tasks:
+                async for received in signals:
+                    if asked:
+                        _log.warning("stopping now", signal=received.name)
+                        self._supervisor.stop()
+                        return
+                    asked = True
+                    _log.info("draining", signal=received.name)
+                    tasks.start_soon(self._drain)
+
+    async def _drain(self) -> None:
+        """No new work, finish what is in hand, then end the API; cut off what outlasts the deadline."""
+        producers = ["scheduler", "timers", "rotation", "worker"]
+        self._supervisor.drain(producers)
+        with anyio.move_on_after(self._settings.drain_timeout) as in_time:
+            await self._supervisor.ended("worker")
+        if in_time.cancelled_caught and self._runtime is not None:
+            _log.warning("drain deadline passed", running=self._runtime.running)
+            self._runtime.interrupt_all()
+            with anyio.move_on_after(INTERRUPT_WITHIN):
+                await self._supervisor.ended("worker")
+        self._supervisor.drain(["api"])
+        with anyio.move_on_after(INTERRUPT_WITHIN) as ended:
+            for name in (*producers, "api"):
+                await self._supervisor.ended(name)
+        if ended.cancelled_caught:
+            self._supervisor.stop()

@@ -1,0 +1,747 @@
+"""Every setting: its name, default, unit and meaning; the only reader of the environment and config files.
+
+Command line > environment > `.env` (dev only) > config file > default. A value is never silently ignored: an
+unknown name, a bad value or a combination without effect is named with its remedy, all at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import ipaddress
+import math
+import os
+import re
+import secrets
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from dotenv import dotenv_values
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from stackd.core.errors import SettingsError
+
+Mode = Literal["dev", "start"]
+
+KEY_LENGTH = 32  # characters a master key has at least, as the origin asks
+KEY_VARIETY = 8  # different characters it has at least: refuses "aaaa…", not any random key
+NEAR = 2  # edits by which a foreign name may miss one of ours and still be taken for a misspelling
+
+# Kept names of parts that this version does not have: a truer answer than "unknown".
+PLANNED: Final = frozenset(
+    {
+        "GENERIC_EXECUTOR_ENABLED",
+        "GENERIC_EXECUTOR_FALLBACK",
+        "SANDBOX_EXECUTOR",
+        "WORKER_SANDBOX_ENABLED",
+        "SANDBOX_MAX_CPU_MS",
+        "SANDBOX_CPU_QUOTA_MS",
+        "SANDBOX_MAX_MEMORY_MB",
+        "SANDBOX_CGROUP_ROOT",
+        "SANDBOX_HEARTBEAT_INTERVAL_MS",
+        "SANDBOX_HEARTBEAT_TIMEOUT_MS",
+        "STACKD_SANDBOX_REQUIRE_LEVEL",
+        "STACKD_CONNECTORS_DIR",
+        "TRIGGER_SCHEDULER_BATCH_SIZE",
+        "WEBHOOK_REPLAY_TOLERANCE_SECONDS",
+        "ENCRYPTION_ROTATION_BATCH_SIZE",
+    }
+)
+# Read outside the table below: where the client looks, and the origin's rule for the inline worker.
+CLIENT_NAMES: Final = frozenset({"STACKD_URL", "STACKD_TOKEN"})
+HELPER_NAMES: Final = frozenset(
+    {"STACKD_CONFIG", "INLINE_EXECUTION_WORKER", "DISABLE_INLINE_WORKER_AUTOSTART"}
+)
+
+_TRUTHS: Final = {
+    **dict.fromkeys(("true", "1", "yes", "on"), True),
+    **dict.fromkeys(("false", "0", "no", "off"), False),
+}
+_DOMAIN = re.compile(
+    r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+)
+_FAMILIES = ("EXECUTION_", "ENCRYPTION_", "PLATFORM_NETWORK_", "WORKFLOW_", "TRIGGER_SCHEDULER_")
+
+
+# -- reading one value; each raises ValueError with what is valid
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")  # noqa: TRY004  # pydantic collects ValueError
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError("must be a number") from None
+    if not math.isfinite(number):
+        raise ValueError("must be a number")
+    return number
+
+
+def _whole(low: int, high: int) -> BeforeValidator:
+    def read(value: Any) -> int:
+        number = _number(value)
+        if number != int(number) or not low <= number <= high:
+            raise ValueError(f"must be a whole number from {low:,} to {high:,}")
+        return int(number)
+
+    return BeforeValidator(read)
+
+
+def _seconds(low: float, high: float) -> BeforeValidator:
+    def read(value: Any) -> float:
+        number = _number(value)
+        if not low <= number <= high:
+            raise ValueError(f"must be from {low:g} to {high:g} seconds")
+        return number
+
+    return BeforeValidator(read)
+
+
+def _milliseconds(low: int, high: int) -> BeforeValidator:
+    def read(value: Any) -> float:
+        number = _number(value)
+        if not low <= number <= high:
+            raise ValueError(f"must be from {low:,} to {high:,} milliseconds")
+        return number / 1000
+
+    return BeforeValidator(read)
+
+
+def _read_boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    truth = _TRUTHS.get(str(value).strip().lower())
+    if truth is None:
+        raise ValueError("must be true or false")
+    return truth
+
+
+def _items(value: Any) -> list[str]:
+    parts = value if isinstance(value, list | tuple) else re.split(r"[,\n]", str(value))
+    return [str(part).strip() for part in parts if str(part).strip()]
+
+
+def _read_domains(value: Any) -> tuple[str, ...]:
+    names = [item.lower().rstrip(".") for item in _items(value)]
+    for name in names:
+        if not _DOMAIN.fullmatch(name):
+            raise ValueError(f"{name!r} is no domain; write example.com or *.example.com")
+    return tuple(names)
+
+
+def _read_ranges(value: Any) -> tuple[IPv4Network | IPv6Network, ...]:
+    ranges = []
+    for item in _items(value):
+        try:
+            ranges.append(ipaddress.ip_network(item))
+        except ValueError:
+            raise ValueError(f"{item!r} is no address range; write 10.0.0.0/8") from None
+    return tuple(ranges)
+
+
+def _read_path(value: Any) -> Path:
+    path = Path(str(value)).expanduser()
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path")
+    return path
+
+
+def _read_database(value: Any) -> Path | None:
+    text = str(value)
+    if not text:
+        return None
+    if not text.startswith("sqlite:///"):
+        raise ValueError("must be sqlite:///ABSOLUTE/PATH; other databases are not supported yet")
+    return _read_path("/" + text.removeprefix("sqlite:///").lstrip("/"))
+
+
+def _lower(value: Any) -> Any:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+Boolean = Annotated[bool, BeforeValidator(_read_boolean)]
+Domains = Annotated[tuple[str, ...], BeforeValidator(_read_domains)]
+Ranges = Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_read_ranges)]
+
+
+def _setting(name: str, default: Any, meaning: str, *, unit: str = "", secret: bool = False) -> Any:
+    """One row of the table. `default` in the form people write."""
+    return Field(
+        default=default,
+        alias=name,
+        description=meaning,
+        json_schema_extra={"unit": unit, "secret": secret},
+        repr=not secret,
+    )
+
+
+_MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """All settings of a process, built once and handed on. Durations are seconds, sizes bytes."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    env: Annotated[Literal["development", "production"], BeforeValidator(_lower)] = _setting(
+        "STACKD_ENV", "production", "set by `dev` (development) and `start` (production)"
+    )
+    state_dir: Annotated[Path, BeforeValidator(_read_path)] = _setting(
+        "STACKD_STATE_DIR", "/var/lib/stackd",
+        "folder of the store, sockets and locks; `dev`: ~/.local/state/stackd", unit="path",
+    )  # fmt: skip
+    database: Annotated[Path | None, BeforeValidator(_read_database)] = _setting(
+        "STACKD_DATABASE_URL", "", "the store; empty: stackd.db in the state directory",
+        unit="sqlite:///path",
+    )  # fmt: skip
+    host: str = _setting("HOST", "127.0.0.1", "address to listen on")
+    port: Annotated[int, _whole(0, 65535)] = _setting(
+        "PORT", 5000, "port to listen on; 0 takes a free one"
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = (
+        _setting("STACKD_LOG_LEVEL", "info", "what is logged: debug, info, warning, error")
+    )
+    log_style: Annotated[Literal["json", "console"], BeforeValidator(_lower)] = _setting(
+        "STACKD_LOG_STYLE", "json", "json, or console for people; `dev`: console"
+    )
+    queue_driver: Annotated[Literal["sqlite", "inmemory"], BeforeValidator(_lower)] = _setting(
+        "QUEUE_DRIVER", "sqlite", "inmemory keeps nothing; only in `dev`, never for the whole stack"
+    )
+    worker_concurrency: Annotated[int, _whole(1, 10_000)] = _setting(
+        "EXECUTION_WORKER_CONCURRENCY", 64, "executions one worker runs at a time"
+    )
+    max_retries: Annotated[int, _whole(0, 100)] = _setting(
+        "EXECUTION_MAX_RETRIES", 3, "tries after a failure of the runtime itself"
+    )
+    retry_delay: Annotated[float, _milliseconds(500, 86_400_000)] = _setting(
+        "EXECUTION_RETRY_DELAY_MS", 1000, "before the first of these; doubles each time", unit="ms"
+    )
+    max_retry_delay: Annotated[float, _milliseconds(500, 86_400_000)] = _setting(
+        "EXECUTION_MAX_RETRY_DELAY_MS", 300_000, "the longest of these waits", unit="ms"
+    )
+    lease: Annotated[float, _milliseconds(1000, 86_400_000)] = _setting(
+        "EXECUTION_LOCK_DURATION_MS", 60_000,
+        "a worker silent for three times this is taken for dead", unit="ms",
+    )  # fmt: skip
+    lease_renew: Annotated[float, _milliseconds(250, 86_400_000)] = _setting(
+        "EXECUTION_LOCK_RENEW_MS", 15_000, "between renewals of the leases held; at most half the lock",
+        unit="ms",
+    )  # fmt: skip
+    inline_worker: Boolean = _setting(
+        "ENABLE_INLINE_WORKER", "false",
+        "the role `api` runs a worker too; `dev` outside CI: true",
+    )  # fmt: skip
+    timer_interval: Annotated[float, _milliseconds(500, 3_600_000)] = _setting(
+        "WORKFLOW_TIMER_POLL_INTERVAL_MS", 1000, "between looks for due timers", unit="ms"
+    )
+    timer_batch: Annotated[int, _whole(1, 10_000)] = _setting(
+        "WORKFLOW_TIMER_DISPATCH_BATCH", 500,
+        "timers fired per transaction; the rest follow at once", unit="timers",
+    )  # fmt: skip
+    scheduler_interval: Annotated[float, _milliseconds(1000, 3_600_000)] = _setting(
+        "TRIGGER_SCHEDULER_INTERVAL_MS", 5000, "between rounds of upkeep and rescue", unit="ms"
+    )
+    encryption_master_key: str = _setting(
+        "ENCRYPTION_MASTER_KEY", "",
+        f"at least {KEY_LENGTH} characters; `dev` makes one and keeps it", secret=True,
+    )  # fmt: skip
+    network_allow_domains: Domains = _setting(
+        "PLATFORM_NETWORK_ALLOWLIST_DOMAINS", "", "if set, only these may be called", unit="list"
+    )
+    network_allow_ranges: Ranges = _setting(
+        "PLATFORM_NETWORK_ALLOWLIST_IP_RANGES", "",
+        "a private range is opened by this; a public one restricts to it", unit="list",
+    )  # fmt: skip
+    network_deny_domains: Domains = _setting(
+        "PLATFORM_NETWORK_DENYLIST_DOMAINS", "", "never called; beats every allow", unit="list"
+    )
+    network_deny_ranges: Ranges = _setting(
+        "PLATFORM_NETWORK_DENYLIST_IP_RANGES", "", "never called; beats every allow", unit="list"
+    )
+    max_body_bytes: Annotated[int, _whole(1024, 1024 * _MIB)] = _setting(
+        "STACKD_MAX_BODY_BYTES", 10 * _MIB, "a larger request is refused (413)", unit="bytes"
+    )
+    max_document_bytes: Annotated[int, _whole(1024, 64 * _MIB)] = _setting(
+        "STACKD_MAX_DOCUMENT_BYTES", 256 * 1024, "a larger workflow is refused (413)", unit="bytes"
+    )
+    max_output_bytes: Annotated[int, _whole(1024, 1024 * _MIB)] = _setting(
+        "STACKD_MAX_OUTPUT_BYTES", _MIB, "a node with a larger output fails", unit="bytes"
+    )
+    max_execution_bytes: Annotated[int, _whole(1024, 1024 * _MIB)] = _setting(
+        "STACKD_MAX_EXECUTION_BYTES", 16 * _MIB,
+        "an execution whose outputs together are larger fails", unit="bytes",
+    )  # fmt: skip
+    max_jobs: Annotated[int, _whole(1, 100_000_000)] = _setting(
+        "STACKD_MAX_JOBS",
+        100_000,
+        "live jobs; at this many, new ones are refused (429)",
+        unit="jobs",
+    )
+    webhook_dedupe_window: Annotated[float, _seconds(0, 31 * 86_400)] = _setting(
+        "STACKD_WEBHOOK_DEDUPE_SECONDS", 86_400, "how long a delivery's key starts nothing again",
+        unit="s",
+    )  # fmt: skip
+    drain_timeout: Annotated[float, _seconds(0, 3600)] = _setting(
+        "STACKD_DRAIN_SECONDS",
+        30,
+        "executions in hand may take this long to end at a stop",
+        unit="s",
+    )
+    reader_count: Annotated[int, _whole(1, 64)] = _setting(
+        "STACKD_STORE_READERS",
+        4,
+        "connections that read beside the one that writes",
+        unit="connections",
+    )
+    busy_timeout: Annotated[float, _seconds(0, 60)] = _setting(
+        "STACKD_STORE_BUSY_SECONDS",
+        5,
+        "how long to wait for another process's write lock",
+        unit="s",
+    )
+
+    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+    _warnings: tuple[str, ...] = PrivateAttr(default=())
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003  # the library's signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the library's signature
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the library's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the library's signature
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load_settings` hands in: it has merged the sources and knows each value's."""
+        return (init_settings,)
+
+    def told(self, sources: Mapping[str, str], warnings: tuple[str, ...]) -> Settings:
+        """The same settings, knowing where each value came from and what is to be said about them."""
+        self._sources, self._warnings = dict(sources), warnings
+        return self
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What `dev` lets pass and `start` would refuse, and what has no effect."""
+        return self._warnings
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """Where each value that is no default came from, by name."""
+        return self._sources
+
+    @property
+    def database_path(self) -> Path:
+        return self.database or self.state_dir / "stackd.db"
+
+    def report(self) -> list[dict[str, Any]]:
+        """Each setting: name, value as people write it (secrets masked), where it came from."""
+        return [
+            {
+                "name": row.name,
+                "value": _masked(row, getattr(self, row.attribute)),
+                "source": self._sources.get(row.name, "default"),
+            }
+            for row in table()
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One setting as documented. `default` in the form people write."""
+
+    attribute: str
+    name: str
+    default: Any
+    unit: str
+    meaning: str
+    secret: bool
+
+
+def table() -> list[Row]:
+    """Every setting, in the order of the documents."""
+    return [
+        Row(
+            attribute,
+            str(field.alias),
+            field.default,
+            str(extra["unit"]),
+            str(field.description),
+            bool(extra["secret"]),
+        )
+        for attribute, field in Settings.model_fields.items()
+        if isinstance(extra := field.json_schema_extra, dict)
+    ]
+
+
+def _masked(row: Row, value: Any) -> Any:
+    if row.secret:
+        return "(set)" if value else "(not set)"
+    if row.unit == "ms":
+        return round(value * 1000)
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    return "" if value is None else str(value) if isinstance(value, Path) else value
+
+
+# -- merging the sources
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """One value as found. `source` is shown to people."""
+
+    value: Any
+    source: str
+
+
+def load_settings(
+    mode: Mode,
+    *,
+    overrides: Mapping[str, str] | None = None,
+    environ: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Settings:
+    """The settings of this process.
+
+    Args:
+        overrides: by name, from the command line.
+        environ: instead of the process's own; a test's.
+        cwd: where `.env` is looked for.
+
+    Raises:
+        SettingsError: they cannot be used; holds every problem.
+    """
+    environ = os.environ if environ is None else environ
+    problems: list[str] = []
+    warnings: list[str] = []
+    found = _merge(mode, overrides or {}, environ, cwd or Path.cwd(), problems)
+    odd = _odd_names({name: given.source for name, given in found.items()}, environ)
+    (problems if mode == "start" else warnings).extend(odd)
+    warnings.extend(
+        f"{name} ({found[name].source}): has no effect in this version"
+        for name in sorted(PLANNED & set(found))
+    )
+    known = {row.name for row in table()}
+    values = {name: given for name, given in found.items() if name in known}
+    _apply_mode(mode, values, found, environ)
+    settings = _validated(values, problems)
+    if settings is not None:
+        _check_together(settings, values, found, problems, warnings)
+        if mode == "start":
+            _check_production(settings, problems)
+    if problems or settings is None:
+        raise SettingsError(problems)
+    return settings.told({name: given.source for name, given in values.items()}, tuple(warnings))
+
+
+def _merge(
+    mode: Mode,
+    overrides: Mapping[str, str],
+    environ: Mapping[str, str],
+    cwd: Path,
+    problems: list[str],
+) -> dict[str, _Given]:
+    """Every name of ours that is given somewhere, from the source that wins; an empty value is no value."""
+    ours = (
+        {row.name for row in table()} | PLANNED | CLIENT_NAMES | HELPER_NAMES
+    )  # fmt: skip
+    layers: list[dict[str, _Given]] = [
+        {name: _Given(value, "command line") for name, value in overrides.items()},
+        {
+            name: _Given(value, "environment")
+            for name, value in environ.items()
+            if name in ours or name.startswith("STACKD_")
+        },
+    ]
+    if mode == "dev":
+        layers.append(_dotenv(cwd / ".env", ours))
+    merged: dict[str, _Given] = {}
+    for layer in layers:
+        for name, given in layer.items():
+            if given.value != "":
+                merged.setdefault(name, given)
+    for name, given in _config_file(mode, merged, ours, problems).items():
+        merged.setdefault(name, given)
+    return merged
+
+
+def _dotenv(path: Path, ours: set[str]) -> dict[str, _Given]:
+    if not path.is_file():
+        return {}
+    return {
+        name: _Given(value, str(path))
+        for name, value in dotenv_values(path, interpolate=False).items()
+        if value is not None and (name in ours or name.startswith("STACKD_"))
+    }
+
+
+def _config_file(
+    mode: Mode, merged: Mapping[str, _Given], ours: set[str], problems: list[str]
+) -> dict[str, _Given]:
+    """The values of the config file: STACKD_CONFIG, else stackd.toml in the state directory or /etc/stackd."""
+    named = merged.get("STACKD_CONFIG")
+    if named is not None:
+        candidates = [Path(str(named.value)).expanduser()]
+    else:
+        state = merged.get("STACKD_STATE_DIR")
+        folder = Path(str(state.value)).expanduser() if state else default_state_dir(mode)
+        candidates = [folder / "stackd.toml", Path("/etc/stackd/stackd.toml")]
+    for path in candidates:
+        try:
+            text = path.read_text()
+        except FileNotFoundError:
+            if named is not None:
+                problems.append(f"STACKD_CONFIG: there is no file {path}")
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            problems.append(f"{path}: cannot be read ({type(error).__name__})")
+            return {}
+        return _toml(path, text, ours, problems)
+    return {}
+
+
+def _toml(path: Path, text: str, ours: set[str], problems: list[str]) -> dict[str, _Given]:
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        problems.append(f"{path}: {error}")
+        return {}
+    found = {}
+    for name, value in values.items():
+        if name not in ours or name in HELPER_NAMES | CLIENT_NAMES:
+            problems.append(f"{path}: {name} is no setting{_nearest(name, ours)}")
+        else:
+            found[name] = _Given(value, str(path))
+    return found
+
+
+def default_state_dir(mode: Mode) -> Path:
+    if mode == "start":
+        return Path("/var/lib/stackd")
+    return Path.home() / ".local" / "state" / "stackd"
+
+
+def _odd_names(found: Mapping[str, str], environ: Mapping[str, str]) -> list[str]:
+    """Names that are nobody's, or nearly ours."""
+    ours = {row.name for row in table()} | PLANNED | CLIENT_NAMES | HELPER_NAMES
+    odd = [
+        f"{name} ({source}): is no setting{_nearest(name, ours)}"
+        for name, source in found.items()
+        if name not in ours
+    ]
+    for name in environ:
+        if name in ours or name.startswith("STACKD_") or len(name) < 6:
+            continue
+        near = next((own for own in sorted(ours) if _is_near(name, own)), None)
+        if near is not None:
+            odd.append(f"{name} (environment): is no setting; did you mean {near}?")
+    return sorted(odd)
+
+
+def _is_near(name: str, own: str) -> bool:
+    """Whether `name` misses `own` by at most `NEAR` edits. Only long names: short ones are near by chance."""
+    if "_" not in name or len(own) < 10 or abs(len(name) - len(own)) > NEAR:
+        return False
+    before = list(range(len(own) + 1))
+    for i, a in enumerate(name, 1):
+        now = [i]
+        for j, b in enumerate(own, 1):
+            now.append(min(before[j] + 1, now[-1] + 1, before[j - 1] + (a != b)))
+        if min(now) > NEAR:
+            return False
+        before = now
+    return before[-1] <= NEAR
+
+
+def _nearest(name: str, ours: set[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(ours), n=1, cutoff=0.7)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _apply_mode(
+    mode: Mode, values: dict[str, _Given], found: Mapping[str, _Given], environ: Mapping[str, str]
+) -> None:
+    """What `dev` and `start` decide themselves, and defaults that differ between them."""
+    values["STACKD_ENV"] = _Given(
+        "development" if mode == "dev" else "production", f"stackd {mode}"
+    )
+    values.setdefault(
+        "STACKD_STATE_DIR", _Given(str(default_state_dir(mode)), f"default of {mode}")
+    )
+    if mode == "dev":
+        values.setdefault("STACKD_LOG_STYLE", _Given("console", "default of dev"))
+    alias = found.get("INLINE_EXECUTION_WORKER")
+    if "ENABLE_INLINE_WORKER" not in values and alias is not None:
+        values["ENABLE_INLINE_WORKER"] = alias
+    inline = values.get("ENABLE_INLINE_WORKER")
+    if inline is not None and str(inline.value).strip().lower() == "inline":
+        values["ENABLE_INLINE_WORKER"] = _Given("true", inline.source)
+    if inline is None and mode == "dev" and not _holds(environ.get("CI")):
+        disabled = found.get("DISABLE_INLINE_WORKER_AUTOSTART")
+        if disabled is None or not _holds(disabled.value):
+            values["ENABLE_INLINE_WORKER"] = _Given("true", "default of dev")
+    if "EXECUTION_LOCK_RENEW_MS" not in values and "EXECUTION_LOCK_DURATION_MS" in values:
+        with contextlib.suppress(ValueError):
+            lock = values["EXECUTION_LOCK_DURATION_MS"]
+            values["EXECUTION_LOCK_RENEW_MS"] = _Given(
+                max(_number(lock.value) / 4, 250), "a quarter of the lock"
+            )
+
+
+def _holds(value: Any) -> bool:
+    return _TRUTHS.get(str(value).strip().lower(), False)
+
+
+def _validated(values: Mapping[str, _Given], problems: list[str]) -> Settings | None:
+    try:
+        return Settings.model_validate({name: given.value for name, given in values.items()})
+    except ValidationError as error:
+        secret = {row.name for row in table() if row.secret}
+        for one in error.errors(include_url=False):
+            name = str(one["loc"][0])
+            given = values[name]
+            shown = "(not shown)" if name in secret else repr(given.value)
+            said = one["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            problems.append(f"{name}={shown} ({given.source}): {said}")
+        return None
+
+
+def _check_together(
+    settings: Settings,
+    values: Mapping[str, _Given],
+    found: Mapping[str, _Given],
+    problems: list[str],
+    warnings: list[str],
+) -> None:
+    if settings.lease_renew > settings.lease / 2:
+        problems.append(
+            "EXECUTION_LOCK_RENEW_MS must be at most half of EXECUTION_LOCK_DURATION_MS, "
+            "or leases end between renewals"
+        )
+    if settings.max_retry_delay < settings.retry_delay:
+        problems.append("EXECUTION_MAX_RETRY_DELAY_MS must not be below EXECUTION_RETRY_DELAY_MS")
+    if settings.max_output_bytes > settings.max_execution_bytes:
+        problems.append("STACKD_MAX_OUTPUT_BYTES must not be above STACKD_MAX_EXECUTION_BYTES")
+    if settings.queue_driver == "inmemory" and settings.env == "production":
+        problems.append("QUEUE_DRIVER=inmemory loses work at every stop; only `dev` takes it")
+    if settings.queue_driver == "inmemory" and settings.database is not None:
+        warnings.append("STACKD_DATABASE_URL: has no effect with QUEUE_DRIVER=inmemory")
+    key = settings.encryption_master_key
+    if key and (len(key) < KEY_LENGTH or len(set(key)) < KEY_VARIETY):
+        problems.append(
+            f"ENCRYPTION_MASTER_KEY ({values['ENCRYPTION_MASTER_KEY'].source}): too weak; it needs "
+            f"{KEY_LENGTH} characters, {KEY_VARIETY} of them different; make one with "
+            "`openssl rand -base64 32`"
+        )
+    if (
+        settings.inline_worker
+        and "DISABLE_INLINE_WORKER_AUTOSTART" in found
+        and _holds(found["DISABLE_INLINE_WORKER_AUTOSTART"].value)
+    ):
+        warnings.append(
+            "DISABLE_INLINE_WORKER_AUTOSTART: has no effect with ENABLE_INLINE_WORKER=true"
+        )
+    both = set(settings.network_allow_domains) & set(settings.network_deny_domains)
+    warnings.extend(f"{domain} is on both network lists; deny wins" for domain in sorted(both))
+
+
+def _check_production(settings: Settings, problems: list[str]) -> None:
+    if not settings.encryption_master_key:
+        problems.append(
+            "ENCRYPTION_MASTER_KEY is missing; make one with `openssl rand -base64 32` and keep it safe"
+        )
+    problem = _unusable(settings.state_dir)
+    if problem:
+        problems.append(
+            f"STACKD_STATE_DIR {settings.state_dir} {problem}; create it for this user or set another"
+        )
+
+
+def _unusable(folder: Path) -> str | None:
+    """Why `folder` cannot be made or written to; None if it can, and then it exists."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe = folder / f".writable-{secrets.token_hex(4)}"
+        probe.touch(mode=0o600)
+        probe.unlink()
+    except OSError as error:
+        return f"cannot be written ({error.strerror})"
+    return None
+
+
+# -- secrets of `dev`
+
+
+def ensure_dev_secrets(settings: Settings) -> Settings:
+    """`settings` with the secrets `dev` needs; missing ones are made once and kept in `secrets.env`, mode 0600.
+
+    Raises:
+        SettingsError: the state directory or that file cannot be used.
+    """
+    if settings.env != "development" or settings.encryption_master_key:
+        return settings
+    path = settings.state_dir / "secrets.env"
+    try:
+        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        key = _kept_key(path)
+    except OSError as error:
+        raise SettingsError([f"{path} cannot be used ({error.strerror})"]) from error
+    if len(key) < KEY_LENGTH:
+        raise SettingsError([f"{path} holds no ENCRYPTION_MASTER_KEY; remove the file to make one"])
+    sources = {**settings.sources, "ENCRYPTION_MASTER_KEY": str(path)}
+    filled = settings.model_copy(update={"encryption_master_key": key})
+    return filled.told(sources, settings.warnings)
+
+
+def _kept_key(path: Path) -> str:
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    if not path.exists():
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"ENCRYPTION_MASTER_KEY={secrets.token_urlsafe(48)}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(partial)  # two first starts at once: one of them wins, whole
+        partial.unlink()
+    return dotenv_values(path, interpolate=False).get("ENCRYPTION_MASTER_KEY") or ""
+
+
+# -- the client's side
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Where the CLI finds the daemon. `url` None: over `socket_path`, without a token."""
+
+    url: str | None
+    token: str | None
+    socket_path: Path
+
+
+def connection_settings(
+    environ: Mapping[str, str] | None = None, *, exists: Callable[[Path], bool] = Path.exists
+) -> Connection:
+    """STACKD_URL if set; else the socket of STACKD_STATE_DIR, or of the first default that has one."""
+    environ = os.environ if environ is None else environ
+    state = environ.get("STACKD_STATE_DIR")
+    folders = (
+        [Path(state).expanduser()]
+        if state
+        else [default_state_dir("dev"), default_state_dir("start")]
+    )
+    sockets = [folder / "stackd.sock" for folder in folders]
+    return Connection(
+        url=environ.get("STACKD_URL") or None,
+        token=environ.get("STACKD_TOKEN") or None,
+        socket_path=next((path for path in sockets if exists(path)), sockets[0]),
+    )

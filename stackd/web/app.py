@@ -1,0 +1,64 @@
+"""The aiohttp application: every route, and one middleware that authorises and turns errors into problems."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+from aiohttp import web
+
+from stackd.core.errors import StackdError
+from stackd.web import auth, executions, problem, workflows
+from stackd.web.context import CONTEXT, Context, of
+from stackd.web.health import Health
+from stackd.web.webhooks import Webhooks
+
+_log = structlog.get_logger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def make_app(context: Context) -> web.Application:
+    """The application over `context`."""
+    app = web.Application(
+        middlewares=[_answer_problems], client_max_size=context.settings.max_body_bytes
+    )
+    app[CONTEXT] = context
+    Health().add_to(app)
+    Webhooks().add_to(app, context)
+    workflows.add_to(app)
+    executions.add_to(app)
+    return app
+
+
+@web.middleware
+async def _answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    context = of(request)
+    refused = auth.refusal(request, context.token)
+    if refused is not None:
+        return refused
+    try:
+        return await handler(request)
+    except StackdError as error:
+        if error.status >= 500:
+            _log.warning("request failed", path=request.path, code=error.code, reason=error.message)
+        return problem.of_error(error)
+    except web.HTTPRequestEntityTooLarge:
+        limit = context.settings.max_body_bytes
+        return problem.problem(
+            413, "body.too_large", f"the body is over the limit of {limit} bytes"
+        )
+    except web.HTTPException as error:
+        answer = problem.problem(error.status, _code(error), error.reason)
+        if "Allow" in error.headers:
+            answer.headers["Allow"] = error.headers["Allow"]
+        return answer
+    except ConnectionError:
+        raise
+    except Exception:  # noqa: BLE001  # whatever else goes wrong is ours, and its text is not for the caller
+        _log.exception("request failed", path=request.path)
+        return problem.problem(500, "internal", "an internal error; the log has its cause")
+
+
+def _code(error: web.HTTPException) -> str:
+    return {404: "path.not_found", 405: "method.not_allowed"}.get(error.status, "http.error")

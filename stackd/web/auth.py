@@ -1,0 +1,43 @@
+"""Who may call what: nothing for probes and webhooks, a bearer token or the Unix socket for the rest."""
+
+from __future__ import annotations
+
+import hmac
+import socket
+
+from aiohttp import web
+
+from stackd.web.problem import problem
+
+OPEN_PREFIXES = ("/api/webhooks/", "/livez", "/readyz", "/startupz", "/metrics")
+
+
+def refusal(request: web.Request, token: str | None) -> web.Response | None:
+    """The answer to a caller who may not; None if it may.
+
+    The Unix socket needs no token: its file mode lets only the daemon's own user connect.
+    """
+    if request.path.startswith(OPEN_PREFIXES) or _is_local_socket(request):
+        return None
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    if not given:
+        return _unauthorized("send a bearer token")
+    if (
+        scheme.lower() != "bearer"
+        or token is None
+        or not hmac.compare_digest(given.strip().encode(), token.encode())
+    ):
+        return _unauthorized("this token is not known")
+    return None
+
+
+def _is_local_socket(request: web.Request) -> bool:
+    transport = request.transport
+    peer = None if transport is None else transport.get_extra_info("socket")
+    return peer is not None and peer.family == socket.AF_UNIX
+
+
+def _unauthorized(detail: str) -> web.Response:
+    answer = problem(401, "auth.required", detail)
+    answer.headers["WWW-Authenticate"] = "Bearer"
+    return answer

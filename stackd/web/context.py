@@ -1,0 +1,69 @@
+"""What the routes work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from stackd.core.clock import Clock
+from stackd.core.errors import InputError
+from stackd.core.events import EventBus
+from stackd.core.process import ProcessIdentity
+from stackd.queue.admission import Admission
+from stackd.runtime.context import Blobs
+from stackd.runtime.versions import Versions
+from stackd.settings import Settings
+from stackd.store.database import Database
+from stackd.supervisor.supervisor import Supervisor
+from stackd.web.metrics import Metrics
+from stackd.web.waiting import Waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Shared by every request. `token`: the bearer token, None if none was made."""
+
+    settings: Settings
+    store: Database
+    versions: Versions
+    blobs: Blobs
+    admission: Admission
+    clock: Clock
+    events: EventBus
+    identity: ProcessIdentity
+    supervisor: Supervisor
+    waiting: Waiting
+    metrics: Metrics
+    token: str | None
+
+
+CONTEXT: web.AppKey[Context] = web.AppKey("context", Context)
+
+
+def of(request: web.Request) -> Context:
+    return request.app[CONTEXT]
+
+
+def limit_of(request: web.Request) -> int:
+    """The page size asked for: 1 to 500, 50 unless said."""
+    text = request.query.get("limit", "50")
+    if not text.isdecimal() or not 1 <= int(text) <= 500:
+        raise InputError(f"limit {text!r} is not a number from 1 to 500", code="query.limit")
+    return int(text)
+
+
+def seconds_of(request: web.Request, name: str, *, longest: float) -> float | None:
+    """The query parameter `name` as seconds, at most `longest`; None if absent."""
+    text = request.query.get(name)
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise InputError(
+            f"{name} {text!r} is not a number of seconds", code=f"query.{name}"
+        ) from None
+    if not 0 <= seconds < float("inf"):
+        raise InputError(f"{name} {text!r} is not a number of seconds", code=f"query.{name}")
+    return min(seconds, longest)

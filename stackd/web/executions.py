@@ -1,0 +1,140 @@
+"""`/api/executions` and `/api/queue`: start, list, show, cancel, resolve; queue status, pause, resume."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from aiohttp import web
+
+from stackd.client.models import ExecutionList, QueueView
+from stackd.core.clock import rfc3339
+from stackd.core.errors import InputError
+from stackd.core.json import dumps
+from stackd.queue import processes, verbs
+from stackd.store.connection import Tx
+from stackd.web.answers import rested
+from stackd.web.context import limit_of, of
+from stackd.web.views import summary_view
+from stackd.web.workflows import json_body, start_by_hand
+from stackd.workflows import executions
+from stackd.workflows.executions import Decision, ExecutionStatus
+
+_NEWEST = 2**62
+_DECISIONS = ("retry", "skip", "fail")
+
+
+def add_to(app: web.Application) -> None:
+    router = app.router
+    router.add_post("/api/executions", start_execution)
+    router.add_get("/api/executions", list_executions)
+    router.add_get("/api/executions/{id}", show_execution)
+    router.add_post("/api/executions/{id}/cancel", cancel_execution)
+    router.add_post("/api/executions/{id}/resolve", resolve_execution)
+    router.add_get("/api/queue", queue_status)
+    router.add_post("/api/queue/pause", pause_queue)
+    router.add_post("/api/queue/resume", resume_queue)
+
+
+async def start_execution(request: web.Request) -> web.Response:
+    body = await json_body(request)
+    workflow_id = body.get("workflowId")
+    if not isinstance(workflow_id, str):
+        raise InputError("workflowId is missing", code="input.workflow_id")
+    return await start_by_hand(request, workflow_id, body.get("input"))
+
+
+async def list_executions(request: web.Request) -> web.Response:
+    limit = limit_of(request)
+    status = request.query.get("status")
+    if status is not None and status not in set(ExecutionStatus):
+        known = ", ".join(ExecutionStatus)
+        raise InputError(f"status {status!r} is none of {known}", code="query.status")
+    cursor = request.query.get("cursor", str(_NEWEST))
+    if not cursor.isdecimal():
+        raise InputError(f"cursor {cursor!r} is none of ours", code="query.cursor")
+    rows = await of(request).store.read(
+        lambda tx: executions.listed(
+            tx,
+            workflow_id=request.query.get("workflowId"),
+            status=status,
+            before=min(int(cursor), _NEWEST),
+            limit=limit + 1,
+        )
+    )
+    page = ExecutionList(
+        items=[summary_view(row) for row in rows[:limit]],
+        next_cursor=str(rows[limit - 1].seq) if len(rows) > limit else None,
+    )
+    return web.Response(body=dumps(page.as_json()), content_type="application/json")
+
+
+async def show_execution(request: web.Request) -> web.Response:
+    context, execution_id = of(request), request.match_info["id"]
+    row = await context.store.read(lambda tx: executions.get(tx, execution_id))
+    return await rested(context, row)
+
+
+async def cancel_execution(request: web.Request) -> web.Response:
+    context, execution_id = of(request), request.match_info["id"]
+    now = context.clock.time()
+    status = await context.store.write(lambda tx: executions.cancel(tx, execution_id, now=now))
+    return web.Response(
+        status=200 if status in executions.FINAL else 202,
+        body=dumps({"success": True, "executionId": execution_id, "status": status.value}),
+        content_type="application/json",
+    )
+
+
+async def resolve_execution(request: web.Request) -> web.Response:
+    context, execution_id = of(request), request.match_info["id"]
+    body = await json_body(request)
+    decision, node = body.get("decision"), body.get("node")
+    if decision not in _DECISIONS:
+        raise InputError(f"decision must be one of {', '.join(_DECISIONS)}", code="input.decision")
+    if node is not None and not isinstance(node, str):
+        raise InputError("node must be the id of a node run", code="input.node")
+    now = context.clock.time()
+    status = await context.store.write(
+        lambda tx: executions.resolve(
+            tx, execution_id, cast("Decision", decision), node=node, now=now
+        )
+    )
+    return web.Response(
+        body=dumps({"success": True, "executionId": execution_id, "status": status.value}),
+        content_type="application/json",
+    )
+
+
+async def queue_status(request: web.Request) -> web.Response:
+    context = of(request)
+    now = context.clock.time()
+
+    def query(tx: Tx) -> QueueView:
+        status = verbs.status(tx, now=now)
+        return QueueView(
+            counts=status.counts,
+            paused=status.paused,
+            oldest_wait_seconds=round(status.oldest_wait, 3),
+            workers=[
+                {
+                    "pid": row.identity.pid,
+                    "role": row.role,
+                    "startedAt": rfc3339(row.started_at),
+                    "heartbeatAt": rfc3339(row.heartbeat_at),
+                }
+                for row in processes.listed(tx)
+            ],
+        )
+
+    view = await context.store.read(query)
+    return web.Response(body=dumps(view.as_json()), content_type="application/json")
+
+
+async def pause_queue(request: web.Request) -> web.Response:
+    await of(request).store.write(verbs.pause)
+    return await queue_status(request)
+
+
+async def resume_queue(request: web.Request) -> web.Response:
+    await of(request).store.write(verbs.resume)
+    return await queue_status(request)

@@ -1,0 +1,76 @@
+"""Counts every event; `/metrics` shows the counts in Prometheus' text form."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from stackd.core.events import Event, EventBus
+from stackd.queue.job import JobEnqueued, JobRescued, JobSettled
+from stackd.runtime.events import NodeFinished, NodeRetried
+from stackd.supervisor.supervisor import ServiceMoved
+from stackd.workflows.executions import ExecutionFinished, ExecutionQueued
+
+_LATENCIES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 30000)  # milliseconds
+
+
+class Metrics:
+    """The figures of this process. The origin's names where the thing exists."""
+
+    def __init__(self, events: EventBus) -> None:
+        self.registry = CollectorRegistry()
+        self._queued = self._counter(
+            "executions_queued_total", "executions made durable", "workflow"
+        )
+        self._finished = self._counter(
+            "executions_finished_total", "executions that ended", "workflow", "status"
+        )
+        self._jobs = self._counter("jobs_total", "moves of jobs", "move")
+        self._retries = self._counter("node_retries_total", "tries of nodes repeated", "code")
+        self._services = Gauge(
+            "stackd_service_state", "1 for the state a service is in", ("service", "state"),
+            registry=self.registry,
+        )  # fmt: skip
+        self._service_states: dict[str, str] = {}
+        self._latency = Histogram(
+            "workflow_node_latency_ms", "how long node runs took", ("type", "status"),
+            buckets=_LATENCIES, registry=self.registry,
+        )  # fmt: skip
+        self.webhooks = self._counter(
+            "webhook_requests_total", "webhook deliveries by answer", "outcome"
+        )
+        self.queue_depth = Gauge(
+            "workflow_queue_depth", "jobs by state", ("state",), registry=self.registry
+        )
+        events.subscribe(self._hear)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _hear(self, event: Event) -> None:
+        match event:
+            case NodeFinished():
+                if event.seconds is not None:
+                    self._latency.labels(event.type, event.status).observe(event.seconds * 1000)
+            case JobEnqueued():
+                self._jobs.labels("enqueued").inc()
+            case JobSettled():
+                self._jobs.labels(event.state.value).inc()
+            case JobRescued():
+                self._jobs.labels("rescued").inc()
+            case ExecutionQueued():
+                self._queued.labels(event.workflow_id).inc()
+            case ExecutionFinished():
+                self._finished.labels(event.workflow_id, event.status).inc()
+            case NodeRetried():
+                self._retries.labels(event.code).inc()
+            case ServiceMoved():
+                before = self._service_states.get(event.service)
+                if before is not None:
+                    self._services.labels(event.service, before).set(0)
+                self._services.labels(event.service, event.state).set(1)
+                self._service_states[event.service] = event.state
+            case _:
+                pass
+
+    def render(self) -> bytes:
+        return generate_latest(self.registry)

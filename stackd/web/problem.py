@@ -1,0 +1,65 @@
+"""Errors as RFC 9457 problems. Nothing of an unexpected error is shown but that it happened."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from stackd.core.errors import BusyError, StackdError
+from stackd.core.json import dumps
+
+CONTENT_TYPE = "application/problem+json"
+
+
+def problem(
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    hint: str | None = None,
+    retry_after: float | None = None,
+    extra: dict[str, object] | None = None,
+) -> web.Response:
+    """A problem answer. `code` is stable; `detail` is for people."""
+    body: dict[str, object] = {
+        "type": "about:blank",
+        "status": status,
+        "code": code,
+        "detail": detail,
+    }
+    if hint is not None:
+        body["hint"] = hint
+    headers = {} if retry_after is None else {"Retry-After": str(max(1, round(retry_after)))}
+    return web.Response(
+        status=status,
+        body=dumps(body | (extra or {})),
+        content_type=CONTENT_TYPE,
+        headers=headers,
+    )
+
+
+def of_error(error: StackdError) -> web.Response:
+    """`error` as the problem its class stands for."""
+    retry_after = error.retry_after if isinstance(error, BusyError) else None
+    if error.status == 503:
+        retry_after = 1.0
+    findings = getattr(error, "findings", None)
+    extra: dict[str, object] = {}
+    if findings:
+        extra["findings"] = [
+            {
+                "code": f.code,
+                "message": f.message,
+                "line": f.line,
+                "column": f.column,
+                "hint": f.hint,
+            }
+            for f in findings
+        ]
+    return problem(
+        error.status,
+        error.code,
+        error.message,
+        hint=error.hint,
+        retry_after=retry_after,
+        extra=extra,
+    )

@@ -1,0 +1,228 @@
+"""`/api/workflows`: import, list, show, activate, deactivate, run."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import anyio
+from aiohttp import web
+
+from stackd.client.models import (
+    FindingView,
+    ImportedWorkflow,
+    WebhookAddress,
+    WorkflowList,
+)
+from stackd.core.errors import InputError
+from stackd.core.json import Json, dumps, loads, loads_strict
+from stackd.store.connection import Tx
+from stackd.web.answers import accepted, rested, started
+from stackd.web.context import Context, limit_of, of, seconds_of
+from stackd.web.views import workflow_view
+from stackd.workflows import catalogue, executions
+from stackd.workflows.catalogue import NewVersion, WebhookNode, WorkflowRow
+from stackd.workflows.document import Document, read_document
+from stackd.workflows.executions import NewExecution
+from stackd.workflows.graph import Graph
+
+LONGEST_WAIT = 300.0  # seconds `?wait` may hold a connection
+
+
+def add_to(app: web.Application) -> None:
+    router = app.router
+    router.add_post("/api/workflows", import_workflow)
+    router.add_get("/api/workflows", list_workflows)
+    router.add_get("/api/workflows/{id}", show_workflow)
+    router.add_post("/api/workflows/{id}/activate", activate)
+    router.add_post("/api/workflows/{id}/deactivate", deactivate)
+    router.add_post("/api/workflows/{id}/run", run_workflow)
+
+
+async def import_workflow(request: web.Request) -> web.Response:
+    context = of(request)
+    name = request.query.get("name", "document")
+    document = await anyio.to_thread.run_sync(
+        partial(
+            read_document,
+            await request.read(),
+            name=name,
+            max_bytes=context.settings.max_document_bytes,
+        )
+    )
+    activate_now = request.query.get("activate", "false").lower() in {"true", "1", "yes", "on"}
+    new = new_version(document)
+    now = context.clock.time()
+    done = await context.store.write(
+        lambda tx: catalogue.import_version(tx, new, activate=activate_now, now=now),
+        size_bytes=len(new.document),
+    )
+    view = ImportedWorkflow(
+        id=done.row.id,
+        version=done.row.version,
+        active=done.row.active,
+        warnings=[
+            FindingView(code=f.code, message=f.message, line=f.line, column=f.column, hint=f.hint)
+            for f in document.warnings
+        ],
+        webhooks=_addresses(request, list(done.webhooks)),
+    )
+    return web.Response(
+        status=201 if done.created else 200,
+        body=dumps(view.as_json()),
+        content_type="application/json",
+    )
+
+
+def new_version(document: Document) -> NewVersion:
+    """What the store needs of a validated document."""
+    workflow = document.workflow
+    return NewVersion(
+        workflow_id=document.id,
+        name=workflow.name or document.id,
+        content_hash=document.content_hash,
+        document=document.canonical,
+        concurrency=workflow.concurrency,
+        webhooks=[
+            WebhookNode(node.id, node.params.get("path"))
+            for node in workflow.nodes
+            if node.type == "trigger.webhook.inbound"
+        ],
+    )
+
+
+def _addresses(request: web.Request, webhooks: list[tuple[str, str]]) -> list[WebhookAddress]:
+    settings = of(request).settings
+    host = (
+        request.host
+        if request.host not in ("", "localhost")
+        else f"{settings.host}:{settings.port}"
+    )
+    return [
+        WebhookAddress(node=node, url=f"http://{host}/api/webhooks/{path}")
+        for node, path in webhooks
+    ]
+
+
+async def list_workflows(request: web.Request) -> web.Response:
+    limit, after = limit_of(request), request.query.get("cursor", "")
+    rows = await of(request).store.read(
+        lambda tx: catalogue.listed(tx, after=after, limit=limit + 1)
+    )
+    page = WorkflowList(
+        items=[workflow_view(row, []) for row in rows[:limit]],
+        next_cursor=rows[limit - 1].id if len(rows) > limit else None,
+    )
+    return web.Response(body=dumps(page.as_json()), content_type="application/json")
+
+
+async def show_workflow(request: web.Request) -> web.Response:
+    workflow_id = request.match_info["id"]
+
+    def query(tx: Tx) -> tuple[WorkflowRow, list[tuple[str, str]], bytes]:
+        row = catalogue.get(tx, workflow_id)
+        return (
+            row,
+            catalogue.webhooks(tx, workflow_id),
+            catalogue.document(tx, workflow_id, row.version),
+        )
+
+    row, webhooks, document = await of(request).store.read(query)
+    view = workflow_view(row, _addresses(request, webhooks), loads(document))
+    return web.Response(body=dumps(view.as_json()), content_type="application/json")
+
+
+async def activate(request: web.Request) -> web.Response:
+    return await _set_active(request, active=True)
+
+
+async def deactivate(request: web.Request) -> web.Response:
+    return await _set_active(request, active=False)
+
+
+async def _set_active(request: web.Request, *, active: bool) -> web.Response:
+    context, workflow_id = of(request), request.match_info["id"]
+    now = context.clock.time()
+
+    def change(tx: Tx) -> tuple[WorkflowRow, list[tuple[str, str]]]:
+        row = catalogue.set_active(tx, workflow_id, active=active, now=now)
+        return row, catalogue.webhooks(tx, workflow_id)
+
+    row, webhooks = await context.store.write(change)
+    view = workflow_view(row, _addresses(request, webhooks))
+    return web.Response(body=dumps(view.as_json()), content_type="application/json")
+
+
+async def run_workflow(request: web.Request) -> web.Response:
+    """Start an execution by hand; with `?wait` answer with the execution once it rests."""
+    body = await json_body(request)
+    return await start_by_hand(request, request.match_info["id"], body.get("input"))
+
+
+async def json_body(request: web.Request) -> dict[str, Json]:
+    """The request's JSON object; empty if there is no body.
+
+    Raises:
+        InputError: it is no JSON object.
+    """
+    raw = await request.read()
+    if not raw.strip():
+        return {}
+    body = loads_strict(raw)
+    if not isinstance(body, dict):
+        raise InputError("the body must be a JSON object", code="json.not_object")
+    return body
+
+
+async def start_by_hand(request: web.Request, workflow_id: str, given: Json) -> web.Response:
+    context = of(request)
+    row = await context.store.read(lambda tx: catalogue.get(tx, workflow_id))
+    graph = await context.versions.graph(workflow_id, row.version)
+    trigger = _manual_trigger(graph)
+    new = NewExecution(
+        workflow_id=workflow_id,
+        version=row.version,
+        trigger_type="trigger.time.manual",
+        trigger_node=trigger,
+        input=dumps(given),
+        concurrency=graph.workflow.concurrency,
+        max_attempts=context.settings.max_retries + 1,
+    )
+    key = request.headers.get("Idempotency-Key")
+    execution_id = await _start_once(context, new, scope=f"api:{workflow_id}", key=key)
+    wait = seconds_of(request, "wait", longest=LONGEST_WAIT)
+    if wait is not None:
+        rested_row = await context.waiting.until_rested(execution_id, timeout=wait)
+        if rested_row is not None:
+            return await rested(context, rested_row)
+    return accepted(started(execution_id, workflow_id))
+
+
+def _manual_trigger(graph: Graph) -> str:
+    """The trigger a run by hand starts from: the manual one, else the first."""
+    triggers = [graph.nodes[key] for key in graph.order if graph.nodes[key].is_trigger]
+    manual = [node for node in triggers if node.type == "trigger.time.manual"]
+    return (manual or triggers)[0].id
+
+
+async def _start_once(context: Context, new: NewExecution, *, scope: str, key: str | None) -> str:
+    now = context.clock.time()
+
+    def change(tx: Tx) -> str:
+        if key is not None:
+            known = executions.find_duplicate(tx, scope=scope, key=key, now=now)
+            if known is not None:
+                return known
+        context.admission.admit(tx, now=now)
+        execution_id = executions.start(tx, new, now=now)
+        if key is not None:
+            executions.remember_key(
+                tx,
+                scope=scope,
+                key=key,
+                execution_id=execution_id,
+                now=now,
+                window=context.settings.webhook_dedupe_window,
+            )
+        return execution_id
+
+    return await context.store.write(change, size_bytes=len(new.input))
