@@ -82,6 +82,7 @@ def run_daemon(settings: Settings, role: str, *, listeners: tuple[Listener, ...]
     configure_logging(level=settings.log_level, style=settings.log_style)
     for warning in settings.warnings:
         _log.warning("setting", problem=warning)
+    code = EXIT_OK
     try:
         _refuse(settings, role)
         with _locks(settings.state_dir, ROLES[role]), _state(settings) as (path, blobs):
@@ -90,16 +91,28 @@ def run_daemon(settings: Settings, role: str, *, listeners: tuple[Listener, ...]
             async def main() -> int:
                 return await _Daemon(settings, role, path, blobs, identity, listeners).run()
 
-            return anyio.run(main, backend_options={"use_uvloop": True})
-    except (SettingsError, SchemaError, LockedError, StoreCorruptError) as error:
-        _log.error("cannot start", code=error.code, reason=error.message, hint=error.hint)
+            code = anyio.run(main, backend_options={"use_uvloop": True})
+    except* StackdError as group:  # task groups wrap what ended them
+        code = _say_why(group)
+    return code
+
+
+def _say_why(group: BaseExceptionGroup[StackdError]) -> int:
+    """Log what keeps the daemon from going on; the exit code."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, StackdError)  # noqa: S101  # a group of these holds nothing else
+    _log.error("cannot go on", code=error.code, reason=error.message, hint=error.hint)
+    return _exit_code(error)
+
+
+def _exit_code(error: StackdError) -> int:
+    """78 if a restart would meet the same error, else 75."""
+    lasting = (SettingsError, SchemaError, LockedError, StoreCorruptError)
+    if isinstance(error, lasting) or error.code == "store.read_only":
         return EXIT_CONFIG
-    except (StoreFullError, StoreBusyError) as error:
-        _log.error("cannot start", code=error.code, reason=error.message, hint=error.hint)
-        return EXIT_GAVE_UP
-    except StackdError as error:
-        _log.error("cannot go on", code=error.code, reason=error.message, hint=error.hint)
-        return EXIT_CONFIG if error.code == "store.read_only" else EXIT_GAVE_UP
+    return EXIT_GAVE_UP
 
 
 def _refuse(settings: Settings, role: str) -> None:
@@ -200,12 +213,17 @@ class _Daemon:
         for listener in listeners:
             self._events.subscribe(listener)
         self._supervisor = Supervisor(self._clock, self._events)
-        self._token = ensure_token(settings.state_dir) if settings.env == "development" else None
+        serves_api = "api" in ROLES[role]  # which only one process does: nobody else makes the file
+        self._token = (
+            ensure_token(settings.state_dir)
+            if serves_api and settings.env == "development"
+            else None
+        )
         self._runtime: WorkflowRuntime | None = None
 
     async def run(self) -> int:
         async with self._store() as store, self._http() as http:
-            self._events.subscribe(self._heed)
+            self._events.subscribe(self._heed, StoreWritesStopped)
             self._add_services(store, http)
             async with anyio.create_task_group() as tasks:
                 await tasks.start(self._obey_signals)
@@ -213,10 +231,11 @@ class _Daemon:
                 tasks.cancel_scope.cancel()
             failure = self._supervisor.failure
             if failure is None and store.failure is None:
-                await store.write(lambda tx: processes.forget(tx, self._identity))
+                with contextlib.suppress(StoreBusyError, StoreFullError):  # forgotten after a day
+                    await store.write(lambda tx: processes.forget(tx, self._identity))
         if failure is not None:
             _log.error("gave up", code=failure.code, reason=failure.message, hint=failure.hint)
-            return EXIT_GAVE_UP
+            return _exit_code(failure)
         _log.info("stopped")
         return EXIT_OK
 
@@ -261,7 +280,9 @@ class _Daemon:
             clock=self._clock,
             events=self._events,
             limits=Limits(settings.max_output_bytes, settings.max_execution_bytes),
-            job_retry=RetryPolicy(settings.retry_delay, settings.max_retry_delay),
+            job_retry=RetryPolicy(
+                settings.retry_delay, settings.max_retry_delay, settings.max_retries + 1
+            ),
         )
         runtime = self._runtime = WorkflowRuntime(tools, versions, roll=random.random)
         context = Context(
@@ -298,6 +319,7 @@ class _Daemon:
             ),
             "timers": lambda: Timers(
                 store=store,
+                events=self._events,
                 clock=self._clock,
                 interval=settings.timer_interval,
                 batch=settings.timer_batch,

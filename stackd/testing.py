@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 import anyio
 
@@ -11,11 +12,12 @@ from stackd.http.client import Request, Response
 
 
 class FakeClock:
-    """Stands still until `advance`. Whoever sleeps wakes when its moment has come."""
+    """Stands still until `advance`. Whoever sleeps or waits wakes when its moment has come."""
 
     def __init__(self, now: float = 1_700_000_000.0) -> None:
         self._now = now
-        self._sleepers: list[tuple[float, anyio.Event]] = []
+        self._sleepers: list[_Alarm] = []
+        self._timeouts: list[_Alarm] = []
         self._slept = anyio.Event()
 
     def time(self) -> float:
@@ -28,25 +30,50 @@ class FakeClock:
         if seconds <= 0:
             await anyio.lowlevel.checkpoint()
             return
-        alarm = anyio.Event()
-        self._sleepers.append((self._now + seconds, alarm))
         self._slept.set()
-        await alarm.wait()
+        await self._until(seconds, self._sleepers)
+
+    async def wait(self, event: anyio.Event, timeout: float) -> bool:
+        async def give_up() -> None:
+            await self._until(timeout, self._timeouts)
+            tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(give_up)
+            await event.wait()
+            tasks.cancel_scope.cancel()
+        return event.is_set()
+
+    async def _until(self, seconds: float, alarms: list[_Alarm]) -> None:
+        alarm = _Alarm(self._now + seconds, anyio.Event())
+        alarms.append(alarm)
+        try:
+            await alarm.rings.wait()
+        finally:
+            if alarm in alarms:
+                alarms.remove(alarm)
 
     def advance(self, seconds: float) -> None:
         """Move time on and wake whoever is due."""
         self._now += seconds
-        due = [entry for entry in self._sleepers if entry[0] <= self._now]
-        self._sleepers = [entry for entry in self._sleepers if entry[0] > self._now]
-        for _, alarm in due:
-            alarm.set()
+        for alarms in (self._sleepers, self._timeouts):
+            for alarm in [a for a in alarms if a.at <= self._now]:
+                alarms.remove(alarm)
+                alarm.rings.set()
 
     async def someone_sleeps(self) -> float:
-        """Wait until somebody sleeps; seconds until the first of them is due."""
+        """Wait until somebody sleeps (a `wait` does not count); seconds until the first of them is due."""
         while not self._sleepers:
             self._slept = anyio.Event()
             await self._slept.wait()
-        return min(at for at, _ in self._sleepers) - self._now
+            await anyio.lowlevel.checkpoint()
+        return min(alarm.at for alarm in self._sleepers) - self._now
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Alarm:
+    at: float
+    rings: anyio.Event
 
 
 Answer = Response | BaseException | Callable[[Request], Awaitable[Response]]

@@ -27,15 +27,10 @@ from stackd.core.clock import SystemClock
 from stackd.core.events import EventBus
 from stackd.core.json import dumps, loads
 from stackd.core.process import current_process
-from stackd.http.client import HttpClient
-from stackd.http.egress import EgressPolicy
 from stackd.queue import processes, verbs
-from stackd.queue.job import JobSettled, NewJob, RetryPolicy
-from stackd.runtime.blobs import BlobFolder
-from stackd.runtime.run import Limits, Tools
-from stackd.runtime.versions import Versions
-from stackd.runtime.workflow_runtime import WorkflowRuntime
+from stackd.queue.job import Complete, Job, JobSettled, NewJob, RetryPolicy
 from stackd.services.worker import Worker
+from stackd.store.connection import Tx
 from stackd.store.database import Database, open_database
 from stackd.store.floor import raw_floor
 
@@ -134,7 +129,7 @@ async def measure_queue(folder: Path, scale: float) -> list[Figure]:
     floor = await anyio.to_thread.run_sync(raw_floor, folder / "floor.db", jobs, _clock)
     async with open_database(folder / "stackd.db", clock=_clock, events=EventBus()) as store:
         enqueued = await _enqueue(store, jobs)
-        drained = await _drain(store, folder, jobs)
+        drained = await _drain(store, jobs)
     return [
         Figure("queue.floor", floor, "jobs/s"),
         Figure("queue.enqueue", enqueued, "jobs/s", 20_000, higher=True),
@@ -151,46 +146,61 @@ async def _enqueue(store: Database, jobs: int) -> float:
     return jobs / (_clock.monotonic() - began)
 
 
-async def _drain(store: Database, folder: Path, jobs: int) -> float:
-    """Jobs per second through the worker as the daemon runs it; each job finds nothing to run."""
+class _NoOps:
+    """Claims jobs of the queue and ends each at once, in a write of its own, as a run would."""
+
+    running = 0
+
+    def __init__(self, store: Database) -> None:
+        self._store = store
+
+    def claim(self, tx: Tx, *, owner: str, limit: int, lease: float, now: float) -> list[Job]:
+        return verbs.claim(tx, owner=owner, limit=limit, lease=lease, now=now)
+
+    async def execute(self, job: Job) -> None:
+        now, policy = _clock.time(), RetryPolicy()
+        await self._store.write(
+            lambda tx: verbs.settle(tx, job, Complete(), now=now, policy=policy, roll=0.0)
+        )
+
+    def rescue(self, tx: Tx, *, me: str, lease: float, now: float) -> int:
+        owners = verbs.dead_owners(tx, me=me, lease=lease, now=now)
+        return len(verbs.rescue(tx, owners=owners, now=now))
+
+    def cancel(self, seq: int) -> None:
+        pass
+
+
+async def _drain(store: Database, jobs: int) -> float:
+    """Jobs per second through the worker as the daemon runs it."""
     identity = current_process()
     await store.write(lambda tx: processes.register(tx, identity, role="bench", now=_clock.time()))
     settled = 0
     all_settled = anyio.Event()
 
-    def count(event: object) -> None:
+    def count(_: object) -> None:
         nonlocal settled
-        settled += isinstance(event, JobSettled)
+        settled += 1
         if settled >= jobs:
             all_settled.set()
 
-    store.events.subscribe(count)
-    async with HttpClient(EgressPolicy(), clock=_clock) as http:
-        tools = Tools(
-            store=store,
-            http=http,
-            blobs=BlobFolder(folder / "blobs"),
-            clock=_clock,
-            events=store.events,
-            limits=Limits(1024 * 1024, 16 * 1024 * 1024),
-            job_retry=RetryPolicy(1.0, 60.0),
-        )
-        worker = Worker(
-            store=store,
-            runtime=WorkflowRuntime(tools, Versions(store), roll=lambda: 0.0),
-            events=store.events,
-            clock=_clock,
-            owner=identity.id,
-            slots=64,
-            lease=60.0,
-            lease_renew=15.0,
-        )
-        began = _clock.monotonic()
-        async with anyio.create_task_group() as tasks:
-            await tasks.start(worker.run)
-            await all_settled.wait()
-            took = _clock.monotonic() - began
-            worker.drain()
+    store.events.subscribe(count, JobSettled)
+    worker = Worker(
+        store=store,
+        runtime=_NoOps(store),
+        events=store.events,
+        clock=_clock,
+        owner=identity.id,
+        slots=64,
+        lease=60.0,
+        lease_renew=15.0,
+    )
+    began = _clock.monotonic()
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(worker.run)
+        await all_settled.wait()
+        took = _clock.monotonic() - began
+        worker.drain()
     return jobs / took
 
 

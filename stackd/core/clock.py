@@ -19,6 +19,9 @@ class Clock(Protocol):
 
     async def sleep(self, seconds: float) -> None: ...
 
+    async def wait(self, event: anyio.Event, timeout: float) -> bool:
+        """Wait for `event`, at most `timeout` seconds; whether it is set."""
+
 
 class SystemClock:
     """The machine's own clocks."""
@@ -31,6 +34,11 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await anyio.sleep(seconds)
+
+    async def wait(self, event: anyio.Event, timeout: float) -> bool:
+        with anyio.move_on_after(timeout):
+            await event.wait()
+        return event.is_set()
 
 
 def rfc3339(at: float | None) -> str | None:

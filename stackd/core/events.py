@@ -22,27 +22,37 @@ Listener = Callable[[Event], None]
 
 
 class EventBus:
-    """Calls every listener, in order of subscription, synchronously inside `emit`.
+    """Calls the listeners of an event, in order of subscription, synchronously inside `emit`.
 
     A listener must not block; one that raises is logged and does not hinder the others.
     """
 
     def __init__(self) -> None:
-        self._listeners: list[Listener] = []
+        self._listeners: list[tuple[Listener, tuple[type[Event], ...]]] = []
+        self._by_kind: dict[type[Event], tuple[Listener, ...]] = {}
 
-    def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Deliver all further events to `listener`; the returned function ends that."""
-        self._listeners.append(listener)
+    def subscribe(self, listener: Listener, *kinds: type[Event]) -> Callable[[], None]:
+        """Deliver further events of `kinds`, all if none is named; the returned function ends that."""
+        entry = (listener, kinds or (Event,))
+        self._listeners.append(entry)
+        self._by_kind.clear()
 
         def unsubscribe() -> None:
-            if listener in self._listeners:
-                self._listeners.remove(listener)
+            if entry in self._listeners:
+                self._listeners.remove(entry)
+                self._by_kind.clear()
 
         return unsubscribe
 
     def emit(self, event: Event) -> None:
-        for listener in tuple(self._listeners):
+        kind = type(event)
+        listeners = self._by_kind.get(kind)
+        if listeners is None:
+            listeners = self._by_kind[kind] = tuple(
+                listener for listener, kinds in self._listeners if issubclass(kind, kinds)
+            )
+        for listener in listeners:
             try:
                 listener(event)
             except Exception:  # noqa: BLE001  # one bad listener must not undo a committed move
-                _log.exception("event listener failed", event_type=type(event).__name__)
+                _log.exception("event listener failed", event_type=kind.__name__)

@@ -52,7 +52,6 @@ class NewJob:
     dedupe_key: str | None = None
     concurrency_key: str | None = None
     concurrency_limit: int | None = None
-    max_attempts: int = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,6 @@ class Job:
     payload: bytes | None
     fence: int
     attempt: int
-    max_attempts: int
     rescues: int
     priority: int
     due_at: float
@@ -109,10 +107,11 @@ Outcome = Complete | Fail | Snooze | Cancel | Discard
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Backoff between attempts of a job. `base`, `cap`: seconds."""
+    """How often a job is tried, all in all, and the backoff between. `base`, `cap`: seconds."""
 
     base: float = 1.0
     cap: float = 300.0
+    max_attempts: int = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +137,7 @@ def next_move(job: Job, outcome: Outcome, *, now: float, policy: RetryPolicy, ro
             return Move(JobState.SCHEDULED, job.attempt, now + delay)
         case Fail(error):
             attempt = job.attempt + 1
-            if attempt >= job.max_attempts:
+            if attempt >= policy.max_attempts:
                 return Move(JobState.DISCARDED, attempt, error=error)
             delay = backoff(attempt, base=policy.base, cap=policy.cap, roll=roll)
             return Move(JobState.RETRYABLE, attempt, now + delay, error)
@@ -157,6 +156,15 @@ class JobEnqueued(Event):
     kind: str
     subject: int | str | None
     due_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobUnblocked(Event):
+    """A place under the job's concurrency key became free; it can be claimed."""
+
+    job_id: int
+    kind: str
+    subject: int | str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,3 +197,13 @@ class JobRescued(Event):
     subject: int | str | None
     state: JobState
     rescues: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePaused(Event):
+    """Nothing is claimed any more; what runs goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueResumed(Event):
+    """Jobs are claimed again."""

@@ -1,16 +1,14 @@
 """The SQL of jobs and of the processes that own them. Stored forms exist only here."""
 
-LIVE_STATES = "('scheduled', 'available', 'running', 'retryable')"
-
-ENQUEUE = f"""
+ENQUEUE = """
 INSERT INTO jobs (kind, subject, state, priority, due_at, payload, dedupe_key,
-                  concurrency_key, concurrency_limit, max_attempts, created_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (subject, kind) WHERE state IN {LIVE_STATES} DO NOTHING
-ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL AND state IN {LIVE_STATES} DO NOTHING
-RETURNING id"""  # noqa: S608  # a constant
+                  concurrency_key, concurrency_limit, created_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (subject, kind) WHERE finished_at IS NULL DO NOTHING
+ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL AND finished_at IS NULL DO NOTHING
+RETURNING id"""
 
-COUNT_LIVE = f"SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state IN {LIVE_STATES} LIMIT ?)"  # noqa: S608
+COUNT_LIVE = "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE finished_at IS NULL LIMIT ?)"
 
 PROMOTE_DUE = """
 UPDATE jobs SET state = 'available', blocked = 0
@@ -21,7 +19,7 @@ CLAIM = """
 UPDATE jobs SET state = 'running', fence = fence + 1, owner = ?, leased_until = ?
 WHERE id IN (SELECT id FROM jobs WHERE state = 'available' AND blocked = 0
              ORDER BY priority DESC, due_at, id LIMIT ?)
-RETURNING id, kind, subject, payload, fence, attempt, max_attempts, rescues, priority, due_at,
+RETURNING id, kind, subject, payload, fence, attempt, rescues, priority, due_at,
           concurrency_key, concurrency_limit"""
 
 COUNT_RUNNING_OF_KEY = "SELECT count(*) FROM jobs WHERE concurrency_key = ? AND state = 'running'"
@@ -33,11 +31,13 @@ WHERE id = ? AND fence = ? AND state = 'running'"""
 UNBLOCK_ONE = """
 UPDATE jobs SET blocked = 0
 WHERE id = (SELECT id FROM jobs WHERE concurrency_key = ? AND state = 'available' AND blocked = 1
-            ORDER BY priority DESC, due_at, id LIMIT 1)"""
+            ORDER BY priority DESC, due_at, id LIMIT 1)
+RETURNING id, kind, subject"""
 
 UNBLOCK_ALL = """
 UPDATE jobs SET blocked = 0, concurrency_limit = ?
-WHERE concurrency_key = ? AND state = 'available'"""
+WHERE concurrency_key = ? AND state = 'available'
+RETURNING id, kind, subject"""
 
 RENEW = "UPDATE jobs SET leased_until = ? WHERE owner = ? AND state = 'running'"
 
@@ -69,14 +69,15 @@ RETURNING id, kind, subject, state, rescues, concurrency_key"""
 
 PRUNE = """
 DELETE FROM jobs WHERE id IN (
-    SELECT id FROM jobs WHERE id <= ? AND state IN ('completed', 'cancelled', 'discarded')
-    AND finished_at < ? ORDER BY id LIMIT ?)"""
+    SELECT id FROM jobs WHERE finished_at < ? ORDER BY finished_at LIMIT ?)"""
 
 NEXT_DUE = "SELECT min(due_at) FROM jobs WHERE state IN ('scheduled', 'retryable')"
 
 HAS_AVAILABLE = "SELECT 1 FROM jobs WHERE state = 'available' AND blocked = 0 LIMIT 1"
 
-COUNT_BY_STATE = "SELECT state, count(*) FROM jobs GROUP BY state"
+COUNT_BY_STATE = """
+SELECT state, count(*) FROM jobs WHERE finished_at IS NULL GROUP BY state UNION ALL
+SELECT state, count(*) FROM jobs WHERE finished_at IS NOT NULL GROUP BY state"""
 
 OLDEST_AVAILABLE = "SELECT min(due_at) FROM jobs WHERE state = 'available' AND blocked = 0"
 

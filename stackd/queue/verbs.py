@@ -18,8 +18,11 @@ from stackd.queue.job import (
     JobRescued,
     JobSettled,
     JobState,
+    JobUnblocked,
     NewJob,
     Outcome,
+    QueuePaused,
+    QueueResumed,
     RetryPolicy,
     next_move,
 )
@@ -50,7 +53,6 @@ def enqueue(tx: Tx, jobs: Iterable[NewJob], *, now: float) -> list[int | None]:
                 job.dedupe_key,
                 job.concurrency_key,
                 job.concurrency_limit,
-                job.max_attempts,
                 now,
             ),
         )
@@ -175,26 +177,30 @@ def rescue(tx: Tx, *, owners: Sequence[str], now: float) -> list[Rescued]:
 
 def _free_place(tx: Tx, concurrency_key: str | None) -> None:
     if concurrency_key is not None:
-        tx.execute(sql.UNBLOCK_ONE, (concurrency_key,))
+        for row in tx.rows(sql.UNBLOCK_ONE, (concurrency_key,)):
+            tx.emit(JobUnblocked(*row))
 
 
 def change_concurrency(tx: Tx, key: str, limit: int | None) -> None:
     """Apply a new limit to the jobs of `key` that wait."""
-    tx.execute(sql.UNBLOCK_ALL, (limit, key))
+    for row in tx.rows(sql.UNBLOCK_ALL, (limit, key)):
+        tx.emit(JobUnblocked(*row))
 
 
-def prune(tx: Tx, *, before: float, up_to_id: int, limit: int) -> int:
-    """Delete up to `limit` finished jobs with id ≤ `up_to_id` that ended before `before`; how many."""
-    return tx.execute(sql.PRUNE, (up_to_id, before, limit))
+def prune(tx: Tx, *, before: float, limit: int) -> int:
+    """Delete up to `limit` jobs that ended before `before`, the oldest first; how many."""
+    return tx.execute(sql.PRUNE, (before, limit))
 
 
 def pause(tx: Tx) -> None:
     """Stop all claims until `resume`; running jobs go on."""
     tx.execute(sql.SET_CONTROL, (PAUSED, "1"))
+    tx.emit(QueuePaused())
 
 
 def resume(tx: Tx) -> None:
     tx.execute(sql.SET_CONTROL, (PAUSED, "0"))
+    tx.emit(QueueResumed())
 
 
 def touch(tx: Tx) -> None:

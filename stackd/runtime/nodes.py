@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from codecs import BOM_UTF8, lookup
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 from stackd.core.clock import rfc3339
@@ -21,6 +23,8 @@ from stackd.http.client import (
 from stackd.runtime.context import Handler, NodeContext, PureHandler
 
 RETRY_AFTER_LONGEST = 24 * 3600.0  # seconds; a far side that asks for more is not believed
+
+_SLOW_CODECS: Final = frozenset({"punycode", "idna"})  # quadratic: a body would hold the loop
 
 
 def set_values(params: dict[str, Json]) -> Json:
@@ -69,7 +73,7 @@ async def request(params: dict[str, Json], context: NodeContext) -> Json:
     Raises:
         NodeError: no answer, or a status of 400 and above that `allowStatus` does not name.
     """
-    headers = {str(k): str(v) for k, v in (params.get("headers") or {}).items()}
+    headers = {name: _scalar(value) for name, value in (params.get("headers") or {}).items()}
     if context.idempotency_key is not None and not _has(headers, "idempotency-key"):
         headers["Idempotency-Key"] = context.idempotency_key
     response = await context.http.request(
@@ -87,7 +91,7 @@ async def request(params: dict[str, Json], context: NodeContext) -> Json:
         on_sent=context.on_sent,
     )
     context.tell_answered()
-    _refuse_status(response, params.get("allowStatus"))
+    _refuse_status(response, params.get("allowStatus"), now=context.clock.time())
     return {
         "status": response.status,
         "headers": dict(response.headers),
@@ -103,10 +107,15 @@ def _query(value: Json) -> dict[str, str | list[str]] | None:
     if not value:
         return None
     return {
-        key: [_scalar(v) for v in item] if isinstance(item, list) else _scalar(item)
+        key: [_scalar(one) for one in _listed(item)] if isinstance(item, list) else _scalar(item)
         for key, item in value.items()
         if item is not None
     }
+
+
+def _listed(item: Json) -> list[Json]:
+    """What a name stands for: a list repeats it, null is left out."""
+    return [one for one in (item if isinstance(item, list) else [item]) if one is not None]
 
 
 def _scalar(value: Json) -> str:
@@ -133,38 +142,33 @@ def _body(params: dict[str, Json], headers: dict[str, str]) -> Body | None:
 
 
 def _pairs(form: dict[str, Json]) -> tuple[tuple[str, str], ...]:
-    return tuple(
-        (name, _scalar(value))
-        for name, item in form.items()
-        for value in (item if isinstance(item, list) else [item])
-        if value is not None
-    )
+    return tuple((name, _scalar(value)) for name, item in form.items() for value in _listed(item))
 
 
 def _multipart(parts: dict[str, Json]) -> MultipartBody:
     """Plain members are fields; `{content, filename?, contentType?}` is a file."""
-    built: list[FilePart] = []
-    for name, value in parts.items():
-        if isinstance(value, dict) and "content" in value:
-            content = value["content"]
-            built.append(
-                FilePart(
-                    name=name,
-                    content=content.encode() if isinstance(content, str) else dumps(content),
-                    filename=str(value.get("filename", name)),
-                    content_type=str(value.get("contentType", "application/octet-stream")),
-                )
-            )
-        else:
-            built.append(FilePart(name=name, content=_scalar(value).encode()))
-    return MultipartBody(tuple(built))
+    return MultipartBody(
+        tuple(_part(name, value) for name, item in parts.items() for value in _listed(item))
+    )
 
 
-def _refuse_status(response: Response, allowed: Json) -> None:
+def _part(name: str, value: Json) -> FilePart:
+    if not (isinstance(value, dict) and "content" in value):
+        return FilePart(name=name, content=_scalar(value).encode())
+    content = value["content"]
+    return FilePart(
+        name=name,
+        content=content.encode() if isinstance(content, str) else dumps(content),
+        filename=str(value.get("filename") or name),
+        content_type=str(value.get("contentType") or "application/octet-stream"),
+    )
+
+
+def _refuse_status(response: Response, allowed: Json, *, now: float) -> None:
     status = response.status
     if status < 400 or _is_allowed(status, allowed):
         return
-    retry_after = _retry_after(response)
+    retry_after = _retry_after(response, now=now)
     kinds = {
         429: "rate_limit",
         408: "timeout",
@@ -197,48 +201,63 @@ def _is_allowed(status: int, allowed: Json) -> bool:
     return False
 
 
-def _retry_after(response: Response) -> float | None:
-    """Seconds asked for by Retry-After in its delta form (RFC 9110, 10.2.3)."""
+def _retry_after(response: Response, *, now: float) -> float | None:
+    """Seconds asked for by Retry-After, as a number or as a date (RFC 9110, 10.2.3)."""
     value = response.headers.get("retry-after", "").strip()
-    return min(float(value), RETRY_AFTER_LONGEST) if value.isdecimal() else None
+    if value.isdecimal():
+        return min(float(value), RETRY_AFTER_LONGEST)
+    try:
+        at = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    wait = at.replace(tzinfo=at.tzinfo or UTC).timestamp() - now
+    return min(max(wait, 0.0), RETRY_AFTER_LONGEST)
 
 
 def _detail(response: Response) -> str:
     """The far side's own words, if it sent some that are short and text."""
-    if not response.body or len(response.body) > 64 * 1024:
+    content_type = (response.content_type or "").lower()
+    if len(response.body) > 64 * 1024 or "html" in content_type:
         return ""
-    text = response.body[:400].decode("utf-8", "replace")
-    if "json" in (response.content_type or ""):
-        try:
-            document = loads_strict(response.body)
-        except InputError:
-            return f": {text[:200]}"
-        if isinstance(document, dict):
-            found = next(
-                (document[k] for k in ("detail", "message", "error", "title") if document.get(k)),
-                None,
-            )
-            if isinstance(found, dict):
-                found = found.get("message")
-            if isinstance(found, str):
-                return f": {found[:200]}"
-    return f": {text[:200].strip()}" if "html" not in (response.content_type or "") else ""
+    if _is_json(content_type):
+        words = _message_in(response.body)
+        if words is not None:
+            return f": {words[:200]}"
+    elif not _is_text(content_type):
+        return ""
+    words = response.body[:400].decode("utf-8", "replace").strip()
+    return f": {words[:200]}" if words else ""
+
+
+def _message_in(body: bytes) -> str | None:
+    """Where JSON APIs put their words: a member of the document, or of its `error`."""
+    try:
+        document = loads_strict(body)
+    except InputError:
+        return None
+    if not isinstance(document, dict):
+        return None
+    names = ("detail", "message", "error", "title")
+    found = next((document[name] for name in names if document.get(name)), None)
+    if isinstance(found, dict):
+        found = found.get("message")
+    return found if isinstance(found, str) else None
 
 
 async def _read_body(response: Response, wanted: str, context: NodeContext) -> Json:
     content_type = (response.content_type or "").lower()
-    is_json = content_type == "application/json" or content_type.endswith("+json")
     if wanted == "auto":
+        is_json = _is_json(content_type)
         wanted = "json" if is_json else "text" if _is_text(content_type) else "blob"
     if wanted == "blob":
         blob_id = await context.blobs.put(response.body)
         return {"$blob": blob_id, "bytes": len(response.body), "contentType": content_type}
     if wanted == "text":
-        return response.body.decode(response.charset or "utf-8", "replace")
+        return _text(response)
     if not response.body:
         return None
     try:
-        return loads_strict(response.body)
+        return loads_strict(response.body.removeprefix(BOM_UTF8))  # as RFC 8259, 8.1 lets a reader
     except InputError as error:
         raise NodeError(
             f"answered {response.status} with a body that is {error.message}",
@@ -247,6 +266,21 @@ async def _read_body(response: Response, wanted: str, context: NodeContext) -> J
             sent=True,
             answered=True,
         ) from error
+
+
+def _text(response: Response) -> str:
+    """The body in the charset it names; in UTF-8 if that is none, or none a web page has."""
+    try:
+        codec = lookup(response.charset or "utf-8")
+        if codec.name not in _SLOW_CODECS:
+            return response.body.decode(codec.name, "replace")
+    except (LookupError, ValueError):
+        pass
+    return response.body.decode("utf-8", "replace")
+
+
+def _is_json(content_type: str) -> bool:
+    return content_type == "application/json" or content_type.endswith("+json")
 
 
 def _is_text(content_type: str) -> bool:

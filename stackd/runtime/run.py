@@ -12,12 +12,11 @@ import hashlib
 import random
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import anyio
 import structlog
-from anyio.abc import TaskGroup
 
 from stackd.core.clock import Clock, rfc3339
 from stackd.core.errors import (
@@ -107,11 +106,13 @@ class Run:
         self._ready: deque[GraphNode] = deque()
         self._progress: dict[str, _Progress] = {}
         self._led_on: set[str] = set()  # nodes with a taken out-edge
+        self._to_start: list[tuple[GraphNode, NodeRow]] = []
         self._in_flight = 0
-        self._changed = anyio.Event()
+        self._changed: anyio.Event | None = None
+        self._writing: anyio.Lock | None = None
         self._bytes = len(row.input) + sum(len(node.output or b"") for node in nodes)
         self._failure: dict[str, Json] | None = None
-        self._scope = anyio.CancelScope()
+        self._scope: anyio.CancelScope | None = None
         self._cancelled = row.cancel_requested
         self._interrupted = False
         self._fatal: StackdError | None = None
@@ -125,12 +126,16 @@ class Run:
     def cancel(self) -> None:
         """End the execution as cancelled; what is in flight is given up."""
         self._cancelled = True
-        self._scope.cancel()
+        self._stop()
 
     def interrupt(self) -> None:
         """Give the execution back, to be continued by another claim."""
         self._interrupted = True
-        self._scope.cancel()
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._scope is not None:
+            self._scope.cancel()
 
     async def execute(self) -> None:
         """Run until the execution rests: final, waiting, uncertain, or given back.
@@ -140,9 +145,8 @@ class Run:
             StoreFailedError: the store has stopped.
         """
         while True:
-            self._scope = anyio.CancelScope()
             if not (self._cancelled or self._interrupted):
-                with self._scope:
+                with anyio.CancelScope() as self._scope:
                     await self._advance()
             if self._fatal is not None:
                 raise self._fatal
@@ -154,27 +158,38 @@ class Run:
 
     async def _advance(self) -> None:
         self._begin_graph()
+        self._take_up_ready()
+        if not self._to_start:  # nothing but pure nodes: no task to wait for
+            return
+        self._writing = anyio.Lock()
         async with anyio.create_task_group() as tasks:
             while True:
                 self._changed = anyio.Event()
-                while self._ready and self._failure is None:
-                    self._offer(self._ready.popleft(), tasks)
+                self._take_up_ready()
+                for node, row in self._to_start:
+                    self._in_flight += 1
+                    tasks.start_soon(self._run_task, node, row)
+                self._to_start.clear()
                 if self._in_flight == 0:
                     return
-                await self._wait_for_change()
+                await self._wait_for_change(self._changed)
 
-    async def _wait_for_change(self) -> None:
+    async def _wait_for_change(self, changed: anyio.Event) -> None:
         if self._dirty_since is None:
-            await self._changed.wait()
+            await changed.wait()
             return
-        left = self._dirty_since + self._tools.flush_after - self._tools.clock.monotonic()
-        with anyio.move_on_after(max(left, 0.0)):
-            await self._changed.wait()
+        clock = self._tools.clock
+        left = self._dirty_since + self._tools.flush_after - clock.monotonic()
+        if await clock.wait(changed, max(left, 0.0)):
             return
         try:
             await self._flush()
         except StackdError as error:
             self._end_at_once(error)
+
+    def _take_up_ready(self) -> None:
+        while self._ready and self._failure is None:
+            self._offer(self._ready.popleft())
 
     def _begin_graph(self) -> None:
         self._ready.clear()
@@ -186,15 +201,10 @@ class Run:
         trigger = self._graph.nodes[self._row.trigger_node]
         if trigger.id not in self._journal:
             at = self._row.created_at
-            self._record(
-                NodeRow(
-                    trigger.id, trigger.type, NodeStatus.COMPLETED, 1, Effect.READ.value,
-                    None, None, at, at, None, None, None,
-                )
-            )  # fmt: skip
+            self._record(_row(trigger, NodeStatus.COMPLETED, 1, started_at=at, finished_at=at))
         self._pass_on(trigger, NodeStatus.COMPLETED, takes_success=True)
 
-    def _offer(self, node: GraphNode, tasks: TaskGroup) -> None:
+    def _offer(self, node: GraphNode) -> None:
         """Take up a node whose in-edges are decided: from the journal if it is there, else by running it."""
         row = self._journal.get(node.id)
         match row.status if row is not None else None:
@@ -213,32 +223,28 @@ class Run:
             case NodeStatus.RUNNING if row is not None and row.effect == Effect.UNSAFE.value:
                 self._leave_uncertain(row, "the process ended while this was in flight")
             case _:
-                self._start(node, row, tasks)
+                self._start(node, row)
 
-    def _start(self, node: GraphNode, row: NodeRow | None, tasks: TaskGroup) -> None:
+    def _start(self, node: GraphNode, row: NodeRow | None) -> None:
         now = self._tools.clock.time()
-        row = row or NodeRow(
-            node.id, node.type, NodeStatus.PENDING, 0, node.effect.value,
-            None, None, now, None, None, None, None,
-        )  # fmt: skip
+        row = row or _row(node, NodeStatus.PENDING, 0, started_at=now)
         if node.disabled:
             self._roots[node.id] = None
             self._record(
-                replace(
-                    row, status=NodeStatus.SKIPPED, finished_at=now, metadata=b'{"disabled":true}'
+                row._replace(
+                    status=NodeStatus.SKIPPED, finished_at=now, metadata=b'{"disabled":true}'
                 )
             )
             self._pass_on(node, NodeStatus.SKIPPED, takes_success=True)
         elif node.is_pinned:
-            self._complete(node, replace(row, attempt=1, metadata=b'{"pinned":true}'), node.pinned)
+            self._complete(node, row._replace(attempt=1, metadata=b'{"pinned":true}'), node.pinned)
         elif node.type in PURE_HANDLERS:
             self._run_pure(node, row)
         else:
-            self._in_flight += 1
-            tasks.start_soon(self._run_task, node, row)
+            self._to_start.append((node, row))
 
     def _run_pure(self, node: GraphNode, row: NodeRow) -> None:
-        row = replace(row, attempt=1)
+        row = row._replace(attempt=1)
         try:
             output = PURE_HANDLERS[node.type](self._render(node, row))
         except StackdError as error:
@@ -256,16 +262,17 @@ class Run:
             self._end_at_once(error)
         finally:
             self._in_flight -= 1
-            self._changed.set()
+            if self._changed is not None:
+                self._changed.set()
 
     def _end_at_once(self, error: StackdError) -> None:
         """The lease or the store is gone: no further effect, no further write."""
         self._fatal = self._fatal or error
-        self._scope.cancel()
+        self._stop()
 
     async def _delay(self, node: GraphNode, row: NodeRow) -> None:
         started_at = row.started_at or self._tools.clock.time()
-        row = replace(row, attempt=1, started_at=started_at)
+        row = row._replace(attempt=1, started_at=started_at)
         try:
             due_at, output = delay_until(self._render(node, row), now=started_at)
         except StackdError as error:
@@ -273,7 +280,7 @@ class Run:
             return
         left = due_at - self._tools.clock.time()
         if left > INLINE_WAIT:
-            self._record(replace(row, status=NodeStatus.WAITING))
+            self._record(row._replace(status=NodeStatus.WAITING))
             self._timers.append((node.id, due_at, dumps(output)))
             return
         await self._tools.clock.sleep(max(left, 0.0))
@@ -285,14 +292,14 @@ class Run:
             params = self._render(node, row)
             row = self._with_identity(node, row, params)
         except StackdError as error:
-            self._fail(node, replace(row, attempt=row.attempt + 1), error)
+            self._fail(node, row._replace(attempt=row.attempt + 1), error)
             return
         if row.status is NodeStatus.UNCERTAIN:
             self._leave_uncertain(row, "its input differs from the one sent before the restart")
             return
         retry = _retry(node)
         while True:
-            row = replace(row, attempt=row.attempt + 1, status=NodeStatus.RUNNING)
+            row = row._replace(attempt=row.attempt + 1, status=NodeStatus.RUNNING)
             failure = await self._try_once(node, row, params)
             if failure is None:
                 return
@@ -317,14 +324,14 @@ class Run:
                     self._tools.events.emit(
                         NodeRetried(self._row.id, row.key, row.attempt, failure.code, wait)
                     )
-                    row = replace(row, status=NodeStatus.PENDING, error=_error(failure, None))
+                    row = row._replace(status=NodeStatus.PENDING, error=_error(failure, None))
                     if await self._wait_to_retry(row, wait):
                         return
 
     async def _wait_to_retry(self, row: NodeRow, wait: float) -> bool:
         """Wait in place if short (False), else leave a timer that offers the node again (True)."""
         if wait > INLINE_WAIT:
-            self._record(replace(row, status=NodeStatus.WAITING))
+            self._record(row._replace(status=NodeStatus.WAITING))
             self._timers.append((row.key, self._tools.clock.time() + wait, None))
             return True
         self._record(row)
@@ -385,7 +392,7 @@ class Run:
         if node.effect is Effect.UNSAFE and sent:
             self._leave_uncertain(row, "cut off while in flight")
         else:
-            self._record(replace(row, status=NodeStatus.PENDING, attempt=row.attempt - 1))
+            self._record(row._replace(status=NodeStatus.PENDING, attempt=row.attempt - 1))
 
     def _timeout(self, node: GraphNode, params: dict[str, Json]) -> float:
         own = params.get("timeoutMs")
@@ -408,14 +415,14 @@ class Run:
         now = self._tools.clock.time()
         self._roots[node.id] = output
         self._record(
-            replace(row, status=NodeStatus.COMPLETED, output=text, error=None, finished_at=now)
+            row._replace(status=NodeStatus.COMPLETED, output=text, error=None, finished_at=now)
         )
         self._pass_on(node, NodeStatus.COMPLETED, takes_success=True)
 
     def _fail(self, node: GraphNode, row: NodeRow, error: StackdError) -> None:
         now = self._tools.clock.time()
-        row = replace(
-            row, status=NodeStatus.FAILED, error=_error(error, None), output=None, finished_at=now
+        row = row._replace(
+            status=NodeStatus.FAILED, error=_error(error, None), output=None, finished_at=now
         )
         self._record(row)
         self._after_failure(node, row)
@@ -430,8 +437,7 @@ class Run:
 
     def _leave_uncertain(self, row: NodeRow, why: str) -> None:
         self._record(
-            replace(
-                row,
+            row._replace(
                 status=NodeStatus.UNCERTAIN,
                 error=dumps({"code": "node.uncertain", "message": why}),
             )
@@ -476,12 +482,7 @@ class Run:
             return
         now = self._tools.clock.time()
         if target.id not in self._journal:
-            self._record(
-                NodeRow(
-                    target.id, target.type, NodeStatus.SKIPPED, 0, target.effect.value,
-                    None, None, now, now, None, None, None,
-                )
-            )  # fmt: skip
+            self._record(_row(target, NodeStatus.SKIPPED, 0, started_at=now, finished_at=now))
         for further in target.out_edges:
             if further.target in self._members:
                 self._decide(further, taken=False)
@@ -517,8 +518,8 @@ class Run:
             key = row.idempotency_key or self._idempotency_key(node, row)
             was_sent = row.status is NodeStatus.RUNNING or row.attempt > 0
             if was_sent and row.input_hash is not None and row.input_hash != digest:
-                return replace(row, status=NodeStatus.UNCERTAIN)
-        return replace(row, idempotency_key=key, input_hash=digest)
+                return row._replace(status=NodeStatus.UNCERTAIN)
+        return row._replace(idempotency_key=key, input_hash=digest)
 
     def _idempotency_key(self, node: GraphNode, row: NodeRow) -> str:
         if node.idempotency_key is None:
@@ -543,34 +544,51 @@ class Run:
             self._dirty_since = self._tools.clock.monotonic()
 
     async def _flush(self) -> None:
-        """Commit everything recorded so far."""
-        await self._write(lambda _tx: None)
+        """Commit everything recorded so far. One flush at a time: branches may wait for each other's."""
+        assert self._writing is not None  # noqa: S101  # only tasks of `_advance` flush
+        async with self._writing:
+            if self._dirty or self._timers:  # else another branch has just committed it
+                await self._write(self._check_claim)
+
+    def _check_claim(self, tx: Tx) -> None:
+        if not verbs.holds(tx, self._job):
+            raise self._lease_lost()
+
+    def _lease_lost(self) -> LeaseLostError:
+        return LeaseLostError(f"job {self._job.id} belongs to a newer claim")
 
     async def _write(self, change: Callable[[Tx], T]) -> T:
-        """Commit what is recorded together with `change`, fenced; waits while the store is full or locked."""
-        rows, self._dirty, self._dirty_since = list(self._dirty.values()), {}, None
-        timers, self._timers = self._timers, []
+        """Commit what is recorded together with `change`, which must refuse a lost claim.
 
-        def fenced(tx: Tx) -> T:
-            if not verbs.holds(tx, self._job):
-                raise LeaseLostError(f"job {self._job.id} belongs to a newer claim")
+        Waits while the store is full or locked; cut off there, what was recorded stays recorded.
+        """
+        dirty, since, timers = self._dirty, self._dirty_since, self._timers
+        self._dirty, self._dirty_since, self._timers = {}, None, []
+        rows = list(dirty.values())
+
+        def write(tx: Tx) -> T:
+            executions.put_nodes(tx, self.seq, rows)
             for row in rows:
-                executions.put_node(tx, self.seq, row)
                 if row.status in _ENDED:
                     tx.emit(self._finished(row))
             for key, due_at, output in timers:
                 executions.add_timer(tx, self.seq, key, due_at=due_at, output=output)
             return change(tx)
 
-        size = sum(len(row.output or b"") for row in rows)
+        try:
+            return await self._written(write, sum(len(row.output or b"") for row in rows))
+        except BaseException:
+            self._dirty, self._dirty_since = dirty | self._dirty, since
+            self._timers = timers + self._timers
+            raise
+
+    async def _written(self, change: Callable[[Tx], T], size_bytes: int) -> T:
         while True:
             try:
                 with anyio.CancelScope(shield=True):
-                    return await self._tools.store.write(fenced, size_bytes=size)
+                    return await self._tools.store.write(change, size_bytes=size_bytes)
             except (StoreBusyError, StoreFullError) as error:
-                _log.warning(
-                    "waiting for the store", execution_id=self._row.id, reason=error.message
-                )
+                _log.warning("waiting for the store", reason=error.message)
             await self._tools.clock.sleep(STORE_RETRY)
 
     def _finished(self, row: NodeRow) -> NodeFinished:
@@ -608,38 +626,38 @@ class Run:
 
     def _end_job(self, tx: Tx, outcome: Complete | Snooze) -> None:
         now = self._tools.clock.time()
-        verbs.settle(tx, self._job, outcome, now=now, policy=self._tools.job_retry, roll=0.0)
+        policy = self._tools.job_retry
+        if verbs.settle(tx, self._job, outcome, now=now, policy=policy, roll=0.0) is None:
+            raise self._lease_lost()
 
     def _rest(self, tx: Tx, status: ExecutionStatus) -> bool:
-        wakes, cancel_requested = executions.look(tx, self.seq)
-        now = self._tools.clock.time()
         if status in (ExecutionStatus.WAITING, ExecutionStatus.UNCERTAIN):
+            wakes, cancel_requested = executions.look(tx, self.seq)
             if cancel_requested:
                 status = ExecutionStatus.CANCELLED
             elif wakes != self._row.wakes:
+                self._check_claim(tx)
                 return False
-        if status is ExecutionStatus.WAITING:
-            executions.park(tx, self.seq, wakes=wakes)
-            tx.emit(executions.ExecutionParked(self._row.id, self._row.workflow_id, status.value))
-        else:
-            self._end(tx, status, now)
         self._end_job(tx, Complete())
+        if status is ExecutionStatus.WAITING:
+            executions.park(tx, self._row)
+        else:
+            self._end(tx, status)
         return True
 
-    def _end(self, tx: Tx, status: ExecutionStatus, now: float) -> None:
+    def _end(self, tx: Tx, status: ExecutionStatus) -> None:
         output: bytes | None = None
         error: bytes | None = None
         match status:
             case ExecutionStatus.COMPLETED:
-                output = dumps(self._output())
+                output = self._output()
             case ExecutionStatus.FAILED:
                 error = dumps(self._failure)
             case ExecutionStatus.CANCELLED:
                 error = dumps({"code": "execution.cancelled", "message": "cancelled by request"})
             case _:
                 error = self._uncertainty()
-        if status in executions.FINAL:
-            executions.close_open_nodes(tx, self.seq, now=now)
+        now = self._tools.clock.time()
         executions.end(tx, self._row, status, output=output, error=error, now=now)
 
     def _uncertainty(self) -> bytes:
@@ -647,15 +665,20 @@ class Run:
         error: dict[str, Json] = loads(node.error) if node.error else {"code": "node.uncertain"}
         return dumps({**error, "nodeId": node.key})
 
-    def _output(self) -> Json:
-        """Of the single completed node without a taken out-edge, else a map by node id."""
-        completed = {
-            key for key in self._members if self._journal[key].status is NodeStatus.COMPLETED
-        }
-        ends = completed - self._led_on
+    def _output(self) -> bytes:
+        """Of the single completed node without a taken out-edge, else a map by node id; JSON."""
+        ends = [
+            key
+            for key in self._graph.order
+            if key in self._members
+            and key not in self._led_on
+            and self._journal[key].status is NodeStatus.COMPLETED
+        ]
+        texts = {key: self._journal[key].output or b"null" for key in ends}
+        texts |= {key: self._row.input for key in ends if key == self._row.trigger_node}
         if len(ends) == 1:
-            return self._roots[ends.pop()]
-        return {key: self._roots[key] for key in self._graph.order if key in ends}
+            return texts[ends[0]]
+        return b"{" + b",".join(dumps(key) + b":" + text for key, text in texts.items()) + b"}"
 
     async def _reread(self) -> None:
         """Look again at the store: a wait ended, or a person decided, while this run was about to rest."""
@@ -672,6 +695,20 @@ class Run:
 _ENDED = frozenset(
     {NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.SKIPPED, NodeStatus.UNCERTAIN}
 )
+
+
+def _row(
+    node: GraphNode,
+    status: NodeStatus,
+    attempt: int,
+    *,
+    started_at: float,
+    finished_at: float | None = None,
+) -> NodeRow:
+    return NodeRow(
+        node.id, node.type, status, attempt, node.effect.value,
+        None, None, started_at, finished_at, None, None, None,
+    )  # fmt: skip
 
 
 def _retry(node: GraphNode) -> NodeRetry:

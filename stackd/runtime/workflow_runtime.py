@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
 
 from stackd.core.errors import LeaseLostError, StackdError, StoreFailedError
 from stackd.queue import verbs
-from stackd.queue.job import Discard, Fail, Job, JobState
+from stackd.queue.job import Discard, Fail, Job, JobState, RetryPolicy
 from stackd.runtime.run import Run, Tools
 from stackd.runtime.versions import Versions
 from stackd.store.connection import Tx
@@ -22,21 +21,30 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A claimed job with its execution; `row` None: the execution is already over."""
+    """A claimed job with its execution and the journal of that."""
 
     job: Job
-    row: ExecutionRow | None
+    row: ExecutionRow
     nodes: list[NodeRow]
 
 
 def claim(tx: Tx, *, owner: str, limit: int, lease: float, now: float) -> list[Claimed]:
-    """Claim up to `limit` jobs and mark their executions running, in one transaction."""
+    """Claim up to `limit` jobs and mark their executions running, in one transaction.
+
+    A job whose execution is already over is discarded here.
+    """
+    jobs = verbs.claim(tx, owner=owner, limit=limit, lease=lease, now=now)
+    rows = executions.begin(tx, [int(job.subject or 0) for job in jobs], now=now) if jobs else {}
     found = []
-    for job in verbs.claim(tx, owner=owner, limit=limit, lease=lease, now=now):
-        row = executions.begin(tx, int(job.subject or 0), now=now)
-        is_fresh = row is None or (job.fence == 1 and row.wakes == 0)
-        nodes = [] if is_fresh or row is None else executions.node_rows(tx, row.seq)
-        found.append(Claimed(job, row, nodes))
+    for job in jobs:
+        row = rows.get(int(job.subject or 0))
+        if row is None:
+            verbs.settle(
+                tx, job, Discard("execution.over"), now=now, policy=RetryPolicy(), roll=0.0
+            )
+            continue
+        is_fresh = job.fence == 1 and row.wakes == 0
+        found.append(Claimed(job, row, [] if is_fresh else executions.node_rows(tx, row.seq)))
     return found
 
 
@@ -49,40 +57,41 @@ class WorkflowRuntime:
         self._roll = roll
         self._runs: set[Run] = set()
 
+    claim = staticmethod(claim)
+
+    def rescue(self, tx: Tx, *, me: str, lease: float, now: float) -> int:
+        """Take back the claims of dead processes, as the function `rescue` does."""
+        return rescue(tx, me=me, lease=lease, now=now)
+
     async def execute(self, claimed: Claimed) -> None:
         """Run one claim until its execution rests and its job is settled.
 
         A lost lease ends it silently: the newer claim goes on. An error of the runtime itself fails the
-        attempt, and with the last attempt the execution.
+        attempt, and with the last attempt the execution. Called in a task of its own: the ids it binds to
+        log lines stay bound.
 
         Raises:
             StoreFailedError: the store has stopped; the process must restart.
         """
         job, row = claimed.job, claimed.row
-        if row is None:
-            await self._settle(job, Discard("execution.over"), "the execution is already over")
-            return
-        with structlog.contextvars.bound_contextvars(
+        structlog.contextvars.bind_contextvars(
             execution_id=row.id, workflow_id=row.workflow_id, job_id=job.id
-        ):
-            try:
-                graph = await self._versions.graph(row.workflow_id, row.version)
-                run = Run(self._tools, graph, job, row, claimed.nodes)
-                with self._registered(run):
-                    await run.execute()
-            except LeaseLostError:
-                _log.warning("a newer claim owns this execution; ended here", fence=job.fence)
-            except StoreFailedError:
-                raise
-            except Exception as error:  # noqa: BLE001  # a fault of ours must not take the worker down
-                _log.exception("the run failed", attempt=job.attempt + 1)
-                await self._settle(job, Fail(type(error).__name__), _words(error))
+        )
+        try:
+            graph = await self._versions.graph(row.workflow_id, row.version)
+            await self._run(Run(self._tools, graph, job, row, claimed.nodes))
+        except LeaseLostError:
+            _log.warning("a newer claim owns this execution; ended here", fence=job.fence)
+        except StoreFailedError:
+            raise
+        except Exception as error:  # noqa: BLE001  # a fault of ours must not take the worker down
+            _log.exception("the run failed", attempt=job.attempt + 1)
+            await self._fail(job, type(error).__name__, _words(error))
 
-    @contextmanager
-    def _registered(self, run: Run) -> Iterator[None]:
+    async def _run(self, run: Run) -> None:
         self._runs.add(run)
         try:
-            yield
+            await run.execute()
         finally:
             self._runs.discard(run)
 
@@ -101,12 +110,12 @@ class WorkflowRuntime:
     def running(self) -> int:
         return len(self._runs)
 
-    async def _settle(self, job: Job, outcome: Fail | Discard, message: str) -> None:
+    async def _fail(self, job: Job, error: str, message: str) -> None:
         now = self._tools.clock.time()
 
         def change(tx: Tx) -> None:
             state = verbs.settle(
-                tx, job, outcome, now=now, policy=self._tools.job_retry, roll=self._roll()
+                tx, job, Fail(error), now=now, policy=self._tools.job_retry, roll=self._roll()
             )
             if state is JobState.DISCARDED and isinstance(job.subject, int):
                 executions.fail_abandoned(

@@ -5,6 +5,9 @@ Schedules and polled triggers will be started from here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import anyio
 import structlog
 from anyio.abc import TaskStatus
@@ -12,15 +15,26 @@ from anyio.abc import TaskStatus
 from stackd.core.clock import Clock
 from stackd.core.errors import StoreBusyError, StoreFullError
 from stackd.core.process import ProcessIdentity
-from stackd.queue import processes
+from stackd.queue import processes, verbs
 from stackd.runtime.workflow_runtime import rescue
 from stackd.store.connection import Tx
 from stackd.store.database import Database
 from stackd.workflows import executions
 
-PRUNE_BATCH = 500  # dedupe keys per round: small steps never hold up the writer
+PRUNE_BATCH = 500  # rows per transaction: small steps never hold up the writer
+PRUNE_BATCHES = 20  # per round; the rest follows in the next
+JOBS_KEPT = 900.0  # seconds a finished job stays for a look at the queue; the execution is the history
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What one round did: jobs taken back, dedupe keys and finished jobs forgotten."""
+
+    rescued: int
+    keys: int
+    jobs: int
 
 
 class Scheduler:
@@ -65,18 +79,31 @@ class Scheduler:
         except (StoreBusyError, StoreFullError) as error:
             _log.warning("upkeep waits", reason=error.message)
 
-    async def round(self) -> tuple[int, int]:
-        """One round; (jobs taken back, keys forgotten)."""
+    async def round(self) -> Done:
+        """One round of upkeep."""
         now = self._clock.time()
 
-        def change(tx: Tx) -> tuple[int, int]:
+        def take_back(tx: Tx) -> int:
             processes.beat(tx, self._identity, now=now)
-            return (
-                rescue(tx, me=self._identity.id, lease=self._lease, now=now),
-                executions.prune_keys(tx, now=now, limit=PRUNE_BATCH),
-            )
+            return rescue(tx, me=self._identity.id, lease=self._lease, now=now)
 
-        done = await self._store.write(change, durable=False)
-        if done[0]:
-            _log.info("took back jobs of dead processes", jobs=done[0])
-        return done
+        rescued = await self._store.write(take_back, durable=False)
+        if rescued:
+            _log.info("took back jobs of dead processes", jobs=rescued)
+        return Done(
+            rescued,
+            await self._prune(lambda tx: executions.prune_keys(tx, now=now, limit=PRUNE_BATCH)),
+            await self._prune(
+                lambda tx: verbs.prune(tx, before=now - JOBS_KEPT, limit=PRUNE_BATCH)
+            ),
+        )
+
+    async def _prune(self, change: Callable[[Tx], int]) -> int:
+        """Repeat `change`, a batch each time, until nothing is left or the round's share is done; rows gone."""
+        gone = 0
+        for _ in range(PRUNE_BATCHES):
+            some = await self._store.write(change, durable=False)
+            gone += some
+            if some < PRUNE_BATCH:
+                break
+        return gone

@@ -8,50 +8,74 @@ from anyio.abc import TaskStatus
 
 from stackd.core.clock import Clock
 from stackd.core.errors import StoreBusyError, StoreFullError
+from stackd.core.events import Event, EventBus
 from stackd.store.database import Database
 from stackd.workflows import executions
+from stackd.workflows.executions import TimerSet
+
+STORE_RETRY = 0.5  # seconds to wait when the store is locked or full
 
 
 class Timers:
-    """Looks every `interval` seconds, sooner when a timer is due sooner."""
+    """Fires each timer when it is due; looks every `interval` seconds for those other processes set."""
 
     name = "timers"
 
-    def __init__(self, *, store: Database, clock: Clock, interval: float, batch: int) -> None:
+    def __init__(
+        self, *, store: Database, events: EventBus, clock: Clock, interval: float, batch: int
+    ) -> None:
         self._store = store
+        self._events = events
         self._clock = clock
         self._interval = interval
         self._batch = batch
+        self._next_due = float("inf")  # epoch seconds, as far as this process knows
+        self._sooner = anyio.Event()
         self._working = anyio.CancelScope()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        task_status.started()
-        with self._working:
-            while True:
-                try:
-                    fired = await self.fire_due()
-                except (StoreBusyError, StoreFullError) as error:
-                    structlog.get_logger(__name__).warning("timers wait", reason=error.message)
-                    fired = 0
-                if fired < self._batch:
-                    await self._sleep_until_due()
+        unsubscribe = self._events.subscribe(self._hear, TimerSet)
+        try:
+            with self._working:
+                task_status.started()
+                while True:
+                    await self._round_or_warn()
+        finally:
+            unsubscribe()
 
     def drain(self) -> None:
         self._working.cancel()
 
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, TimerSet) and event.due_at < self._next_due:
+            self._next_due = event.due_at
+            self._sooner.set()
+
+    async def _round_or_warn(self) -> None:
+        """Fire what is due, then wait for what is due next."""
+        self._sooner = anyio.Event()
+        try:
+            while await self.fire_due() == self._batch:
+                pass
+            left = await self._seconds_left()
+        except (StoreBusyError, StoreFullError) as error:
+            structlog.get_logger(__name__).warning("timers wait", reason=error.message)
+            left = STORE_RETRY
+        await self._clock.wait(self._sooner, min(max(left, 0.001), self._interval))
+
     async def fire_due(self) -> int:
-        """One round: fire what is due; how many fired."""
-        now = self._clock.time()
-        due = await self._store.read(executions.next_timer)
-        if due is None or due > now:
+        """Fire up to a batch of what is due; how many fired."""
+        if await self._seconds_left() > 0:
             return 0
+        now = self._clock.time()
         with anyio.CancelScope(shield=True):
             fired = await self._store.write(
                 lambda tx: executions.fire_timers(tx, now=now, limit=self._batch)
             )
         return fired  # noqa: RET504  # a cancel scope could swallow a return inside it
 
-    async def _sleep_until_due(self) -> None:
+    async def _seconds_left(self) -> float:
+        """Until the next timer is due; infinite if there is none."""
         due = await self._store.read(executions.next_timer)
-        left = self._interval if due is None else due - self._clock.time()
-        await self._clock.sleep(min(max(left, 0.001), self._interval))
+        self._next_due = float("inf") if due is None else due
+        return self._next_due - self._clock.time()

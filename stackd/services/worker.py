@@ -6,16 +6,18 @@ from the journal.
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import anyio
 import structlog
-from anyio.abc import TaskStatus
+from anyio.abc import TaskGroup, TaskStatus
 
 from stackd.core.clock import Clock
 from stackd.core.errors import StoreBusyError, StoreFullError
 from stackd.core.events import Event, EventBus
 from stackd.queue import verbs
-from stackd.queue.job import JobEnqueued, JobSettled
-from stackd.runtime.workflow_runtime import Claimed, WorkflowRuntime, claim, rescue
+from stackd.queue.job import JobEnqueued, JobRescued, JobUnblocked, QueueResumed
+from stackd.store.connection import Tx
 from stackd.store.database import Database
 from stackd.workflows import executions
 from stackd.workflows.executions import CancelRequested
@@ -23,6 +25,26 @@ from stackd.workflows.executions import CancelRequested
 POLL = 1.0  # seconds between looks for what other processes enqueued or asked to cancel
 CLAIM_BATCH = 50  # jobs per claim: bounds how long one claim holds the writer
 STORE_RETRY = 0.5  # seconds to wait when the store is locked or full
+
+
+class Runtime(Protocol):
+    """What runs the jobs. A claim is whatever `claim` returns and `execute` takes."""
+
+    def claim(self, tx: Tx, *, owner: str, limit: int, lease: float, now: float) -> list[Any]:
+        """Claim up to `limit` jobs; fewer when there are no more, or some needed no run."""
+
+    async def execute(self, claimed: Any) -> None:
+        """Run one claim and settle it."""
+
+    def rescue(self, tx: Tx, *, me: str, lease: float, now: float) -> int:
+        """Take back the claims of dead processes; how many."""
+
+    def cancel(self, seq: int) -> None:
+        """Cancel the execution `seq` if it runs here."""
+
+    @property
+    def running(self) -> int:
+        """How many executions run here."""
 
 
 class Worker:
@@ -34,7 +56,7 @@ class Worker:
         self,
         *,
         store: Database,
-        runtime: WorkflowRuntime,
+        runtime: Runtime,
         events: EventBus,
         clock: Clock,
         owner: str,
@@ -47,16 +69,21 @@ class Worker:
         self._events = events
         self._clock = clock
         self._owner = owner
-        self._slots = slots
         self._lease = lease
         self._lease_renew = lease_renew
         self._free = slots
-        self._wake = anyio.Event()
+        self._slot_freed = anyio.Event()
+        self._work_came = anyio.Event()
         self._claiming = anyio.CancelScope()
         self._log = structlog.get_logger(__name__)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        unsubscribe = self._events.subscribe(self._hear)
+        unsubscribers = (
+            self._events.subscribe(
+                self._hear_work, JobEnqueued, JobUnblocked, JobRescued, QueueResumed
+            ),
+            self._events.subscribe(self._hear_cancel, CancelRequested),
+        )
         try:
             async with anyio.create_task_group() as upkeep:
                 upkeep.start_soon(self._renew_forever)
@@ -70,67 +97,68 @@ class Worker:
                 # Leases beat until the last attempt has ended.
                 upkeep.cancel_scope.cancel()
         finally:
-            unsubscribe()
+            for unsubscribe in unsubscribers:
+                unsubscribe()
 
     def drain(self) -> None:
         """Claim no more; `run` returns when the attempts in hand have ended."""
         self._claiming.cancel()
 
-    def _hear(self, event: Event) -> None:
-        match event:
-            case JobEnqueued() | JobSettled():
-                self._wake.set()
-            case CancelRequested(seq):
-                self._runtime.cancel(seq)
-            case _:
-                pass
+    def _hear_work(self, _: Event) -> None:
+        self._work_came.set()
 
-    async def _claim_round(self, attempts: anyio.abc.TaskGroup) -> None:
-        self._wake = anyio.Event()
+    def _hear_cancel(self, event: Event) -> None:
+        if isinstance(event, CancelRequested):
+            self._runtime.cancel(event.execution)
+
+    async def _claim_round(self, attempts: TaskGroup) -> None:
+        """Fill the free slots, then return once there is a slot and something to claim."""
+        self._work_came = anyio.Event()
         try:
-            claimed = await self._claim()
+            next_due = await self._claim(attempts)
         except (StoreBusyError, StoreFullError) as error:
             self._log.warning("claiming is paused", reason=error.message)
             await self._clock.sleep(STORE_RETRY)
             return
-        for one in claimed:
-            self._free -= 1
-            attempts.start_soon(self._attempt, one)
-        if self._free and len(claimed) < min(CLAIM_BATCH, self._free + len(claimed)):
-            await self._wait_for_work()
-        elif not self._free:
-            await self._wake.wait()
+        await self._wait_for_work(next_due)
+        while not self._free:
+            self._slot_freed = anyio.Event()
+            await self._slot_freed.wait()
 
-    async def _claim(self) -> list[Claimed]:
-        limit = min(self._free, CLAIM_BATCH)
-        now = self._clock.time()
-        with anyio.CancelScope(shield=True):  # what was committed must be run, drain or not
-            claimed = await self._store.write(
-                lambda tx: claim(tx, owner=self._owner, limit=limit, lease=self._lease, now=now),
-                durable=False,
+    async def _claim(self, attempts: TaskGroup) -> float | None:
+        """Claim and start what is due now; when the next job is due, as `verbs.next_due` says."""
+        limit, now = min(self._free, CLAIM_BATCH), self._clock.time()
+
+        def change(tx: Tx) -> tuple[list[Any], float | None]:
+            claimed = self._runtime.claim(
+                tx, owner=self._owner, limit=limit, lease=self._lease, now=now
             )
-        return claimed  # noqa: RET504  # a cancel scope could swallow a return inside it
+            return claimed, now if len(claimed) == limit else verbs.next_due(tx, now=now)
 
-    async def _wait_for_work(self) -> None:
+        with anyio.CancelScope(shield=True):  # what was committed must be run, drain or not
+            claimed, next_due = await self._store.write(change, durable=False)
+            for one in claimed:
+                self._free -= 1
+                attempts.start_soon(self._attempt, one)
+        return next_due
+
+    async def _wait_for_work(self, due: float | None) -> None:
         """Return when something was enqueued here, is due, or a poll finds another process's job."""
-        while not self._wake.is_set():
-            due = await self._next_due()
-            if due is not None and due <= self._clock.time() and not self._wake.is_set():
+        while not self._work_came.is_set():
+            now = self._clock.time()
+            if due is not None and due <= now:
                 return
-            wait = POLL if due is None else min(POLL, due - self._clock.time())
-            with anyio.move_on_after(max(wait, 0.001)):
-                await self._wake.wait()
+            wait = POLL if due is None else min(POLL, due - now)
+            if await self._clock.wait(self._work_came, wait):
+                return
+            due = await self._store.read(lambda tx: verbs.next_due(tx, now=self._clock.time()))
 
-    async def _next_due(self) -> float | None:
-        now = self._clock.time()
-        return await self._store.read(lambda tx: verbs.next_due(tx, now=now))
-
-    async def _attempt(self, claimed: Claimed) -> None:
+    async def _attempt(self, claimed: Any) -> None:
         try:
             await self._runtime.execute(claimed)
         finally:
             self._free += 1
-            self._wake.set()
+            self._slot_freed.set()
 
     async def _renew_forever(self) -> None:
         while True:
@@ -151,7 +179,7 @@ class Worker:
     async def _rescue(self) -> None:
         now = self._clock.time()
         taken = await self._store.write(
-            lambda tx: rescue(tx, me=self._owner, lease=self._lease, now=now)
+            lambda tx: self._runtime.rescue(tx, me=self._owner, lease=self._lease, now=now)
         )
         if taken:
             self._log.info("took back jobs of dead processes", jobs=taken)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from stackd.core.events import Event, EventBus
@@ -18,6 +20,7 @@ class Metrics:
 
     def __init__(self, events: EventBus) -> None:
         self.registry = CollectorRegistry()
+        self._children: dict[tuple[Any, tuple[str, ...]], Any] = {}
         self._queued = self._counter(
             "executions_queued_total", "executions made durable", "workflow"
         )
@@ -35,34 +38,49 @@ class Metrics:
             "workflow_node_latency_ms", "how long node runs took", ("type", "status"),
             buckets=_LATENCIES, registry=self.registry,
         )  # fmt: skip
-        self.webhooks = self._counter(
+        self._webhooks = self._counter(
             "webhook_requests_total", "webhook deliveries by answer", "outcome"
         )
         self.queue_depth = Gauge(
             "workflow_queue_depth", "jobs by state", ("state",), registry=self.registry
         )
-        events.subscribe(self._hear)
+        events.subscribe(
+            self._hear,
+            NodeFinished,
+            JobSettled,
+            JobEnqueued,
+            JobRescued,
+            ExecutionQueued,
+            ExecutionFinished,
+            NodeRetried,
+            ServiceMoved,
+        )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
+
+    def count_webhook(self, outcome: str) -> None:
+        """Count a delivery that was `accepted`, a `duplicate`, or `refused`."""
+        self._labelled(self._webhooks, outcome).inc()
 
     def _hear(self, event: Event) -> None:
         match event:
             case NodeFinished():
                 if event.seconds is not None:
-                    self._latency.labels(event.type, event.status).observe(event.seconds * 1000)
+                    took = self._labelled(self._latency, event.type, event.status)
+                    took.observe(event.seconds * 1000)
             case JobEnqueued():
-                self._jobs.labels("enqueued").inc()
+                self._labelled(self._jobs, "enqueued").inc()
             case JobSettled():
-                self._jobs.labels(event.state.value).inc()
+                self._labelled(self._jobs, event.state.value).inc()
             case JobRescued():
-                self._jobs.labels("rescued").inc()
+                self._labelled(self._jobs, "rescued").inc()
             case ExecutionQueued():
-                self._queued.labels(event.workflow_id).inc()
+                self._labelled(self._queued, event.workflow_id).inc()
             case ExecutionFinished():
-                self._finished.labels(event.workflow_id, event.status).inc()
+                self._labelled(self._finished, event.workflow_id, event.status).inc()
             case NodeRetried():
-                self._retries.labels(event.code).inc()
+                self._labelled(self._retries, event.code).inc()
             case ServiceMoved():
                 before = self._service_states.get(event.service)
                 if before is not None:
@@ -71,6 +89,14 @@ class Metrics:
                 self._service_states[event.service] = event.state
             case _:
                 pass
+
+    def _labelled(self, metric: Any, *labels: str) -> Any:
+        """The child of `metric` with `labels`, kept: the library's own look-up costs more than counting."""
+        key = (metric, labels)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = metric.labels(*labels)
+        return child
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import anyio
 
 from stackd.core.clock import Clock
@@ -25,26 +28,36 @@ class Waiting:
     def __init__(self, store: Database, clock: Clock, events: EventBus) -> None:
         self._store = store
         self._clock = clock
-        self._waiters: dict[str, anyio.Event] = {}
-        events.subscribe(self._hear)
+        self._waiters: dict[str, set[anyio.Event]] = {}
+        events.subscribe(self._hear, ExecutionFinished, ExecutionParked)
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, ExecutionFinished | ExecutionParked):
-            waiter = self._waiters.get(event.execution_id)
-            if waiter is not None and event.status != ExecutionStatus.WAITING:
+            for waiter in self._waiters.get(event.execution_id, ()):
                 waiter.set()
 
     async def until_rested(self, execution_id: str, *, timeout: float) -> ExecutionRow | None:
         """The execution once it is final or uncertain; None if it is not within `timeout` seconds."""
-        waiter = self._waiters.setdefault(execution_id, anyio.Event())
+        deadline = self._clock.monotonic() + timeout
+        while True:
+            with self._hearing(execution_id) as moved:
+                row = await self._store.read(lambda tx: executions.get(tx, execution_id))
+                if row.status in FINAL or row.status is ExecutionStatus.UNCERTAIN:
+                    return row
+                left = deadline - self._clock.monotonic()
+                if left <= 0:
+                    return None
+                await self._clock.wait(moved, min(left, POLL))
+
+    @contextmanager
+    def _hearing(self, execution_id: str) -> Iterator[anyio.Event]:
+        """An event that is set when the execution next comes to rest in this process."""
+        moved = anyio.Event()
+        waiters = self._waiters.setdefault(execution_id, set())
+        waiters.add(moved)
         try:
-            with anyio.move_on_after(timeout):
-                while True:
-                    row = await self._store.read(lambda tx: executions.get(tx, execution_id))
-                    if row.status in FINAL or row.status is ExecutionStatus.UNCERTAIN:
-                        return row
-                    with anyio.move_on_after(POLL):
-                        await waiter.wait()
+            yield moved
         finally:
-            self._waiters.pop(execution_id, None)
-        return None
+            waiters.discard(moved)
+            if not waiters:
+                self._waiters.pop(execution_id, None)

@@ -13,7 +13,7 @@ from stackd.core.errors import ConflictError, InputError, NotFoundError
 from stackd.core.json import Json, dumps, loads_strict
 from stackd.store.connection import Tx
 from stackd.web.answers import accepted, started
-from stackd.web.context import Context, of
+from stackd.web.context import Context, header_text, of, storable, usable_key
 from stackd.web.problem import problem
 from stackd.workflows import catalogue, executions
 from stackd.workflows.catalogue import WebhookRoute, WorkflowChanged
@@ -23,7 +23,6 @@ from stackd.workflows.graph import GraphNode
 
 REPLY_WITHIN = 30.0  # seconds `respond: last` waits before it answers 202
 KEY_HEADERS = ("Idempotency-Key", "webhook-id", "X-GitHub-Delivery")
-LONGEST_KEY = 255
 ROUTES_KEPT = 10_000
 PARSE_ON_LOOP = 64 * 1024  # bytes; larger bodies are parsed on a thread
 
@@ -44,9 +43,7 @@ class Webhooks:
 
     def add_to(self, app: web.Application, context: Context) -> None:
         app.router.add_route("*", "/api/webhooks/{path:.+}", self._receive)
-        context.events.subscribe(
-            lambda event: self._routes.clear() if isinstance(event, WorkflowChanged) else None
-        )
+        context.events.subscribe(lambda _: self._routes.clear(), WorkflowChanged)
 
     async def _receive(self, request: web.Request) -> web.StreamResponse:
         context = of(request)
@@ -58,7 +55,7 @@ class Webhooks:
             execution_id, duplicate = await self._accept(context, request, route, delivery, key)
             outcome = "duplicate" if duplicate else "accepted"
         finally:
-            context.metrics.webhooks.labels(outcome).inc()
+            context.metrics.count_webhook(outcome)
         body = started(execution_id, route.workflow_id)
         if duplicate:
             body["duplicate"] = True
@@ -113,7 +110,6 @@ class Webhooks:
             trigger_node=route.node_id,
             input=delivery.text,
             concurrency=graph.workflow.concurrency,
-            max_attempts=context.settings.max_retries + 1,
         )
         now = context.clock.time()
         scope = f"webhook:{path}"
@@ -147,13 +143,14 @@ async def _read_delivery(context: Context, request: web.Request) -> _Delivery:
     output: dict[str, Json] = {
         "body": await _read_body(context, request),
         "headers": {
-            name.lower(): ", ".join(request.headers.getall(name)) for name in request.headers
+            name.lower(): header_text(", ".join(request.headers.getall(name)))
+            for name in request.headers
         },
         "query": _multi(request.query),
         "method": request.method,
         "path": request.match_info["path"],
     }
-    return _Delivery(dumps(output), output)
+    return _Delivery(storable(output), output)
 
 
 def _multi(pairs: MultiMapping[str]) -> dict[str, Json]:
@@ -179,7 +176,7 @@ async def _read_body(context: Context, request: web.Request) -> Json:
     if content_type.startswith("text/") or content_type.endswith("xml"):
         try:
             return raw.decode(request.charset or "utf-8")
-        except (UnicodeDecodeError, LookupError):
+        except (UnicodeError, LookupError):
             pass
     return {"$blob": await context.blobs.put(raw), "bytes": len(raw), "contentType": content_type}
 
@@ -187,7 +184,7 @@ async def _read_body(context: Context, request: web.Request) -> Json:
 async def _read_form(context: Context, request: web.Request) -> Json:
     try:
         form = await request.post()
-    except ValueError as error:
+    except (ValueError, LookupError, RuntimeError) as error:  # bytes, charset, transfer encoding
         raise InputError(f"the form cannot be read: {error}", code="form.malformed") from None
     result: dict[str, Json] = {}
     for name in dict.fromkeys(form):
@@ -219,19 +216,13 @@ def _dedupe_key(
     window = float(own.get("windowMs") or 0) / 1000 or of(request).settings.webhook_dedupe_window
     key: str | None = None
     if own.get("header"):
-        key = request.headers.get(str(own["header"]))
+        key = header_text(request.headers.get(str(own["header"]), ""))
     elif node.dedupe is not None:
         key = _key_by_expression(node.dedupe, node, delivery)
     else:
-        key = next((request.headers[h] for h in KEY_HEADERS if request.headers.get(h)), None)
-    if not key:
-        return None
-    if len(key) > LONGEST_KEY:
-        raise InputError(
-            f"the idempotency key is longer than {LONGEST_KEY} characters",
-            code="dedupe.key_too_long",
-        )
-    return key, window
+        given = (request.headers.get(name) for name in KEY_HEADERS)
+        key = header_text(next(filter(None, given), ""))
+    return (usable_key(key), window) if key else None
 
 
 def _key_by_expression(expression: Expression, node: GraphNode, delivery: _Delivery) -> str | None:

@@ -17,7 +17,15 @@ from stackd.core.errors import InputError
 from stackd.core.json import Json, dumps, loads, loads_strict
 from stackd.store.connection import Tx
 from stackd.web.answers import accepted, rested, started
-from stackd.web.context import Context, limit_of, of, seconds_of
+from stackd.web.context import (
+    Context,
+    header_text,
+    limit_of,
+    of,
+    seconds_of,
+    storable,
+    usable_key,
+)
 from stackd.web.views import workflow_view
 from stackd.workflows import catalogue, executions
 from stackd.workflows.catalogue import NewVersion, WebhookNode, WorkflowRow
@@ -183,11 +191,10 @@ async def start_by_hand(request: web.Request, workflow_id: str, given: Json) -> 
         version=row.version,
         trigger_type="trigger.time.manual",
         trigger_node=trigger,
-        input=dumps(given),
+        input=storable(given),
         concurrency=graph.workflow.concurrency,
-        max_attempts=context.settings.max_retries + 1,
     )
-    key = request.headers.get("Idempotency-Key")
+    key = usable_key(header_text(request.headers.get("Idempotency-Key", ""))) or None
     execution_id = await _start_once(context, new, scope=f"api:{workflow_id}", key=key)
     wait = seconds_of(request, "wait", longest=LONGEST_WAIT)
     if wait is not None:

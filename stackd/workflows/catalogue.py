@@ -76,10 +76,13 @@ def import_version(tx: Tx, new: NewVersion, *, activate: bool, now: float) -> Im
     version = known[0] if known is not None else (newest[0] if newest else 0) + 1
     if current is None:
         tx.execute(
-            sql.INSERT_WORKFLOW, (new.workflow_id, new.name, version, int(activate), now, now)
+            sql.INSERT_WORKFLOW,
+            (new.workflow_id, new.name, version, int(activate), new.concurrency, now, now),
         )
     elif current[0] != version:
-        tx.execute(sql.MOVE_WORKFLOW, (new.name, version, now, new.workflow_id))
+        tx.execute(
+            sql.MOVE_WORKFLOW, (new.name, version, new.concurrency, now, new.workflow_id)
+        )
     if known is None:
         tx.execute(
             sql.INSERT_VERSION, (new.workflow_id, version, new.content_hash, new.document, now)

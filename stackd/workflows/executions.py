@@ -6,9 +6,10 @@ A run (see `runtime/`) owns an execution while it holds the fenced job; everythi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from stackd.core.errors import ConflictError, NotFoundError
 from stackd.core.events import Event
@@ -87,6 +88,15 @@ class CancelRequested(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TimerSet(Event):
+    """A waiting node run will end, or be offered again, at `due_at` (epoch seconds)."""
+
+    execution: int
+    key: str
+    due_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class TimerFired(Event):
     """A waiting node run was completed, or offered again, by its timer."""
 
@@ -94,8 +104,7 @@ class TimerFired(Event):
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class NodeRow:
+class NodeRow(NamedTuple):
     """A node run as stored. Instants are epoch seconds; `output`, `error`, `metadata` are JSON texts."""
 
     key: str
@@ -160,7 +169,6 @@ class NewExecution:
     trigger_node: str
     input: bytes
     concurrency: int | None
-    max_attempts: int
 
 
 def start(tx: Tx, new: NewExecution, *, now: float) -> str:
@@ -178,16 +186,18 @@ def start(tx: Tx, new: NewExecution, *, now: float) -> str:
             now,
         ),
     )
-    job = NewJob(
-        JOB_KIND,
-        subject=seq,
-        concurrency_key=None if new.concurrency is None else new.workflow_id,
-        concurrency_limit=new.concurrency,
-        max_attempts=new.max_attempts,
-    )
-    verbs.enqueue(tx, [job], now=now)
+    verbs.enqueue(tx, [_job(seq, new.workflow_id, new.concurrency)], now=now)
     tx.emit(ExecutionQueued(execution_id, new.workflow_id))
     return execution_id
+
+
+def _job(seq: int, workflow_id: str, concurrency: int | None) -> NewJob:
+    return NewJob(
+        JOB_KIND,
+        subject=seq,
+        concurrency_key=None if concurrency is None else workflow_id,
+        concurrency_limit=concurrency,
+    )
 
 
 def find_duplicate(tx: Tx, *, scope: str, key: str, now: float) -> str | None:
@@ -208,22 +218,20 @@ def prune_keys(tx: Tx, *, now: float, limit: int) -> int:
     return tx.execute(sql.PRUNE_DEDUPE, (now, limit))
 
 
-def begin(tx: Tx, seq: int, *, now: float) -> ExecutionRow | None:
-    """Mark the execution running for the claim in this transaction; None if it is already over."""
-    if tx.execute(sql.BEGIN_EXECUTION, (now, seq)) == 0:
-        return None
-    row = _execution(tx.one(sql.GET_EXECUTION_BY_SEQ, (seq,)))
-    if row is not None:
+def begin(tx: Tx, seqs: Sequence[int], *, now: float) -> dict[int, ExecutionRow]:
+    """Mark executions running for the claims in this transaction; those that are already over are left out."""
+    rows = [_execution(row) for row in tx.rows(sql.BEGIN_EXECUTIONS, (now, dumps(seqs)))]
+    for row in rows:
         tx.emit(ExecutionStarted(row.id, row.workflow_id))
-    return row
+    return {row.seq: row for row in rows}
 
 
 def get(tx: Tx, execution_id: str) -> ExecutionRow:
     """The execution, or NotFoundError."""
-    row = _execution(tx.one(sql.GET_EXECUTION, (execution_id,)))
+    row = tx.one(sql.GET_EXECUTION, (execution_id,))
     if row is None:
         raise NotFoundError(f"no execution {execution_id!r}", code="execution.not_found")
-    return row
+    return _execution(row)
 
 
 def node_rows(tx: Tx, seq: int) -> list[NodeRow]:
@@ -231,26 +239,15 @@ def node_rows(tx: Tx, seq: int) -> list[NodeRow]:
     return [NodeRow(r[0], r[1], NodeStatus(r[2]), *r[3:]) for r in tx.rows(sql.NODE_RUNS, (seq,))]
 
 
-def put_node(tx: Tx, seq: int, node: NodeRow) -> None:
-    """Write one node run, replacing what is stored of it."""
-    tx.execute(
-        sql.PUT_NODE_RUN,
-        (
-            seq,
-            node.key,
-            node.type,
-            node.status.value,
-            node.attempt,
-            node.effect,
-            node.idempotency_key,
-            node.input_hash,
-            node.started_at,
-            node.finished_at,
-            node.output,
-            node.error,
-            node.metadata,
-        ),
-    )
+def put_nodes(tx: Tx, seq: int, nodes: Sequence[NodeRow]) -> None:
+    """Write node runs, replacing what is stored of each."""
+    for start in range(0, len(nodes), sql.NODE_RUNS_PER_PUT):
+        some = nodes[start : start + sql.NODE_RUNS_PER_PUT]
+        values: list[object] = []
+        for node in some:
+            values.append(seq)
+            values += node
+        tx.execute(sql.put_node_runs(len(some)), values)
 
 
 def listed(
@@ -277,9 +274,10 @@ def look(tx: Tx, seq: int) -> tuple[int, bool]:
     return (0, False) if row is None else (row[0], bool(row[1]))
 
 
-def park(tx: Tx, seq: int, *, wakes: int) -> bool:
-    """Leave the execution waiting, unless something woke it since `wakes` was read; whether it waits."""
-    return tx.execute(sql.PARK_EXECUTION, (seq, wakes)) > 0
+def park(tx: Tx, row: ExecutionRow) -> None:
+    """Leave the execution waiting. Its owner has seen in this transaction that nothing woke it since."""
+    tx.execute(sql.PARK_EXECUTION, (row.seq, row.wakes))
+    tx.emit(ExecutionParked(row.id, row.workflow_id, ExecutionStatus.WAITING.value))
 
 
 def end(
@@ -291,27 +289,27 @@ def end(
     error: bytes | None,
     now: float,
 ) -> None:
-    """Write the state a run reached: a final one, or `uncertain`."""
+    """Write the state an execution reached: a final one, or `uncertain`.
+
+    Node runs that a failed or cancelled one leaves open end with it: `unsafe` ones that were sent as
+    uncertain, others as skipped.
+    """
     is_final = status in FINAL
     tx.execute(sql.END_EXECUTION, (status.value, output, error, now if is_final else None, row.seq))
     if is_final:
-        tx.execute(sql.CANCEL_TIMERS, (row.seq,))
+        if status is not ExecutionStatus.COMPLETED:  # what has completed left nothing open
+            tx.execute(sql.END_OPEN_NODES, (now, row.seq))
+            tx.execute(sql.CANCEL_TIMERS, (row.seq,))
         tx.emit(ExecutionFinished(row.id, row.workflow_id, status.value))
     else:
         tx.emit(ExecutionParked(row.id, row.workflow_id, status.value))
 
 
-def close_open_nodes(tx: Tx, seq: int, *, now: float) -> None:
-    """End the node runs an ending execution leaves open: sent `unsafe` ones as uncertain, others skipped."""
-    tx.execute(sql.END_OPEN_NODES, (now, seq))
-
-
 def fail_abandoned(tx: Tx, seq: int, *, code: str, message: str, now: float) -> None:
     """Fail an execution whose job will not run again."""
-    row = _execution(tx.one(sql.GET_EXECUTION_BY_SEQ, (seq,)))
-    if row is None or row.status in FINAL:
+    found = tx.one(sql.GET_EXECUTION_BY_SEQ, (seq,))
+    if found is None or (row := _execution(found)).status in FINAL:
         return
-    close_open_nodes(tx, seq, now=now)
     error = dumps({"code": code, "message": message})
     end(tx, row, ExecutionStatus.FAILED, output=None, error=error, now=now)
 
@@ -320,16 +318,15 @@ def wake(tx: Tx, row_or_seq: ExecutionRow | int, *, now: float) -> None:
     """Make sure a run will look at the execution: a live job exists, and one that runs sees `wakes` change."""
     seq = row_or_seq if isinstance(row_or_seq, int) else row_or_seq.seq
     tx.execute(sql.WAKE_EXECUTION, (seq,))
-    last = tx.one(sql.CONCURRENCY_OF, (seq, JOB_KIND))
-    key, limit = last if last is not None else (None, None)
-    job = NewJob(JOB_KIND, subject=seq, concurrency_key=key, concurrency_limit=limit)
-    if verbs.enqueue(tx, [job], now=now) != [None]:
+    found = tx.one(sql.CONCURRENCY_OF, (seq,))
+    if found is not None and verbs.enqueue(tx, [_job(seq, *found)], now=now) != [None]:
         tx.execute(sql.REQUEUE_EXECUTION, (seq,))
 
 
 def add_timer(tx: Tx, seq: int, key: str, *, due_at: float, output: bytes | None) -> None:
     """Let the waiting node run `key` end with `output` at `due_at`; None offers the node again instead."""
     tx.execute(sql.INSERT_TIMER, (seq, key, due_at, output or b""))
+    tx.emit(TimerSet(seq, key, due_at))
 
 
 def fire_timers(tx: Tx, *, now: float, limit: int) -> int:
@@ -369,7 +366,6 @@ def cancel(tx: Tx, execution_id: str, *, now: float) -> ExecutionStatus:
     if not is_idle:
         tx.emit(CancelRequested(row.seq))
         return row.status
-    close_open_nodes(tx, row.seq, now=now)
     end(
         tx,
         row,
@@ -442,9 +438,7 @@ def _settle_uncertain(tx: Tx, seq: int, node: NodeRow, decision: Decision, *, no
     )
 
 
-def _execution(row: tuple[object, ...] | None) -> ExecutionRow | None:
-    if row is None:
-        return None
+def _execution(row: tuple[object, ...]) -> ExecutionRow:
     values = list(row)
     values[4] = ExecutionStatus(str(values[4]))
     values[11] = bool(values[11])

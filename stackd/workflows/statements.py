@@ -1,5 +1,7 @@
 """The SQL of workflows, their versions and webhooks, and of executions, node runs and timers."""
 
+from functools import cache
+
 # Workflows and versions
 
 GET_WORKFLOW = """
@@ -12,8 +14,9 @@ SELECT w.id, w.name, w.version, w.active, w.created_at, w.updated_at, v.content_
 FROM workflows w JOIN workflow_versions v ON v.workflow_id = w.id AND v.version = w.version
 WHERE w.id > ? ORDER BY w.id LIMIT ?"""
 
-INSERT_WORKFLOW = "INSERT INTO workflows VALUES (?, ?, ?, ?, ?, ?)"
-MOVE_WORKFLOW = "UPDATE workflows SET name = ?, version = ?, updated_at = ? WHERE id = ?"
+INSERT_WORKFLOW = "INSERT INTO workflows VALUES (?, ?, ?, ?, ?, ?, ?)"
+MOVE_WORKFLOW = """
+UPDATE workflows SET name = ?, version = ?, concurrency = ?, updated_at = ? WHERE id = ?"""
 SET_ACTIVE = "UPDATE workflows SET active = ?, updated_at = ? WHERE id = ? AND active <> ?"
 CURRENT_VERSION = "SELECT version, active FROM workflows WHERE id = ?"
 
@@ -56,9 +59,10 @@ INSERT_EXECUTION = """
 INSERT INTO executions (id, workflow_id, version, status, trigger_type, trigger_node, input, created_at)
 VALUES (?, ?, ?, 'queued', ?, ?, ?, ?)"""
 
-_EXECUTION = """
-SELECT seq, id, workflow_id, version, status, trigger_type, trigger_node, input, output, error,
-       wakes, cancel_requested, created_at, started_at, finished_at FROM executions """
+_COLUMNS = """
+seq, id, workflow_id, version, status, trigger_type, trigger_node, input, output, error,
+wakes, cancel_requested, created_at, started_at, finished_at"""
+_EXECUTION = f"SELECT {_COLUMNS} FROM executions "  # noqa: S608  # constants
 GET_EXECUTION = _EXECUTION + "WHERE id = ?"
 GET_EXECUTION_BY_SEQ = _EXECUTION + "WHERE seq = ?"
 
@@ -75,9 +79,10 @@ LIST_EXECUTIONS_OF_WORKFLOW_BY_STATUS = (
 )
 SEQ_OF_EXECUTION = "SELECT seq FROM executions WHERE id = ?"
 
-BEGIN_EXECUTION = """
+BEGIN_EXECUTIONS = f"""
 UPDATE executions SET status = 'running', started_at = coalesce(started_at, ?)
-WHERE seq = ? AND status IN ('queued', 'running')"""
+WHERE seq IN (SELECT value FROM json_each(?)) AND status IN ('queued', 'running')
+RETURNING {_COLUMNS}"""  # noqa: S608  # constants
 LOOK_AT_EXECUTION = "SELECT wakes, cancel_requested, status FROM executions WHERE seq = ?"
 PARK_EXECUTION = """
 UPDATE executions SET status = 'waiting' WHERE seq = ? AND status = 'running' AND wakes = ?"""
@@ -91,7 +96,8 @@ REQUEST_CANCEL = """
 UPDATE executions SET cancel_requested = 1, wakes = wakes + 1
 WHERE seq = ? AND status IN ('queued', 'running', 'waiting', 'uncertain')"""
 CANCEL_REQUESTS = "SELECT seq FROM executions WHERE status = 'running' AND cancel_requested = 1"
-CONCURRENCY_OF = "SELECT concurrency_key, concurrency_limit FROM jobs WHERE subject = ? AND kind = ? ORDER BY id DESC LIMIT 1"
+CONCURRENCY_OF = """
+SELECT w.id, w.concurrency FROM executions e JOIN workflows w ON w.id = e.workflow_id WHERE e.seq = ?"""
 
 # Node runs
 
@@ -100,15 +106,24 @@ SELECT key, type, status, attempt, effect, idempotency_key, input_hash, started_
        output, error, metadata FROM node_runs """
 NODE_RUNS = _NODE + "WHERE execution = ? ORDER BY started_at, key"
 NODE_RUN = _NODE + "WHERE execution = ? AND key = ?"
-PUT_NODE_RUN = """
+NODE_RUNS_PER_PUT = 16
+
+
+@cache
+def put_node_runs(count: int) -> str:
+    """Puts `count` node runs: one statement for all costs one hand-over of the interpreter lock, not `count`."""
+    rows = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"] * count)
+    return f"""
 INSERT INTO node_runs (execution, key, type, status, attempt, effect, idempotency_key, input_hash,
                        started_at, finished_at, output, error, metadata)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES {rows}
 ON CONFLICT (execution, key) DO UPDATE SET
     status = excluded.status, attempt = excluded.attempt, effect = excluded.effect,
     idempotency_key = excluded.idempotency_key, input_hash = excluded.input_hash,
     started_at = excluded.started_at, finished_at = excluded.finished_at,
-    output = excluded.output, error = excluded.error, metadata = excluded.metadata"""
+    output = excluded.output, error = excluded.error, metadata = excluded.metadata"""  # noqa: S608
+
+
 MOVE_NODE_RUN = """
 UPDATE node_runs SET status = ?, output = ?, error = ?, finished_at = ?, metadata = ?
 WHERE execution = ? AND key = ? AND status = ?"""

@@ -26,7 +26,7 @@ from stackd.queue.job import (
 )
 from stackd.store.database import Database
 
-POLICY = RetryPolicy(base=1.0, cap=300.0)
+POLICY = RetryPolicy(base=1.0, cap=300.0, max_attempts=3)
 ME = "me"
 THIS_PROCESS = current_process()  # read here: a test may not block its loop
 
@@ -152,7 +152,7 @@ async def test_an_expired_lease_alone_does_not_invalidate_a_settle(queue: Queue)
 async def test_failed_job_waits_twice_as_long_each_time_and_is_discarded_at_the_last_attempt(
     queue: Queue,
 ) -> None:
-    await queue.enqueue(NewJob("a", max_attempts=3))
+    await queue.enqueue(NewJob("a"))
     waits = []
     for _ in range(2):
         (job,) = await queue.claim()
@@ -320,7 +320,7 @@ async def test_prune_removes_old_finished_jobs_only(queue: Queue) -> None:
     (job, *_) = await queue.claim(1)
     await queue.settle(job, Complete())
 
-    pruned = await queue.do(verbs.prune, before=queue.now + 1, up_to_id=1_000, limit=10)
+    pruned = await queue.do(verbs.prune, before=queue.now + 1, limit=10)
 
     assert pruned == 1
     assert list((await queue.states()).values()) == ["available"]

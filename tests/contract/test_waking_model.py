@@ -251,7 +251,7 @@ class Model(RuleBasedStateMachine):
     @precondition(lambda self: len(self.ids) < 4)
     def start(self, flow: str) -> None:
         new = NewExecution(
-            flow, 1, "trigger.time.manual", "start", dumps(None), None, max_attempts=4
+            flow, 1, "trigger.time.manual", "start", dumps(None), None
         )
         self.ids.append(self._write(lambda tx: executions.start(tx, new, now=self.clock.time())))
 

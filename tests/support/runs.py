@@ -88,7 +88,7 @@ class World:
 
     async def start(self, workflow_id: str, given: Any = None, *, trigger: str = "start") -> str:
         new = NewExecution(
-            workflow_id, 1, "trigger.time.manual", trigger, dumps(given), None, max_attempts=4
+            workflow_id, 1, "trigger.time.manual", trigger, dumps(given), None
         )
         return await self.store.write(lambda tx: executions.start(tx, new, now=self.clock.time()))
 

@@ -30,7 +30,6 @@ CREATE TABLE jobs (
     blocked INTEGER NOT NULL DEFAULT 0,   -- its concurrency key had no free place when last looked at
     fence INTEGER NOT NULL DEFAULT 0,     -- grows at every claim, never falls
     attempt INTEGER NOT NULL DEFAULT 0,   -- failures of the runtime itself
-    max_attempts INTEGER NOT NULL,
     rescues INTEGER NOT NULL DEFAULT 0,   -- times taken back from a dead process
     owner TEXT,                   -- processes.id while running
     leased_until REAL,
@@ -38,13 +37,14 @@ CREATE TABLE jobs (
     created_at REAL NOT NULL,
     finished_at REAL
 );
-CREATE UNIQUE INDEX jobs_live_subject ON jobs (subject, kind)
-    WHERE state IN ('scheduled', 'available', 'running', 'retryable');
+-- A job is live until it has ended. Naming the end, not the states, spares these two a rewrite per claim.
+CREATE UNIQUE INDEX jobs_live_subject ON jobs (subject, kind) WHERE finished_at IS NULL;
 CREATE UNIQUE INDEX jobs_live_dedupe ON jobs (dedupe_key)
-    WHERE dedupe_key IS NOT NULL AND state IN ('scheduled', 'available', 'running', 'retryable');
+    WHERE dedupe_key IS NOT NULL AND finished_at IS NULL;
 CREATE INDEX jobs_available ON jobs (priority DESC, due_at, id) WHERE state = 'available' AND blocked = 0;
 CREATE INDEX jobs_due ON jobs (due_at) WHERE state IN ('scheduled', 'retryable');
-CREATE INDEX jobs_running ON jobs (owner, concurrency_key) WHERE state = 'running';
+CREATE INDEX jobs_running ON jobs (owner) WHERE state = 'running';
+CREATE INDEX jobs_finished ON jobs (finished_at, state) WHERE finished_at IS NOT NULL;
 CREATE INDEX jobs_concurrency ON jobs (concurrency_key, state, blocked, priority DESC, due_at, id)
     WHERE concurrency_key IS NOT NULL AND state IN ('available', 'running');
 
@@ -53,6 +53,7 @@ CREATE TABLE workflows (
     name TEXT NOT NULL,
     version INTEGER NOT NULL,     -- the current one; executions keep the version they began with
     active INTEGER NOT NULL,
+    concurrency INTEGER,          -- executions that may run at once; NULL: no bound of its own
     created_at REAL NOT NULL,
     updated_at REAL NOT NULL
 ) WITHOUT ROWID;
