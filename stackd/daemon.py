@@ -241,7 +241,9 @@ class _Daemon:
 
     def _heed(self, event: Event) -> None:
         if isinstance(event, StoreWritesStopped):
-            self._supervisor.give_up(StoreFailedError(event.reason))
+            is_corrupt = event.code == StoreCorruptError.code
+            kind = StoreCorruptError if is_corrupt else StoreFailedError
+            self._supervisor.give_up(kind(event.reason))
 
     @asynccontextmanager
     async def _store(self) -> AsyncIterator[Database]:

@@ -19,6 +19,7 @@ class Versions:
     def __init__(self, store: Database) -> None:
         self._store = store
         self._graphs: LRUCache[tuple[str, int], Graph] = LRUCache(KEPT)
+        self._loading = anyio.Lock()
 
     async def graph(self, workflow_id: str, version: int) -> Graph:
         """The compiled version.
@@ -28,11 +29,16 @@ class Versions:
         """
         key = (workflow_id, version)
         graph = self._graphs.get(key)
-        if graph is None:
-            text = await self._store.read(lambda tx: catalogue.document(tx, workflow_id, version))
-            # On a thread: the parser is loaded at first use, and a large document takes its time.
-            graph = self._graphs[key] = await anyio.to_thread.run_sync(_compiled, text)
-        return graph
+        return graph if graph is not None else await self._load(key)
+
+    async def _load(self, key: tuple[str, int]) -> Graph:
+        async with self._loading:  # of many that ask at once, one does the work
+            graph = self._graphs.get(key)
+            if graph is None:
+                text = await self._store.read(lambda tx: catalogue.document(tx, *key))
+                # On a thread: the parser is loaded at first use, and a large document takes its time.
+                graph = self._graphs[key] = await anyio.to_thread.run_sync(_compiled, text)
+            return graph
 
 
 def _compiled(text: bytes) -> Graph:

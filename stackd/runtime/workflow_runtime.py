@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 import structlog
 
-from stackd.core.errors import LeaseLostError, StackdError, StoreFailedError
+from stackd.core.errors import (
+    LeaseLostError,
+    StackdError,
+    StoreCorruptError,
+    StoreFailedError,
+)
 from stackd.queue import verbs
 from stackd.queue.job import Discard, Fail, Job, JobState, RetryPolicy
 from stackd.runtime.run import Run, Tools
@@ -71,7 +76,7 @@ class WorkflowRuntime:
         log lines stay bound.
 
         Raises:
-            StoreFailedError: the store has stopped; the process must restart.
+            StoreFailedError, StoreCorruptError: the store has stopped; the process must end.
         """
         job, row = claimed.job, claimed.row
         structlog.contextvars.bind_contextvars(
@@ -82,7 +87,7 @@ class WorkflowRuntime:
             await self._run(Run(self._tools, graph, job, row, claimed.nodes))
         except LeaseLostError:
             _log.warning("a newer claim owns this execution; ended here", fence=job.fence)
-        except StoreFailedError:
+        except (StoreFailedError, StoreCorruptError):
             raise
         except Exception as error:  # noqa: BLE001  # a fault of ours must not take the worker down
             _log.exception("the run failed", attempt=job.attempt + 1)

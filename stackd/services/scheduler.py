@@ -23,7 +23,7 @@ from stackd.workflows import executions
 
 PRUNE_BATCH = 500  # rows per transaction: small steps never hold up the writer
 PRUNE_BATCHES = 20  # per round; the rest follows in the next
-JOBS_KEPT = 900.0  # seconds a finished job stays for a look at the queue; the execution is the history
+JOBS_KEPT = 900.0  # seconds an ended job stays visible; the execution is the history
 
 _log = structlog.get_logger(__name__)
 

@@ -20,7 +20,12 @@ import anyio
 import structlog
 
 from stackd.core.clock import Clock
-from stackd.core.errors import StoreBusyError, StoreError, StoreFailedError
+from stackd.core.errors import (
+    StoreBusyError,
+    StoreCorruptError,
+    StoreError,
+    StoreFailedError,
+)
 from stackd.core.events import Event, EventBus
 from stackd.store.connection import ThreadConnection, Tx, begin, connect, is_fatal, translate
 from stackd.store.migrations import Migration, migrate
@@ -39,8 +44,9 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StoreWritesStopped(Event):
-    """The writer met an error after which nothing may be written; the process must restart."""
+    """The writer met an error after which nothing may be written: `store.failed` or `store.corrupt`."""
 
+    code: str
     reason: str
 
 
@@ -64,10 +70,13 @@ class Database:
         path: Path,
         writer: ThreadConnection,
         readers: list[ThreadConnection],
+        *,
+        clock: Clock,
         events: EventBus,
     ) -> None:
         self.path = path
         self.events = events
+        self._clock = clock
         self._writer = writer
         self._all_readers = readers
         self._free_readers = list(readers)
@@ -77,14 +86,20 @@ class Database:
         self._arrived = asyncio.Event()
         self._room = asyncio.Condition()
         self._crowd = 0  # writers that wait for room
-        self._failure: StoreFailedError | None = None
+        self._failure: StoreError | None = None
+        self._synced_at = float("-inf")
         self._closing = False
         self._syncing = True  # the writer connection starts with synchronous=FULL
 
     @property
-    def failure(self) -> StoreFailedError | None:
+    def failure(self) -> StoreError | None:
         """Why writing has stopped for good; None while it has not."""
         return self._failure
+
+    @property
+    def synced_at(self) -> float:
+        """When a commit last reached the disk, by the monotonic clock; minus infinity before the first."""
+        return self._synced_at
 
     async def write(
         self,
@@ -105,13 +120,13 @@ class Database:
         Raises:
             StoreBusyError: the deadline passed before it began, or another process kept the write lock.
             StoreFullError: the disk is full; nothing of the whole group was kept.
-            StoreFailedError: writing has stopped for good.
+            StoreFailedError, StoreCorruptError: writing has stopped for good.
         Cancellation: a change that has not begun is dropped; one that has begun commits, its events are
             delivered, and its result is lost to the caller.
         """
         loop = asyncio.get_running_loop()
         if self._is_crowded:
-            await self._wait_for_room(deadline)
+            deadline -= await self._wait_for_room(deadline)
         self._refuse_if_stopped()
         member: _Member[T] = _Member(change, loop.create_future(), durable, size_bytes)
         self._waiting.append(member)
@@ -149,14 +164,16 @@ class Database:
     def _is_crowded(self) -> bool:
         return len(self._waiting) >= WAITING_MEMBERS or self._waiting_bytes >= WAITING_BYTES
 
-    async def _wait_for_room(self, deadline: float) -> None:
+    async def _wait_for_room(self, deadline: float) -> float:
+        """Wait until the writer takes more; the seconds that took."""
+        began = self._clock.monotonic()
         self._crowd += 1
         try:
             with anyio.move_on_after(deadline):
                 async with self._room:
                     while self._is_crowded:
                         await self._room.wait()
-                    return
+                    return self._clock.monotonic() - began
         finally:
             self._crowd -= 1
         raise StoreBusyError("too many changes wait for the store")
@@ -199,6 +216,8 @@ class Database:
                 member.error = self._failure
         else:
             await self._writer.run(self._commit_on_thread, group)
+            if self._syncing and any(member.error is None for member in group):
+                self._synced_at = self._clock.monotonic()
         for member in group:
             for event in member.events:
                 self.events.emit(event)
@@ -214,10 +233,10 @@ class Database:
 
     def _notice_failure(self, group: list[_Member[Any]]) -> None:
         for member in group:
-            if isinstance(member.error, StoreFailedError):
+            if isinstance(member.error, StoreFailedError | StoreCorruptError):
                 self._failure = member.error
                 _log.error("the store has stopped writing", reason=member.error.message)
-                self.events.emit(StoreWritesStopped(member.error.message))
+                self.events.emit(StoreWritesStopped(member.error.code, member.error.message))
                 return
 
     def _commit_on_thread(self, group: list[_Member[Any]]) -> None:
@@ -313,7 +332,7 @@ async def open_database(
             raise translate(error, path) from error
         for _ in range(readers):
             opened.append(await connect(path, busy_timeout=busy_timeout, writable=False))  # noqa: PERF401
-        database = Database(path, writer, opened[1:], events)
+        database = Database(path, writer, opened[1:], clock=clock, events=events)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(database.run_writer)
             try:

@@ -80,9 +80,7 @@ def import_version(tx: Tx, new: NewVersion, *, activate: bool, now: float) -> Im
             (new.workflow_id, new.name, version, int(activate), new.concurrency, now, now),
         )
     elif current[0] != version:
-        tx.execute(
-            sql.MOVE_WORKFLOW, (new.name, version, new.concurrency, now, new.workflow_id)
-        )
+        tx.execute(sql.MOVE_WORKFLOW, (new.name, version, new.concurrency, now, new.workflow_id))
     if known is None:
         tx.execute(
             sql.INSERT_VERSION, (new.workflow_id, version, new.content_hash, new.document, now)

@@ -21,6 +21,8 @@ from support.daemon import DaemonProcess, FarSide, eventually
 
 DELIVERIES = 12
 SENDERS = 4
+RARE = ("TimerSet", "ExecutionParked", "TimerFired", "ExecutionFinished", "JobSettled")
+LONG_WAIT = ("TimerSet", "ExecutionParked", "TimerFired")
 RESTED = ("completed", "failed", "cancelled", "uncertain")
 
 # Every event of a job's and an execution's life, in the order it usually happens.
@@ -33,11 +35,14 @@ MOVES = (
     "NodeSent",
     "NodeAnswered",
     "NodeFinished",
+    "TimerSet",
     "ExecutionParked",
     "TimerFired",
     "JobSettled",
     "ExecutionFinished",
 )
+# What happens when the next process takes over: where some runs die a second time.
+TAKING_OVER = ("JobRescued", "JobClaimed", "NodeStarted", "NodeSent", "NodeFinished", "JobSettled")
 
 WORKFLOW = """
 id: crash
@@ -67,14 +72,19 @@ NODES_BY_PATH = {"/look": "look", "/book": "book", "/tell": "tell", "/mail": "ma
 
 @dataclass(slots=True)
 class Death:
-    """When the daemon dies: inside the `count`-th event of a kind, or `after` seconds of deliveries."""
+    """When the daemon dies: inside the `count`-th event of a kind, or `after` seconds of deliveries.
+
+    `again`: the event at which the process that takes over dies too.
+    """
 
     event: str | None = None
     count: int = 1
     after: float = 0.0
+    again: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.event}-{self.count}" if self.event else f"after-{self.after * 1000:.0f}ms"
+        first = f"{self.event}-{self.count}" if self.event else f"after-{self.after * 1000:.0f}ms"
+        return first if self.again is None else f"{first}-then-{self.again}"
 
 
 @dataclass(slots=True)
@@ -92,12 +102,13 @@ def deaths(count: int, seed: int) -> list[Death]:
     roll = random.Random(seed)
     found = []
     for number in range(count):
+        again = TAKING_OVER[number // 4 % len(TAKING_OVER)] if number % 4 == 3 else None
         if number % 3 == 2:
-            found.append(Death(after=roll.uniform(0.0, 0.35)))
+            found.append(Death(after=roll.uniform(0.0, 0.35), again=again))
         else:
             event = MOVES[(number - number // 3) % len(MOVES)]
-            rare = event in ("ExecutionParked", "TimerFired", "ExecutionFinished", "JobSettled")
-            found.append(Death(event, roll.randint(1, DELIVERIES if rare else DELIVERIES * 2)))
+            most = DELIVERIES if event in RARE else DELIVERIES * 2
+            found.append(Death(event, roll.randint(1, most), again=again))
     return found
 
 
@@ -105,7 +116,7 @@ def crash_run(folder: Path, death: Death, *, deliveries: int = DELIVERIES) -> Ac
     """Run it once in `folder`; raises AssertionError with the daemon's last words if anything does not hold."""
     folder.mkdir(parents=True, exist_ok=True)
     account = Account()
-    long_wait = death.event in ("ExecutionParked", "TimerFired")
+    long_wait = death.event in LONG_WAIT
     with FarSide(delay=0.004).listening() as far_side:
         daemon = DaemonProcess(folder / "state", WORKFLOW_TIMER_POLL_INTERVAL_MS="500")
         dying = (
@@ -122,6 +133,10 @@ def crash_run(folder: Path, death: Death, *, deliveries: int = DELIVERIES) -> Ac
             _await_death_or_rest(daemon)
             account.died = not daemon.is_running
             daemon.kill()
+            if death.again is not None:
+                daemon.spawn(DIE_ON=death.again)
+                _await_death_or_rest(daemon)
+                daemon.kill()
             time.sleep(0.02)  # requests already on the wire arrive and are counted
             before = dict(far_side.hits)
             finished = _finished_steps(daemon)
