@@ -6,6 +6,7 @@ Exit codes: 0 asked to stop, 75 gave up (systemd should restart it), 78 settings
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import random
@@ -86,10 +87,11 @@ def run_daemon(settings: Settings, role: str, *, listeners: tuple[Listener, ...]
     try:
         _refuse(settings, role)
         with _locks(settings.state_dir, ROLES[role]), _state(settings) as (path, blobs):
-            identity = current_process()
+            # What touches files at start does so here, before there is a loop to hold up.
+            identity, token = current_process(), _token(settings, role)
 
             async def main() -> int:
-                return await _Daemon(settings, role, path, blobs, identity, listeners).run()
+                return await _Daemon(settings, role, path, blobs, identity, token, listeners).run()
 
             code = anyio.run(main, backend_options={"use_uvloop": True})
     except* StackdError as group:  # task groups wrap what ended them
@@ -149,12 +151,18 @@ def _locks(state_dir: Path, roles: tuple[str, ...]) -> Iterator[None]:
                 if role in LOCKED_ROLES:
                     held.enter_context(_lock(state_dir / f"{role}.lock", role))
         except OSError as error:
-            raise StoreError(
-                f"state directory {state_dir} cannot be used: {error.strerror}",
-                code="store.read_only",
-                hint="check its owner, mode and mount, or set STACKD_STATE_DIR",
-            ) from error
+            raise _unusable(state_dir, error) from error
         yield
+
+
+def _unusable(state_dir: Path, error: OSError) -> StoreError:
+    if error.errno == errno.ENOSPC:
+        return StoreFullError(f"no space left in {state_dir}", hint="free disk space")
+    return StoreError(
+        f"state directory {state_dir} cannot be used: {error.strerror}",
+        code="store.read_only",
+        hint="check its owner, mode and mount, or set STACKD_STATE_DIR",
+    )
 
 
 @contextmanager
@@ -177,6 +185,16 @@ def _lock(path: Path, role: str) -> Iterator[None]:
         yield
 
 
+def _token(settings: Settings, role: str) -> str | None:
+    """The bearer token of `dev`, if `role` serves the API: only one process does, nobody else makes the file."""
+    if settings.env != "development" or "api" not in ROLES[role]:
+        return None
+    try:
+        return ensure_token(settings.state_dir)
+    except OSError as error:
+        raise _unusable(settings.state_dir, error) from error
+
+
 def token_file(state_dir: Path) -> Path:
     return state_dir / "dev-token"
 
@@ -184,10 +202,12 @@ def token_file(state_dir: Path) -> Path:
 def ensure_token(state_dir: Path) -> str:
     """The development token, made at first use and kept with mode 0600."""
     path = token_file(state_dir)
-    with contextlib.suppress(FileExistsError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(32) + "\n")
+    if not path.exists():
+        partial = path.with_name(f"{path.name}.partial")
+        partial.unlink(missing_ok=True)
+        partial.touch(mode=0o600)
+        partial.write_text(secrets.token_urlsafe(32) + "\n")
+        partial.rename(path)  # a kill leaves no empty token behind
     return path.read_text().strip()
 
 
@@ -201,6 +221,7 @@ class _Daemon:
         path: Path,
         blobs: Path,
         identity: ProcessIdentity,
+        token: str | None,
         listeners: tuple[Listener, ...],
     ) -> None:
         self._settings = settings
@@ -213,12 +234,7 @@ class _Daemon:
         for listener in listeners:
             self._events.subscribe(listener)
         self._supervisor = Supervisor(self._clock, self._events)
-        serves_api = "api" in ROLES[role]  # which only one process does: nobody else makes the file
-        self._token = (
-            ensure_token(settings.state_dir)
-            if serves_api and settings.env == "development"
-            else None
-        )
+        self._token = token
         self._runtime: WorkflowRuntime | None = None
 
     async def run(self) -> int:
@@ -346,6 +362,9 @@ class _Daemon:
             "ready", version=__version__, role=self._role, pid=self._identity.pid,
             url=f"http://{host}:{port}", state=str(self._settings.state_dir),
         )  # fmt: skip
+        if self._token is not None:  # for the person at the terminal; no log line holds it
+            where = token_file(self._settings.state_dir)
+            print(f"dev token: {self._token} (kept in {where})", flush=True)  # noqa: T201
 
     async def _obey_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

@@ -88,6 +88,7 @@ class Database:
         self._crowd = 0  # writers that wait for room
         self._failure: StoreError | None = None
         self._synced_at = float("-inf")
+        self._busy_since: float | None = None  # when the commit under way began
         self._closing = False
         self._syncing = True  # the writer connection starts with synchronous=FULL
 
@@ -100,6 +101,11 @@ class Database:
     def synced_at(self) -> float:
         """When a commit last reached the disk, by the monotonic clock; minus infinity before the first."""
         return self._synced_at
+
+    def is_behind(self, seconds: float) -> bool:
+        """Whether the commit under way has lasted longer than `seconds`."""
+        began = self._busy_since
+        return began is not None and self._clock.monotonic() - began > seconds
 
     async def write(
         self,
@@ -215,7 +221,9 @@ class Database:
             for member in group:
                 member.error = self._failure
         else:
+            self._busy_since = self._clock.monotonic()
             await self._writer.run(self._commit_on_thread, group)
+            self._busy_since = None
             if self._syncing and any(member.error is None for member in group):
                 self._synced_at = self._clock.monotonic()
         for member in group:

@@ -1,4 +1,5 @@
-"""The real daemon, with one listener of the tests: it kills the process inside the chosen event.
+"""The real daemon under the suite's guard against blocking calls, with one listener of the tests: it kills
+the process inside the chosen event.
 
 DIE_ON names an event class, DIE_AFTER which one of its kind (from 1). Nothing in the product knows of this.
 """
@@ -8,6 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+
+from blockbuster import blockbuster_ctx
 
 from stackd.core.events import Event
 from stackd.daemon import run_daemon
@@ -30,7 +33,9 @@ def main() -> int:
     kind = os.environ.pop("DIE_ON", "")
     listeners = (Assassin(kind, int(os.environ.pop("DIE_AFTER", "1"))),) if kind else ()
     role = sys.argv[1] if len(sys.argv) > 1 else "stack"
-    return run_daemon(ensure_dev_secrets(load_settings(mode="dev")), role, listeners=listeners)
+    settings = ensure_dev_secrets(load_settings(mode="dev"))
+    with blockbuster_ctx("stackd"):
+        return run_daemon(settings, role, listeners=listeners)
 
 
 if __name__ == "__main__":
