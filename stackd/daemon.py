@@ -33,6 +33,7 @@ from stackd.core.errors import (
     StoreError,
     StoreFailedError,
     StoreFullError,
+    first_error,
 )
 from stackd.core.events import Event, EventBus, Listener
 from stackd.core.log import configure_logging
@@ -101,9 +102,7 @@ def run_daemon(settings: Settings, role: str, *, listeners: tuple[Listener, ...]
 
 def _say_why(group: BaseExceptionGroup[StackdError]) -> int:
     """Log what keeps the daemon from going on; the exit code."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+    error = first_error(group)
     assert isinstance(error, StackdError)  # noqa: S101  # a group of these holds nothing else
     _log.error("cannot go on", code=error.code, reason=error.message, hint=error.hint)
     return _exit_code(error)

@@ -65,7 +65,9 @@ _TRUTHS: Final = {
 _DOMAIN = re.compile(
     r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 )
+# Prefixes of kept names. Others may use them too, so an unknown one is only warned of.
 _FAMILIES = ("EXECUTION_", "ENCRYPTION_", "PLATFORM_NETWORK_", "WORKFLOW_", "TRIGGER_SCHEDULER_")
+_USERINFO = re.compile(r"//[^/@]*@")
 
 
 # -- reading one value; each raises ValueError with what is valid
@@ -145,8 +147,16 @@ def _read_ranges(value: Any) -> tuple[IPv4Network | IPv6Network, ...]:
     return tuple(ranges)
 
 
+def _expanded(value: Any) -> Path:
+    """`value` with its ~ resolved; as it is if that user is unknown."""
+    path = Path(str(value))
+    with contextlib.suppress(RuntimeError):
+        path = path.expanduser()
+    return path
+
+
 def _read_path(value: Any) -> Path:
-    path = Path(str(value)).expanduser()
+    path = _expanded(value)
     if not path.is_absolute():
         raise ValueError("must be an absolute path")
     return path
@@ -230,8 +240,8 @@ class Settings(BaseSettings):
         "a worker silent for three times this is taken for dead", unit="ms",
     )  # fmt: skip
     lease_renew: Annotated[float, _milliseconds(250, 86_400_000)] = _setting(
-        "EXECUTION_LOCK_RENEW_MS", 15_000, "between renewals of the leases held; at most half the lock",
-        unit="ms",
+        "EXECUTION_LOCK_RENEW_MS", 15_000,
+        "between renewals of the leases held; at most half the lock, unset a quarter", unit="ms",
     )  # fmt: skip
     inline_worker: Boolean = _setting(
         "ENABLE_INLINE_WORKER", "false",
@@ -424,8 +434,9 @@ def load_settings(
     problems: list[str] = []
     warnings: list[str] = []
     found = _merge(mode, overrides or {}, environ, cwd or Path.cwd(), problems)
-    odd = _odd_names({name: given.source for name, given in found.items()}, environ)
-    (problems if mode == "start" else warnings).extend(odd)
+    refused, doubtful = _odd_names(found)
+    (problems if mode == "start" else warnings).extend(refused)
+    warnings.extend(doubtful)
     warnings.extend(
         f"{name} ({found[name].source}): has no effect in this version"
         for name in sorted(PLANNED & set(found))
@@ -433,12 +444,13 @@ def load_settings(
     known = {row.name for row in table()}
     values = {name: given for name, given in found.items() if name in known}
     _apply_mode(mode, values, found, environ)
-    settings = _validated(values, problems)
-    if settings is not None:
-        _check_together(settings, values, found, problems, warnings)
-        if mode == "start":
-            _check_production(settings, problems)
-    if problems or settings is None:
+    settings, bad = _validated(values, problems)
+    together: list[str] = []
+    _check_together(settings, values, found, together, warnings)
+    if mode == "start":
+        _check_production(settings, together)
+    problems += [said for said in together if not any(name in said for name in bad)]
+    if problems:
         raise SettingsError(problems)
     return settings.told({name: given.source for name, given in values.items()}, tuple(warnings))
 
@@ -450,16 +462,14 @@ def _merge(
     cwd: Path,
     problems: list[str],
 ) -> dict[str, _Given]:
-    """Every name of ours that is given somewhere, from the source that wins; an empty value is no value."""
-    ours = (
-        {row.name for row in table()} | PLANNED | CLIENT_NAMES | HELPER_NAMES
-    )  # fmt: skip
+    """Every name meant for us that is given somewhere, from the source that wins; an empty value is no value."""
+    ours = _our_names()
     layers: list[dict[str, _Given]] = [
         {name: _Given(value, "command line") for name, value in overrides.items()},
         {
             name: _Given(value, "environment")
             for name, value in environ.items()
-            if name in ours or name.startswith("STACKD_")
+            if _is_meant(name, ours)
         },
     ]
     if mode == "dev":
@@ -469,7 +479,7 @@ def _merge(
         for name, given in layer.items():
             if given.value != "":
                 merged.setdefault(name, given)
-    for name, given in _config_file(mode, merged, ours, problems).items():
+    for name, given in _config_file(mode, merged, problems).items():
         merged.setdefault(name, given)
     return merged
 
@@ -480,20 +490,20 @@ def _dotenv(path: Path, ours: set[str]) -> dict[str, _Given]:
     return {
         name: _Given(value, str(path))
         for name, value in dotenv_values(path, interpolate=False).items()
-        if value is not None and (name in ours or name.startswith("STACKD_"))
+        if value is not None and _is_meant(name, ours)
     }
 
 
 def _config_file(
-    mode: Mode, merged: Mapping[str, _Given], ours: set[str], problems: list[str]
+    mode: Mode, merged: Mapping[str, _Given], problems: list[str]
 ) -> dict[str, _Given]:
     """The values of the config file: STACKD_CONFIG, else stackd.toml in the state directory or /etc/stackd."""
     named = merged.get("STACKD_CONFIG")
     if named is not None:
-        candidates = [Path(str(named.value)).expanduser()]
+        candidates = [_expanded(named.value)]
     else:
         state = merged.get("STACKD_STATE_DIR")
-        folder = Path(str(state.value)).expanduser() if state else default_state_dir(mode)
+        folder = _expanded(state.value) if state else default_state_dir(mode)
         candidates = [folder / "stackd.toml", Path("/etc/stackd/stackd.toml")]
     for path in candidates:
         try:
@@ -505,11 +515,11 @@ def _config_file(
         except (OSError, UnicodeDecodeError) as error:
             problems.append(f"{path}: cannot be read ({type(error).__name__})")
             return {}
-        return _toml(path, text, ours, problems)
+        return _toml(path, text, problems)
     return {}
 
 
-def _toml(path: Path, text: str, ours: set[str], problems: list[str]) -> dict[str, _Given]:
+def _toml(path: Path, text: str, problems: list[str]) -> dict[str, _Given]:
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -517,8 +527,8 @@ def _toml(path: Path, text: str, ours: set[str], problems: list[str]) -> dict[st
         return {}
     found = {}
     for name, value in values.items():
-        if name not in ours or name in HELPER_NAMES | CLIENT_NAMES:
-            problems.append(f"{path}: {name} is no setting{_nearest(name, ours)}")
+        if name in HELPER_NAMES | CLIENT_NAMES:
+            problems.append(f"{path}: {name} is read from the environment only")
         else:
             found[name] = _Given(value, str(path))
     return found
@@ -530,21 +540,32 @@ def default_state_dir(mode: Mode) -> Path:
     return Path.home() / ".local" / "state" / "stackd"
 
 
-def _odd_names(found: Mapping[str, str], environ: Mapping[str, str]) -> list[str]:
-    """Names that are nobody's, or nearly ours."""
-    ours = {row.name for row in table()} | PLANNED | CLIENT_NAMES | HELPER_NAMES
-    odd = [
-        f"{name} ({source}): is no setting{_nearest(name, ours)}"
-        for name, source in found.items()
-        if name not in ours
-    ]
-    for name in environ:
-        if name in ours or name.startswith("STACKD_") or len(name) < 6:
-            continue
-        near = next((own for own in sorted(ours) if _is_near(name, own)), None)
-        if near is not None:
-            odd.append(f"{name} (environment): is no setting; did you mean {near}?")
-    return sorted(odd)
+def _our_names() -> set[str]:
+    return {row.name for row in table()} | PLANNED | CLIENT_NAMES | HELPER_NAMES
+
+
+def _is_meant(name: str, ours: set[str]) -> bool:
+    """Whether who set `name` meant us: by name, by prefix, or but for a slip of the pen."""
+    return name in ours or name.startswith(("STACKD_", *_FAMILIES)) or _is_slip(name, ours)
+
+
+def _is_slip(name: str, ours: set[str]) -> bool:
+    return any(_is_near(name, own) for own in ours)
+
+
+def _odd_names(found: Mapping[str, _Given]) -> tuple[list[str], list[str]]:
+    """Names that are no setting: what `start` refuses, and what may be another program's."""
+    ours = _our_names()
+    refused: list[str] = []
+    doubtful: list[str] = []
+    for name in sorted(found.keys() - ours):
+        source = found[name].source
+        foreign = source == "environment" and not (
+            name.startswith("STACKD_") or _is_slip(name, ours)
+        )
+        said = f"{name} ({source}): is no setting{_nearest(name, ours)}"
+        (doubtful if foreign else refused).append(said)
+    return refused, doubtful
 
 
 def _is_near(name: str, own: str) -> bool:
@@ -581,7 +602,9 @@ def _apply_mode(
         values.setdefault("STACKD_LOG_STYLE", _Given("console", "default of dev"))
     alias = found.get("INLINE_EXECUTION_WORKER")
     if "ENABLE_INLINE_WORKER" not in values and alias is not None:
-        values["ENABLE_INLINE_WORKER"] = alias
+        values["ENABLE_INLINE_WORKER"] = _Given(
+            alias.value, f"INLINE_EXECUTION_WORKER, {alias.source}"
+        )
     inline = values.get("ENABLE_INLINE_WORKER")
     if inline is not None and str(inline.value).strip().lower() == "inline":
         values["ENABLE_INLINE_WORKER"] = _Given("true", inline.source)
@@ -601,18 +624,23 @@ def _holds(value: Any) -> bool:
     return _TRUTHS.get(str(value).strip().lower(), False)
 
 
-def _validated(values: Mapping[str, _Given], problems: list[str]) -> Settings | None:
+def _validated(
+    values: Mapping[str, _Given], problems: list[str]
+) -> tuple[Settings, frozenset[str]]:
+    """The settings, with the default in place of each bad value, and the names of those."""
+    plain = {name: given.value for name, given in values.items()}
     try:
-        return Settings.model_validate({name: given.value for name, given in values.items()})
+        return Settings.model_validate(plain), frozenset()
     except ValidationError as error:
-        secret = {row.name for row in table() if row.secret}
-        for one in error.errors(include_url=False):
-            name = str(one["loc"][0])
-            given = values[name]
-            shown = "(not shown)" if name in secret else repr(given.value)
-            said = one["msg"].removeprefix("Value error, ").removeprefix("Input ")
-            problems.append(f"{name}={shown} ({given.source}): {said}")
-        return None
+        found = {str(one["loc"][0]): one["msg"] for one in error.errors(include_url=False)}
+    secret = {row.name for row in table() if row.secret}
+    for name, message in found.items():
+        given = values[name]
+        shown = "(not shown)" if name in secret else _USERINFO.sub("//…@", repr(given.value))
+        said = message.removeprefix("Value error, ").removeprefix("Input ")
+        problems.append(f"{name}={shown} ({given.source}): {said}")
+    sound = {name: value for name, value in plain.items() if name not in found}
+    return Settings.model_validate(sound), frozenset(found)
 
 
 def _check_together(
@@ -633,6 +661,12 @@ def _check_together(
         problems.append("STACKD_MAX_OUTPUT_BYTES must not be above STACKD_MAX_EXECUTION_BYTES")
     if settings.queue_driver == "inmemory" and settings.env == "production":
         problems.append("QUEUE_DRIVER=inmemory loses work at every stop; only `dev` takes it")
+    env = found.get("STACKD_ENV")
+    if env is not None and _lower(env.value) != settings.env:
+        warnings.append(
+            f"STACKD_ENV={env.value!r} ({env.source}): has no effect; `dev` sets development, "
+            "`start` sets production"
+        )
     if settings.queue_driver == "inmemory" and settings.database is not None:
         warnings.append("STACKD_DATABASE_URL: has no effect with QUEUE_DRIVER=inmemory")
     key = settings.encryption_master_key
@@ -642,16 +676,30 @@ def _check_together(
             f"{KEY_LENGTH} characters, {KEY_VARIETY} of them different; make one with "
             "`openssl rand -base64 32`"
         )
-    if (
-        settings.inline_worker
-        and "DISABLE_INLINE_WORKER_AUTOSTART" in found
-        and _holds(found["DISABLE_INLINE_WORKER_AUTOSTART"].value)
-    ):
+    _check_inline_worker(settings, found, problems, warnings)
+    both = set(settings.network_allow_domains) & set(settings.network_deny_domains)
+    warnings.extend(f"{domain} is on both network lists; deny wins" for domain in sorted(both))
+
+
+def _check_inline_worker(
+    settings: Settings, found: Mapping[str, _Given], problems: list[str], warnings: list[str]
+) -> None:
+    if {"ENABLE_INLINE_WORKER", "INLINE_EXECUTION_WORKER"} <= found.keys():
+        warnings.append("INLINE_EXECUTION_WORKER: has no effect beside ENABLE_INLINE_WORKER")
+    disabled = found.get("DISABLE_INLINE_WORKER_AUTOSTART")
+    if disabled is None:
+        return
+    try:
+        told_not_to = _read_boolean(disabled.value)
+    except ValueError as error:
+        problems.append(
+            f"DISABLE_INLINE_WORKER_AUTOSTART={disabled.value!r} ({disabled.source}): {error}"
+        )
+        return
+    if told_not_to and settings.inline_worker:
         warnings.append(
             "DISABLE_INLINE_WORKER_AUTOSTART: has no effect with ENABLE_INLINE_WORKER=true"
         )
-    both = set(settings.network_allow_domains) & set(settings.network_deny_domains)
-    warnings.extend(f"{domain} is on both network lists; deny wins" for domain in sorted(both))
 
 
 def _check_production(settings: Settings, problems: list[str]) -> None:
@@ -706,13 +754,15 @@ def _kept_key(path: Path) -> str:
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     if not path.exists():
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(f"ENCRYPTION_MASTER_KEY={secrets.token_urlsafe(48)}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            path.hardlink_to(partial)  # two first starts at once: one of them wins, whole
-        partial.unlink()
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(f"ENCRYPTION_MASTER_KEY={secrets.token_urlsafe(48)}\n")
+                file.flush()
+                os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):
+                path.hardlink_to(partial)  # two first starts at once: one of them wins, whole
+        finally:
+            partial.unlink()
     return dotenv_values(path, interpolate=False).get("ENCRYPTION_MASTER_KEY") or ""
 
 
@@ -735,9 +785,7 @@ def connection_settings(
     environ = os.environ if environ is None else environ
     state = environ.get("STACKD_STATE_DIR")
     folders = (
-        [Path(state).expanduser()]
-        if state
-        else [default_state_dir("dev"), default_state_dir("start")]
+        [_expanded(state)] if state else [default_state_dir("dev"), default_state_dir("start")]
     )
     sockets = [folder / "stackd.sock" for folder in folders]
     return Connection(

@@ -163,8 +163,8 @@ class _NoOps:
             lambda tx: verbs.settle(tx, job, Complete(), now=now, policy=policy, roll=0.0)
         )
 
-    def rescue(self, tx: Tx, *, me: str, lease: float, now: float) -> int:
-        owners = verbs.dead_owners(tx, me=me, lease=lease, now=now)
+    def rescue(self, tx: Tx, *, me: str, lease: float, now: float, anew: bool = False) -> int:
+        owners = verbs.dead_owners(tx, me=me, lease=lease, now=now) + [me] * anew
         return len(verbs.rescue(tx, owners=owners, now=now))
 
     def cancel(self, seq: int) -> None:

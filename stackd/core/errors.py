@@ -44,6 +44,13 @@ class StackdError(Exception):
             self.code = code  # type: ignore[misc]  # an instance may be more precise than its class
 
 
+def first_error(error: BaseException) -> BaseException:
+    """What a task group wrapped: the first of its errors; any other error is itself."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 class SettingsError(StackdError):
     """The settings cannot be used. `problems` holds one line per finding, all of them."""
 
@@ -107,6 +114,8 @@ class BusyError(StackdError):
 
 
 class StoreError(StackdError):
+    """The store could not do it."""
+
     code = "store.error"
     status = 503
 
@@ -188,4 +197,6 @@ class ApiError(StackdError):
 
 
 class UnreachableError(StackdError):
+    """No daemon answered."""
+
     code = "daemon.unreachable"

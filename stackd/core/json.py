@@ -7,6 +7,7 @@ texts that hold one take the standard library's slower, exact path.
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -20,9 +21,9 @@ _LONG_DIGITS = re.compile(rb"[0-9]{19}")
 
 
 def dumps(value: Json) -> bytes:
-    """`value` as compact UTF-8 JSON. Raises TypeError for what is not JSON, NaN included."""
+    """`value` as compact UTF-8 JSON. Raises TypeError for what is not JSON, NaN and infinities included."""
     try:
-        return orjson.dumps(value)
+        text = orjson.dumps(value)
     except TypeError:  # integers beyond 64 bits, lone surrogates, or truly not JSON
         try:
             return json.dumps(
@@ -30,6 +31,22 @@ def dumps(value: Json) -> bytes:
             ).encode()
         except (ValueError, RecursionError) as error:
             raise TypeError(str(error)) from None
+    if b"null" in text and _has_nonfinite(value):  # orjson writes them as null
+        raise TypeError("JSON has no NaN and no infinity")
+    return text
+
+
+def _has_nonfinite(value: Json) -> bool:
+    open_values = [value]
+    while open_values:
+        one = open_values.pop()
+        if isinstance(one, float) and not math.isfinite(one):
+            return True
+        if isinstance(one, dict):
+            open_values += one.values()
+        elif isinstance(one, list | tuple):
+            open_values += one
+    return False
 
 
 def loads(data: bytes | str) -> Json:
@@ -42,8 +59,8 @@ def loads_strict(data: bytes) -> Json:
     """Read JSON from outside.
 
     Raises:
-        InputError: not UTF-8, malformed, nested too deep, NaN or Infinity, or a duplicate key. The message
-            names the place.
+        InputError: not UTF-8, malformed, nested too deep, NaN or Infinity, a number too large to hold, or a
+            duplicate key. The message names the place.
     """
     try:
         text = data.decode("utf-8")
@@ -52,7 +69,12 @@ def loads_strict(data: bytes) -> Json:
             f"body is not valid UTF-8 at byte {error.start}", code="json.encoding"
         ) from None
     try:
-        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        return json.loads(
+            text,
+            object_pairs_hook=_no_duplicates,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+        )
     except json.JSONDecodeError as error:
         raise InputError(
             f"not valid JSON at line {error.lineno}, column {error.colno}: {error.msg.lower()}",
@@ -75,6 +97,13 @@ def _no_duplicates(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
                 raise InputError(f"duplicate JSON key {key!r}", code="json.duplicate_key")
             seen.add(key)
     return result
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise InputError(f"JSON number {text[:40]} is too large to hold", code="json.number")
+    return number
 
 
 def _no_constant(name: str) -> Json:

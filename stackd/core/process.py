@@ -34,11 +34,11 @@ def boot_id() -> str:
 def start_ticks(pid: int) -> int | None:
     """When `pid` started, in ticks since boot; None if there is no such process (a zombie counts as none)."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    fields = stat.rpartition(")")[2].split()  # the name in parentheses may hold anything
-    return None if fields[0] in "ZX" else int(fields[19])
+    fields = stat.rpartition(b")")[2].split()  # the name in parentheses may hold anything
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
 def is_alive(identity: ProcessIdentity) -> bool:

@@ -143,11 +143,6 @@ def next_move(job: Job, outcome: Outcome, *, now: float, policy: RetryPolicy, ro
             return Move(JobState.RETRYABLE, attempt, now + delay, error)
 
 
-def after_rescue(rescues: int) -> JobState:
-    """Where a job taken back from a dead process for the `rescues`-th time goes."""
-    return JobState.DISCARDED if rescues > MAX_RESCUES else JobState.AVAILABLE
-
-
 @dataclass(frozen=True, slots=True)
 class JobEnqueued(Event):
     """A job became durable. `due_at` in the future: it is scheduled."""

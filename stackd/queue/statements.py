@@ -50,7 +50,7 @@ WHERE id = ? AND fence = ? AND state = 'running'"""
 
 CANCEL_PENDING = """
 UPDATE jobs SET state = 'cancelled', finished_at = ?
-WHERE kind = ? AND subject = ? AND state IN ('scheduled', 'available', 'retryable')
+WHERE kind = ? AND subject = ? AND finished_at IS NULL AND state <> 'running'
 RETURNING id"""
 
 RUNNING_OWNERS = """
@@ -75,8 +75,8 @@ NEXT_DUE = "SELECT min(due_at) FROM jobs WHERE state IN ('scheduled', 'retryable
 
 HAS_AVAILABLE = "SELECT 1 FROM jobs WHERE state = 'available' AND blocked = 0 LIMIT 1"
 
-COUNT_BY_STATE = """
-SELECT state, count(*) FROM jobs WHERE finished_at IS NULL GROUP BY state UNION ALL
+COUNT_LIVE_BY_STATE = "SELECT state, count(*) FROM jobs WHERE finished_at IS NULL GROUP BY state"
+COUNT_ENDED_BY_STATE = """
 SELECT state, count(*) FROM jobs WHERE finished_at IS NOT NULL GROUP BY state"""
 
 OLDEST_AVAILABLE = "SELECT min(due_at) FROM jobs WHERE state = 'available' AND blocked = 0"

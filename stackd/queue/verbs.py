@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from stackd.core.process import ProcessIdentity, is_alive
 from stackd.queue import statements as sql
 from stackd.queue.job import (
+    LIVE,
     MAX_RESCUES,
     Job,
     JobClaimed,
@@ -223,6 +224,11 @@ def next_due(tx: Tx, *, now: float) -> float | None:
     return None if row is None else row[0]
 
 
+def live_counts(tx: Tx) -> dict[str, int]:
+    """How many jobs there are in each of the live states."""
+    return {state.value: 0 for state in LIVE} | dict(tx.rows(sql.COUNT_LIVE_BY_STATE))
+
+
 def live_count(tx: Tx, *, at_most: int) -> int:
     """How many jobs are live, counted no further than `at_most`."""
     row = tx.one(sql.COUNT_LIVE, (at_most,))
@@ -231,7 +237,7 @@ def live_count(tx: Tx, *, at_most: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class QueueStatus:
-    """Counts by state, whether paused, and for how many seconds the oldest due job has waited."""
+    """Counts by state, ended jobs as far as they are kept; `oldest_wait`: seconds of the oldest due job."""
 
     counts: dict[str, int]
     paused: bool
@@ -239,7 +245,8 @@ class QueueStatus:
 
 
 def status(tx: Tx, *, now: float) -> QueueStatus:
-    counts = {state.value: 0 for state in JobState} | dict(tx.rows(sql.COUNT_BY_STATE))
+    counts = {state.value: 0 for state in JobState}
+    counts |= live_counts(tx) | dict(tx.rows(sql.COUNT_ENDED_BY_STATE))
     row = tx.one(sql.OLDEST_AVAILABLE)
     oldest = row[0] if row is not None and row[0] is not None else now
     return QueueStatus(counts, is_paused(tx), max(0.0, now - oldest))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import anyio
 
-from stackd.core.errors import NotFoundError
+from stackd.core.errors import NotFoundError, StoreError, StoreFullError
 
 
 class BlobFolder:
@@ -19,8 +20,18 @@ class BlobFolder:
         self._folder = folder
 
     async def put(self, content: bytes) -> str:
-        """Keep `content`, synced to disk; its id (64 hex digits)."""
-        return await anyio.to_thread.run_sync(self._put, content)
+        """Keep `content`, synced to disk; its id (64 hex digits).
+
+        Raises:
+            StoreFullError: no space is left for it.
+            StoreError: the folder cannot be written.
+        """
+        try:
+            return await anyio.to_thread.run_sync(self._put, content)
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            kind = StoreFullError if full else StoreError
+            raise kind(f"{self._folder} cannot be written: {error.strerror}") from error
 
     async def get(self, blob_id: str) -> bytes:
         """The content.
@@ -40,11 +51,15 @@ class BlobFolder:
             return blob_id
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         partial = path.with_name(f"{blob_id}.{secrets.token_hex(4)}.partial")
-        with partial.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path)
+        try:
+            with partial.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.rename(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)  # the name must survive a power cut too

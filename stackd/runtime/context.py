@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -58,6 +58,5 @@ class NodeContext:
             self.tell_sent()
 
 
-Params = Mapping[str, Json]
 Handler = Callable[[dict[str, Json], NodeContext], Awaitable[Json]]
 PureHandler = Callable[[dict[str, Json]], Json]

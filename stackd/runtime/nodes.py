@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from codecs import BOM_UTF8, lookup
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -24,7 +25,13 @@ from stackd.runtime.context import Handler, NodeContext, PureHandler
 
 RETRY_AFTER_LONGEST = 24 * 3600.0  # seconds; a far side that asks for more is not believed
 
-_SLOW_CODECS: Final = frozenset({"punycode", "idna"})  # quadratic: a body would hold the loop
+# Codecs of Python that are no charset: quadratic ones would hold the loop, others make half surrogates.
+_NO_CHARSETS: Final = frozenset(
+    {"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7"}
+)
+_HALF_SURROGATE = re.compile(
+    rb"\\u[dD][89a-fA-F]"
+)  # perhaps: half of a pair is written like this too
 
 
 def set_values(params: dict[str, Json]) -> Json:
@@ -232,7 +239,7 @@ def _detail(response: Response) -> str:
 def _message_in(body: bytes) -> str | None:
     """Where JSON APIs put their words: a member of the document, or of its `error`."""
     try:
-        document = loads_strict(body)
+        document = _json(body)
     except InputError:
         return None
     if not isinstance(document, dict):
@@ -257,10 +264,10 @@ async def _read_body(response: Response, wanted: str, context: NodeContext) -> J
     if not response.body:
         return None
     try:
-        return loads_strict(response.body.removeprefix(BOM_UTF8))  # as RFC 8259, 8.1 lets a reader
+        return _json(response.body.removeprefix(BOM_UTF8))  # as RFC 8259, 8.1 lets a reader
     except InputError as error:
         raise NodeError(
-            f"answered {response.status} with a body that is {error.message}",
+            f"answered {response.status} with a body that cannot be used: {error.message}",
             kind="invalid",
             code=error.code,
             sent=True,
@@ -268,12 +275,23 @@ async def _read_body(response: Response, wanted: str, context: NodeContext) -> J
         ) from error
 
 
+def _json(body: bytes) -> Json:
+    """Read `body`, strictly; refuse text that could not be kept as an output."""
+    value = loads_strict(body)
+    if _HALF_SURROGATE.search(body):
+        try:
+            dumps(value)
+        except TypeError:
+            raise InputError("JSON text holds half a surrogate pair", code="json.text") from None
+    return value
+
+
 def _text(response: Response) -> str:
-    """The body in the charset it names; in UTF-8 if that is none, or none a web page has."""
+    """The body in the charset it names; in UTF-8 if that is none."""
     try:
-        codec = lookup(response.charset or "utf-8")
-        if codec.name not in _SLOW_CODECS:
-            return response.body.decode(codec.name, "replace")
+        name = lookup(response.charset or "utf-8").name
+        if name.replace("_", "-") not in _NO_CHARSETS:
+            return response.body.decode(name, "replace")
     except (LookupError, ValueError):
         pass
     return response.body.decode("utf-8", "replace")

@@ -12,6 +12,7 @@ from stackd.core.errors import (
     StackdError,
     StoreCorruptError,
     StoreFailedError,
+    first_error,
 )
 from stackd.queue import verbs
 from stackd.queue.job import Discard, Fail, Job, JobState, RetryPolicy
@@ -53,6 +54,27 @@ def claim(tx: Tx, *, owner: str, limit: int, lease: float, now: float) -> list[C
     return found
 
 
+def rescue(tx: Tx, *, me: str, lease: float, now: float, anew: bool = False) -> int:
+    """Take back the claims of dead processes; executions that died too often fail. How many were taken.
+
+    Args:
+        anew: the worker of process `me` has just begun and runs nothing: what an earlier one of the same
+            process still held when it crashed comes back too.
+    """
+    owners = verbs.dead_owners(tx, me=me, lease=lease, now=now) + ([me] if anew else [])
+    taken = verbs.rescue(tx, owners=owners, now=now)
+    for job in taken:
+        if job.discarded and isinstance(job.subject, int):
+            executions.fail_abandoned(
+                tx,
+                job.subject,
+                code="job.crash_loop",
+                message=f"the process that ran this died {job.rescues} times",
+                now=now,
+            )
+    return len(taken)
+
+
 class WorkflowRuntime:
     """Runs claimed executions; knows which are running, so that one can be cancelled or interrupted."""
 
@@ -64,9 +86,7 @@ class WorkflowRuntime:
 
     claim = staticmethod(claim)
 
-    def rescue(self, tx: Tx, *, me: str, lease: float, now: float) -> int:
-        """Take back the claims of dead processes, as the function `rescue` does."""
-        return rescue(tx, me=me, lease=lease, now=now)
+    rescue = staticmethod(rescue)
 
     async def execute(self, claimed: Claimed) -> None:
         """Run one claim until its execution rests and its job is settled.
@@ -91,7 +111,8 @@ class WorkflowRuntime:
             raise
         except Exception as error:  # noqa: BLE001  # a fault of ours must not take the worker down
             _log.exception("the run failed", attempt=job.attempt + 1)
-            await self._fail(job, type(error).__name__, _words(error))
+            cause = first_error(error)
+            await self._fail(job, type(cause).__name__, _words(cause))
 
     async def _run(self, run: Run) -> None:
         self._runs.add(run)
@@ -130,23 +151,7 @@ class WorkflowRuntime:
         await self._tools.store.write(change)
 
 
-def rescue(tx: Tx, *, me: str, lease: float, now: float) -> int:
-    """Take back the claims of dead processes; executions that died too often fail. How many were taken."""
-    owners = verbs.dead_owners(tx, me=me, lease=lease, now=now)
-    taken = verbs.rescue(tx, owners=owners, now=now)
-    for job in taken:
-        if job.discarded and isinstance(job.subject, int):
-            executions.fail_abandoned(
-                tx,
-                job.subject,
-                code="job.crash_loop",
-                message=f"the process that ran this died {job.rescues} times",
-                now=now,
-            )
-    return len(taken)
-
-
-def _words(error: Exception) -> str:
+def _words(error: BaseException) -> str:
     return (
         error.message
         if isinstance(error, StackdError)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -46,14 +47,21 @@ class Api:
         runner = web.AppRunner(
             self._app, access_log=None, shutdown_timeout=CLOSE_WITHIN, handle_signals=False
         )
-        await runner.setup()
         try:
-            await self._listen(runner)
+            with anyio.CancelScope(
+                shield=True
+            ):  # what is bound must reach the runner, which closes it
+                await runner.setup()
+                await self._listen(runner)
             task_status.started()
             await self._drained.wait()
         finally:
             with anyio.CancelScope(shield=True):
                 await runner.cleanup()
+                if self._socket_path is not None:
+                    await anyio.to_thread.run_sync(
+                        partial(self._socket_path.unlink, missing_ok=True)
+                    )
 
     def drain(self) -> None:
         self._drained.set()

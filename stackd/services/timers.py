@@ -29,7 +29,9 @@ class Timers:
         self._clock = clock
         self._interval = interval
         self._batch = batch
-        self._next_due = float("inf")  # epoch seconds, as far as this process knows
+        self._waits_for = float(
+            "inf"
+        )  # epoch seconds; infinite while it looks: any timer may matter then
         self._sooner = anyio.Event()
         self._working = anyio.CancelScope()
 
@@ -47,35 +49,36 @@ class Timers:
         self._working.cancel()
 
     def _hear(self, event: Event) -> None:
-        if isinstance(event, TimerSet) and event.due_at < self._next_due:
-            self._next_due = event.due_at
+        if isinstance(event, TimerSet) and event.due_at < self._waits_for:
             self._sooner.set()
 
     async def _round_or_warn(self) -> None:
         """Fire what is due, then wait for what is due next."""
+        self._waits_for = float("inf")
         self._sooner = anyio.Event()
         try:
             while await self.fire_due() == self._batch:
                 pass
-            left = await self._seconds_left()
+            due = await self._next_due()
         except (StoreBusyError, StoreFullError) as error:
             structlog.get_logger(__name__).warning("timers wait", reason=error.message)
-            left = STORE_RETRY
+            due = self._clock.time() + STORE_RETRY
+        self._waits_for = due
+        left = due - self._clock.time()
         await self._clock.wait(self._sooner, min(max(left, 0.001), self._interval))
 
     async def fire_due(self) -> int:
         """Fire up to a batch of what is due; how many fired."""
-        if await self._seconds_left() > 0:
-            return 0
         now = self._clock.time()
+        if await self._next_due() > now:
+            return 0
         with anyio.CancelScope(shield=True):
             fired = await self._store.write(
                 lambda tx: executions.fire_timers(tx, now=now, limit=self._batch)
             )
         return fired  # noqa: RET504  # a cancel scope could swallow a return inside it
 
-    async def _seconds_left(self) -> float:
-        """Until the next timer is due; infinite if there is none."""
+    async def _next_due(self) -> float:
+        """When the next timer is due, in epoch seconds; infinite if there is none."""
         due = await self._store.read(executions.next_timer)
-        self._next_due = float("inf") if due is None else due
-        return self._next_due - self._clock.time()
+        return float("inf") if due is None else due

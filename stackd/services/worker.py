@@ -36,8 +36,8 @@ class Runtime(Protocol):
     async def execute(self, claimed: Any) -> None:
         """Run one claim and settle it."""
 
-    def rescue(self, tx: Tx, *, me: str, lease: float, now: float) -> int:
-        """Take back the claims of dead processes; how many."""
+    def rescue(self, tx: Tx, *, me: str, lease: float, now: float, anew: bool = False) -> int:
+        """Take back the claims of dead processes, and of `me` if it begins `anew`; how many."""
 
     def cancel(self, seq: int) -> None:
         """Cancel the execution `seq` if it runs here."""
@@ -88,11 +88,12 @@ class Worker:
             async with anyio.create_task_group() as upkeep:
                 upkeep.start_soon(self._renew_forever)
                 upkeep.start_soon(self._watch_cancels)
-                await self._rescue()
+                await self._rescue(anew=True)
                 async with anyio.create_task_group() as attempts:
                     with self._claiming:
                         task_status.started()
-                        while True:
+                        # Claims are shielded, so that a drain during one is seen only here.
+                        while not self._claiming.cancel_called:
                             await self._claim_round(attempts)
                 # Leases beat until the last attempt has ended.
                 upkeep.cancel_scope.cancel()
@@ -176,10 +177,13 @@ class Worker:
             durable=False,
         )
 
-    async def _rescue(self) -> None:
+    async def _rescue(self, *, anew: bool = False) -> None:
+        """Take back what dead processes hold; `anew`: also what a crashed worker of this process left."""
         now = self._clock.time()
         taken = await self._store.write(
-            lambda tx: self._runtime.rescue(tx, me=self._owner, lease=self._lease, now=now)
+            lambda tx: self._runtime.rescue(
+                tx, me=self._owner, lease=self._lease, now=now, anew=anew
+            )
         )
         if taken:
             self._log.info("took back jobs of dead processes", jobs=taken)

@@ -6,7 +6,7 @@ With `database.py` and `migrations.py` beside it, the only place that knows SQLi
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,9 +48,6 @@ class Tx:
     def execute(self, sql: str, parameters: Parameters = ()) -> int:
         """Run one statement; the number of rows it changed."""
         return self._connection.execute(sql, parameters).rowcount
-
-    def execute_many(self, sql: str, rows: Iterable[Parameters]) -> None:
-        self._connection.executemany(sql, rows)
 
     def insert(self, sql: str, parameters: Parameters = ()) -> int:
         """Run one INSERT; the rowid it made."""

@@ -78,7 +78,6 @@ class Database:
         self.events = events
         self._clock = clock
         self._writer = writer
-        self._all_readers = readers
         self._free_readers = list(readers)
         self._reader_freed = anyio.Semaphore(len(readers))
         self._waiting: deque[_Member[Any]] = deque()

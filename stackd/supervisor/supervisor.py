@@ -12,7 +12,7 @@ import structlog
 
 from stackd.core.backoff import backoff
 from stackd.core.clock import Clock
-from stackd.core.errors import StackdError, StoreFailedError
+from stackd.core.errors import StackdError, StoreFailedError, first_error
 from stackd.core.events import Event, EventBus
 from stackd.supervisor.service import Service
 
@@ -49,7 +49,10 @@ class _Entry:
     state: ServiceState = ServiceState.STARTING
     reason: str | None = None
     current: Service | None = None
-    crashes: list[float] = field(default_factory=list)
+    crashes: list[float] = field(default_factory=list)  # within the window: they decide to give up
+    streak: int = 0  # crashes since it last ran steadily: they decide the wait
+    has_been_ready: bool = False
+    drained: anyio.Event = field(default_factory=anyio.Event)
     ended: anyio.Event = field(default_factory=anyio.Event)
 
 
@@ -95,6 +98,7 @@ class Supervisor:
             entry = self._entries.get(name)
             if entry is not None and entry.state is not ServiceState.STOPPED:
                 self._move(name, entry, ServiceState.DRAINING)
+                entry.drained.set()
                 if entry.current is not None:
                     entry.current.drain()
 
@@ -116,7 +120,19 @@ class Supervisor:
     async def _keep(
         self, name: str, entry: _Entry, *, task_status: anyio.abc.TaskStatus[None]
     ) -> None:
-        announced = False
+        try:
+            await self._run_until_drained(name, entry, task_status)
+        finally:
+            if entry.state is not ServiceState.FAILED:  # which says more
+                self._move(name, entry, ServiceState.STOPPED)
+            entry.ended.set()
+        if not entry.has_been_ready:
+            task_status.started()
+
+    async def _run_until_drained(
+        self, name: str, entry: _Entry, task_status: anyio.abc.TaskStatus[None]
+    ) -> None:
+        """Run the service, again after each crash, until it is drained or given up."""
         while not self._draining:
             self._move(name, entry, ServiceState.STARTING)
             began_at = self._clock.monotonic()
@@ -127,21 +143,17 @@ class Supervisor:
                     await tasks.start(entry.current.run)
                     if not self._draining:
                         self._move(name, entry, ServiceState.READY)
-                    if not announced:
-                        announced = True
+                    if not entry.has_been_ready:
+                        entry.has_been_ready = True
                         task_status.started()
                 reason = "ended by itself"
             except* StoreFailedError as group:
-                self.give_up(_first(group))
+                self.give_up(_ours(group))
             except* Exception as group:  # noqa: BLE001  # a service meets its supervisor here
                 reason = _told(name, group)
             if self._draining:
                 break
             await self._back_off(name, entry, reason or "", began_at)
-        self._move(name, entry, ServiceState.STOPPED)
-        entry.ended.set()
-        if not announced:
-            task_status.started()
 
     async def _back_off(self, name: str, entry: _Entry, reason: str, began_at: float) -> None:
         now = self._clock.monotonic()
@@ -152,12 +164,10 @@ class Supervisor:
                 StackdError(f"service {name} keeps failing: {reason}", code="service.failed")
             )
             return
-        steady = now - began_at >= STEADY_AFTER
-        attempt = 1 if steady else len(entry.crashes)
+        entry.streak = 1 if now - began_at >= STEADY_AFTER else entry.streak + 1
         self._move(name, entry, ServiceState.RESTARTING, reason)
-        await self._clock.sleep(
-            backoff(attempt, base=RESTART_BASE, cap=RESTART_CAP, roll=random())  # noqa: S311
-        )
+        wait = backoff(entry.streak, base=RESTART_BASE, cap=RESTART_CAP, roll=random())  # noqa: S311
+        await self._clock.wait(entry.drained, wait)
 
     def _move(
         self, name: str, entry: _Entry, state: ServiceState, reason: str | None = None
@@ -168,19 +178,15 @@ class Supervisor:
         self._events.emit(ServiceMoved(name, state.value, reason))
 
 
-def _first(group: BaseExceptionGroup[StackdError]) -> StackdError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+def _ours(group: BaseExceptionGroup[StackdError]) -> StackdError:
+    error = first_error(group)
     if not isinstance(error, StackdError):
         raise TypeError(f"not an error of ours: {error!r}")
     return error
 
 
 def _told(name: str, group: BaseExceptionGroup[Exception]) -> str:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+    error = first_error(group)
     if isinstance(error, StackdError):  # foreseen: its words say more than a traceback
         _log.error("service failed", service=name, reason=error.message, hint=error.hint)
         return error.message

@@ -89,9 +89,8 @@ class Health:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         context = of(request)
-        now = context.clock.time()
-        status = await context.store.read(lambda tx: verbs.status(tx, now=now))
-        for state, count in status.counts.items():
+        counts = await context.store.read(verbs.live_counts)
+        for state, count in counts.items():
             context.metrics.queue_depth.labels(state).set(count)
         return web.Response(
             body=context.metrics.render(), content_type="text/plain", charset="utf-8"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,13 @@ class Webhooks:
 
     def add_to(self, app: web.Application, context: Context) -> None:
         app.router.add_route("*", "/api/webhooks/{path:.+}", self._receive)
-        context.events.subscribe(lambda _: self._routes.clear(), WorkflowChanged)
+
+        async def follow_changes(_: web.Application) -> AsyncIterator[None]:
+            unsubscribe = context.events.subscribe(lambda _: self._routes.clear(), WorkflowChanged)
+            yield
+            unsubscribe()
+
+        app.cleanup_ctx.append(follow_changes)
 
     async def _receive(self, request: web.Request) -> web.StreamResponse:
         context = of(request)

@@ -257,10 +257,14 @@ def listed(
     match workflow_id, status:
         case None, None:
             rows = tx.rows(sql.LIST_EXECUTIONS, (before, limit))
+        case None, ExecutionStatus.COMPLETED:
+            rows = tx.rows(sql.LIST_COMPLETED, (before, limit))
         case None, _:
             rows = tx.rows(sql.LIST_EXECUTIONS_BY_STATUS, (status, before, limit))
         case _, None:
             rows = tx.rows(sql.LIST_EXECUTIONS_OF_WORKFLOW, (workflow_id, before, limit))
+        case _, ExecutionStatus.COMPLETED:
+            rows = tx.rows(sql.LIST_COMPLETED_OF_WORKFLOW, (workflow_id, before, limit))
         case _:
             rows = tx.rows(
                 sql.LIST_EXECUTIONS_OF_WORKFLOW_BY_STATUS, (workflow_id, status, before, limit)

@@ -75,10 +75,6 @@ def _text(value: Json) -> str | None:
     return None if isinstance(value, str) else "must be text"
 
 
-def _nonempty(value: Json) -> str | None:
-    return None if isinstance(value, str) and value.strip() else "must be text that is not empty"
-
-
 def _any(_: Json) -> str | None:
     return None
 

@@ -73,11 +73,19 @@ LIST_EXECUTIONS = _SUMMARY + "WHERE seq < ? ORDER BY seq DESC LIMIT ?"
 LIST_EXECUTIONS_OF_WORKFLOW = (
     _SUMMARY + "WHERE workflow_id = ? AND seq < ? ORDER BY seq DESC LIMIT ?"
 )
-LIST_EXECUTIONS_BY_STATUS = _SUMMARY + "WHERE status = ? AND seq < ? ORDER BY seq DESC LIMIT ?"
-LIST_EXECUTIONS_OF_WORKFLOW_BY_STATUS = (
-    _SUMMARY + "WHERE workflow_id = ? AND status = ? AND seq < ? ORDER BY seq DESC LIMIT ?"
+# "status <> 'completed'" lets SQLite use the small index of those; the completed are most of all rows.
+LIST_EXECUTIONS_BY_STATUS = (
+    _SUMMARY + "WHERE status = ? AND status <> 'completed' AND seq < ? ORDER BY seq DESC LIMIT ?"
 )
-SEQ_OF_EXECUTION = "SELECT seq FROM executions WHERE id = ?"
+LIST_COMPLETED = _SUMMARY + "WHERE status = 'completed' AND seq < ? ORDER BY seq DESC LIMIT ?"
+LIST_EXECUTIONS_OF_WORKFLOW_BY_STATUS = (
+    _SUMMARY + "WHERE workflow_id = ? AND status = ? AND status <> 'completed' AND seq < ? "
+    "ORDER BY seq DESC LIMIT ?"
+)
+LIST_COMPLETED_OF_WORKFLOW = (
+    _SUMMARY
+    + "WHERE workflow_id = ? AND status = 'completed' AND seq < ? ORDER BY seq DESC LIMIT ?"
+)
 
 BEGIN_EXECUTIONS = f"""
 UPDATE executions SET status = 'running', started_at = coalesce(started_at, ?)
@@ -95,7 +103,9 @@ UPDATE executions SET status = 'queued' WHERE seq = ? AND status IN ('running', 
 REQUEST_CANCEL = """
 UPDATE executions SET cancel_requested = 1, wakes = wakes + 1
 WHERE seq = ? AND status IN ('queued', 'running', 'waiting', 'uncertain')"""
-CANCEL_REQUESTS = "SELECT seq FROM executions WHERE status = 'running' AND cancel_requested = 1"
+CANCEL_REQUESTS = """
+SELECT seq FROM executions
+WHERE status = 'running' AND status <> 'completed' AND cancel_requested = 1"""
 CONCURRENCY_OF = """
 SELECT w.id, w.concurrency FROM executions e JOIN workflows w ON w.id = e.workflow_id WHERE e.seq = ?"""
 
@@ -105,7 +115,6 @@ _NODE = """
 SELECT key, type, status, attempt, effect, idempotency_key, input_hash, started_at, finished_at,
        output, error, metadata FROM node_runs """
 NODE_RUNS = _NODE + "WHERE execution = ? ORDER BY started_at, key"
-NODE_RUN = _NODE + "WHERE execution = ? AND key = ?"
 NODE_RUNS_PER_PUT = 16
 
 

@@ -250,9 +250,7 @@ class Model(RuleBasedStateMachine):
     @rule(flow=st.sampled_from(sorted(FLOWS)))
     @precondition(lambda self: len(self.ids) < 4)
     def start(self, flow: str) -> None:
-        new = NewExecution(
-            flow, 1, "trigger.time.manual", "start", dumps(None), None
-        )
+        new = NewExecution(flow, 1, "trigger.time.manual", "start", dumps(None), None)
         self.ids.append(self._write(lambda tx: executions.start(tx, new, now=self.clock.time())))
 
     @rule(slot=st.sampled_from("ab"))

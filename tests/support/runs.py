@@ -87,9 +87,7 @@ class World:
         return document.id
 
     async def start(self, workflow_id: str, given: Any = None, *, trigger: str = "start") -> str:
-        new = NewExecution(
-            workflow_id, 1, "trigger.time.manual", trigger, dumps(given), None
-        )
+        new = NewExecution(workflow_id, 1, "trigger.time.manual", trigger, dumps(given), None)
         return await self.store.write(lambda tx: executions.start(tx, new, now=self.clock.time()))
 
     async def claim(self, owner: str = "me") -> Claimed:

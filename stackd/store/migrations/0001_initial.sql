@@ -45,8 +45,10 @@ CREATE INDEX jobs_available ON jobs (priority DESC, due_at, id) WHERE state = 'a
 CREATE INDEX jobs_due ON jobs (due_at) WHERE state IN ('scheduled', 'retryable');
 CREATE INDEX jobs_running ON jobs (owner) WHERE state = 'running';
 CREATE INDEX jobs_finished ON jobs (finished_at, state) WHERE finished_at IS NOT NULL;
-CREATE INDEX jobs_concurrency ON jobs (concurrency_key, state, blocked, priority DESC, due_at, id)
-    WHERE concurrency_key IS NOT NULL AND state IN ('available', 'running');
+CREATE INDEX jobs_waiting ON jobs (concurrency_key, blocked, priority DESC, due_at, id)
+    WHERE concurrency_key IS NOT NULL AND state = 'available';
+CREATE INDEX jobs_running_key ON jobs (concurrency_key)
+    WHERE concurrency_key IS NOT NULL AND state = 'running';
 
 CREATE TABLE workflows (
     id TEXT PRIMARY KEY,
@@ -128,6 +130,7 @@ CREATE TABLE timers (
 );
 CREATE UNIQUE INDEX timers_pending ON timers (execution, key) WHERE state = 'pending';
 CREATE INDEX timers_due ON timers (due_at) WHERE state = 'pending';
+CREATE INDEX timers_execution ON timers (execution);
 
 CREATE TABLE dedupe_keys (
     scope TEXT NOT NULL,          -- who dedupes: a webhook path, or the API

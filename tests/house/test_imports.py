@@ -1,0 +1,106 @@
+"""Heavy libraries load at first use: what an idle daemon and a short command have not paid for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Starts the whole stack, asks it to stop once all five services are ready, and prints what was loaded.
+IDLE_DAEMON = """
+import os, signal, sys
+import stackd.cli.app  # `stackd start` comes from there
+from stackd.daemon import ROLES, run_daemon
+from stackd.settings import ensure_dev_secrets, load_settings
+from stackd.supervisor.supervisor import ServiceMoved
+
+waited_for = set(ROLES["stack"])
+
+def stop_when_ready(event):
+    if isinstance(event, ServiceMoved) and event.state == "ready":
+        waited_for.discard(event.service)
+        if not waited_for:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+settings = ensure_dev_secrets(load_settings("dev"))
+assert run_daemon(settings, "stack", listeners=(stop_when_ready,)) == 0
+print(*sys.modules, sep="\\n")
+"""
+COMMAND = """
+import sys
+import stackd.cli.app
+print(*sys.modules, sep="\\n")
+"""
+
+ABSENT_WHEN_IDLE = {
+    "jinja2": "parses expressions when a workflow is read",
+    "markupsafe": "of jinja2",
+    "ruamel": "reads YAML when a document is imported",
+    "psutil": "measures in `bench`",
+    "rich.progress": "prints for people; what else there is of rich, structlog loads by itself",
+    "stackd.cli.bench": "a command of its own",
+    "stackd.cli.demo": "a command of its own",
+    "stackd.testing": "for tests",
+    "hypothesis": "for tests",
+    "pytest": "for tests",
+    "unittest": "for tests",
+}
+ABSENT_IN_A_COMMAND = {
+    "stackd.daemon": "a command talks to the daemon, it is none",
+    "stackd.store": "nor does it open the store",
+    "aiohttp": "serves; a command asks with http.client",
+    "aiosqlite": "of the store",
+    "uvloop": "of the daemon",
+    "structlog": "logs of the daemon; brings rich with it",
+    "rich": "loads when a table is printed",
+}
+
+
+def loaded(source: str, state: Path) -> set[str]:
+    """The modules that a fresh interpreter has loaded at the end of `source`."""
+    (state / "stackd.toml").touch()  # so that a file of the machine is not looked for
+    ended = subprocess.run(
+        [sys.executable, "-c", source],
+        env={
+            "PATH": os.defpath,
+            "HOME": str(state),
+            "STACKD_STATE_DIR": str(state),
+            "STACKD_LOG_LEVEL": "error",
+            "PORT": "0",
+        },
+        cwd=state,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return set(ended.stdout.split())
+
+
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    return loaded(IDLE_DAEMON, tmp_path_factory.mktemp("idle"))
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    return loaded(COMMAND, tmp_path_factory.mktemp("command"))
+
+
+def test_idle_daemon_has_loaded_what_it_runs_on(idle):
+    """Else the test below proves nothing."""
+    assert {"aiohttp", "aiosqlite", "uvloop", "stackd.daemon", "stackd.web.app"} <= idle
+
+
+@pytest.mark.parametrize("module", ABSENT_WHEN_IDLE)
+def test_idle_daemon_has_not_loaded(module, idle):
+    assert module not in idle, ABSENT_WHEN_IDLE[module]
+
+
+@pytest.mark.parametrize("module", ABSENT_IN_A_COMMAND)
+def test_command_has_not_loaded(module, command):
+    assert module not in command, ABSENT_IN_A_COMMAND[module]
