@@ -343,10 +343,6 @@ class Run:
     ) -> NodeError | None:
         """One try. None if it completed; what failed otherwise."""
         events, execution_id = self._tools.events, self._row.id
-        if node.effect is not Effect.READ:
-            self._record(row)
-            await self._flush()
-        events.emit(NodeStarted(execution_id, row.key, row.attempt))
         context = NodeContext(
             clock=self._tools.clock,
             http=self._tools.http,
@@ -359,6 +355,10 @@ class Run:
             tell_answered=lambda: events.emit(NodeAnswered(execution_id, row.key, row.attempt)),
         )
         try:
+            if node.effect is not Effect.READ:  # the intent is on disk before the first byte
+                self._record(row)
+                await self._flush()
+            events.emit(NodeStarted(execution_id, row.key, row.attempt))
             output = await self._call(node, params, context)
         except NodeError as error:
             return error

@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from stackd.core.errors import NotFoundError, StackdError
+from stackd.core.errors import NotFoundError, StoreFullError
 from stackd.runtime.blobs import BlobFolder
 
 CONTENTS = [b"", b"x", bytes(range(256)) * 1000]
@@ -134,7 +134,7 @@ async def test_what_a_killed_put_left_is_no_blob_and_hinders_no_later_one(
 async def test_a_put_that_failed_can_be_repeated(blobs: BlobFolder) -> None:
     content = b"z" * 100_000
 
-    with no_file_over(50_000), pytest.raises((OSError, StackdError)):
+    with no_file_over(50_000), pytest.raises(StoreFullError):
         await blobs.put(content)
 
     with pytest.raises(NotFoundError):
@@ -143,7 +143,7 @@ async def test_a_put_that_failed_can_be_repeated(blobs: BlobFolder) -> None:
 
 
 async def test_a_put_that_failed_leaves_no_file(blobs: BlobFolder, folder: Path) -> None:
-    with no_file_over(50_000), pytest.raises((OSError, StackdError)):
+    with no_file_over(50_000), pytest.raises(StoreFullError):
         await blobs.put(b"z" * 100_000)
 
     assert files(folder) == []

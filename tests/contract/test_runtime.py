@@ -8,12 +8,13 @@ from typing import Any
 import anyio
 import pytest
 from support.runs import World
+from support.watched import WatchedStore
 
-from stackd.core.errors import NodeError
+from stackd.core.errors import NodeError, StoreBusyError
 from stackd.core.json import loads
 from stackd.http.client import Request, Response
 from stackd.runtime.events import NodeRetried, NodeSent
-from stackd.runtime.run import Limits
+from stackd.runtime.run import STORE_RETRY, Limits
 from stackd.store.database import Database
 from stackd.testing import ok
 from stackd.workflows.executions import ExecutionStatus, NodeStatus
@@ -675,6 +676,63 @@ async def test_interrupted_runs_go_back_to_the_queue_and_are_finished_later(worl
 
     assert (await world.row(started)).status is ExecutionStatus.COMPLETED
     assert len(world.http.requests) == 2
+
+
+# -- a store that is busy
+
+
+async def test_an_unsafe_action_cut_off_before_its_intent_was_written_is_sent_later(database):
+    store = WatchedStore(database)
+    world = World(store, ok(b"1"))
+    started = await world.start(await world.load(flow(call("a", "POST"), edges="start>a")))
+    claimed = await world.claim()
+    store.failing_writes.append(StoreBusyError("locked"))
+
+    async with world.running(claimed):
+        await world.clock.someone_sleeps()  # the run, for the store
+        world.runtime.interrupt_all()
+    await world.work()
+
+    assert (await world.row(started)).status is ExecutionStatus.COMPLETED
+    assert len(world.http.requests) == 1
+
+
+async def test_what_a_branch_recorded_is_on_disk_before_another_goes_on_though_a_write_failed(
+    database,
+):
+    store = WatchedStore(database)
+    world = World(store, ok(b"1"), ok(b"2"), ok(b"3"))
+    nodes = (call("a", "PUT"), call("b", "PUT"), call("c", "PUT"))
+    text = flow(*nodes, edges="start>a, start>b, b>c")
+    started = await world.start(await world.load(text))
+    claimed = await world.claim()
+    store.failing_writes.extend([StoreBusyError("locked")] * 3)
+
+    async with world.running(claimed):
+        for _ in range(3):
+            await world.clock.someone_sleeps()
+            assert world.http.requests == []
+            world.clock.advance(STORE_RETRY)
+
+    assert await world.states(started) == dict.fromkeys(("start", "a", "b", "c"), COMPLETED)
+    assert len(world.http.requests) == 3
+
+
+async def test_a_result_whose_write_was_cut_off_is_written_with_the_rest(database):
+    store = WatchedStore(database)
+    gate = anyio.Event()
+    world = World(store, gated(gate, ok(b"1")), gated(anyio.Event()))
+    text = flow(call("a", "PUT"), call("b", "PUT"), edges="start>a, start>b")
+    started = await world.start(await world.load(text))
+
+    async with world.running(await world.claim()):
+        await world.http.arrived(2)
+        store.failing_writes.append(StoreBusyError("locked"))
+        gate.set()
+        await world.clock.someone_sleeps()  # to write what a became
+        world.runtime.interrupt_all()
+
+    assert await world.states(started) == {"start": COMPLETED, "a": COMPLETED, "b": PENDING}
 
 
 # -- limits

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import random
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,9 +17,8 @@ from structlog.testing import capture_logs
 from support.daemon import free_port
 from support.runs import LEASE, World
 
-from stackd.core.clock import SystemClock
 from stackd.core.errors import StackdError
-from stackd.core.events import Event, EventBus
+from stackd.core.events import Event
 from stackd.core.process import current_process
 from stackd.queue import verbs
 from stackd.queue.admission import Admission
@@ -32,7 +30,7 @@ from stackd.services.timers import Timers
 from stackd.services.worker import Worker
 from stackd.settings import Settings
 from stackd.store.connection import Tx
-from stackd.store.database import Database, open_database
+from stackd.store.database import Database
 from stackd.supervisor.service import Service
 from stackd.supervisor.supervisor import Supervisor
 from stackd.web.app import make_app
@@ -306,7 +304,7 @@ async def test_cancelled_before_its_first_step_it_leaves_nothing(site: Site, nam
         tasks.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("name", ["worker", "scheduler", "timers", "rotation"])
+@every_service
 async def test_cancelled_at_any_moment_of_its_start_it_leaves_nothing(
     site: Site, name: str
 ) -> None:
@@ -354,7 +352,7 @@ async def test_any_order_of_starts_drains_and_cancels_leaves_nothing_and_the_nex
 
 async def _upset(service: Service, roll: random.Random) -> None:
     """One life of `service`: what happens to it, when, and in which order is rolled; it must be over at the end."""
-    lets_start = service.name == "api" or roll.random() < 0.5  # see the test of the API's start
+    lets_start = roll.random() < 0.5
     moves = [roll.choice(["drain", "drain", "cancel", "wait"]) for _ in range(roll.randint(0, 3))]
     with anyio.fail_after(WITHIN):
         async with anyio.create_task_group() as tasks:
@@ -373,31 +371,6 @@ async def _upset(service: Service, roll: random.Random) -> None:
 
 
 # -- the API alone
-
-
-@pytest.mark.filterwarnings("ignore")  # the sockets it leaves
-def test_an_api_cancelled_at_any_moment_of_its_start_does_not_listen(tmp_path: Path) -> None:
-    left: list[int] = []
-
-    async def cancel_at_every_moment() -> None:
-        async with open_database(tmp_path / "x.db", clock=SystemClock(), events=EventBus()) as db:
-            site = Site(db, tmp_path)
-            for moment in range(TURNS):
-                site.port = free_port()
-                service = site.api()
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(service.run)
-                    await turns(moment)
-                    tasks.cancel_scope.cancel()
-                if site.port_is_open() or site.socket_is_open():
-                    left.append(moment)
-
-    try:
-        asyncio.run(cancel_at_every_moment())
-    finally:
-        gc.collect()  # here, not in the midst of another test
-
-    assert left == []
 
 
 async def test_the_socket_file_is_for_its_user_only(site: Site) -> None:
