@@ -27,21 +27,35 @@ from yarl import URL
 from stackd import __version__
 from stackd.core.clock import Clock
 from stackd.core.errors import NodeError
-from stackd.http.egress import EgressDeniedError, EgressPolicy
+from stackd.http.egress import EgressDeniedError, EgressPolicy, normal_host
+from stackd.http.unpack import ENCODINGS, STEP, Unpacker
 
 MAX_REDIRECTS = 10
 CONNECT_TIMEOUT = 10.0  # seconds for name, connection and TLS together
 KEEP_ALIVE = 30.0  # seconds an idle connection is kept; most servers close after 60 and more
 CONNECTIONS = 256  # open at once, all hosts together
 NAMES_KEPT = 60  # seconds a resolved, judged name is reused
-READ_CHUNK = 64 * 1024
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-_SECRET_HEADER = re.compile(
-    r"authorization|cookie|api[-_]?key|token|secret|password", re.IGNORECASE
-)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_NO_HEADERS: Final[Mapping[str, str]] = {}
+
+# What a redirect takes along to another origin. Any other header may be a secret, or make no sense there.
+_CARRIED: Final = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "accept-language",
+        "content-encoding",
+        "content-language",
+        "content-type",
+        "idempotency-key",
+        "if-modified-since",
+        "if-none-match",
+        "range",
+        "user-agent",
+    }
+)
+_FRAMING: Final = frozenset({"content-length", "transfer-encoding"})  # follow from the body
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +103,8 @@ class Request:
     Attributes:
         timeout: seconds for all of it, redirects and body included.
         max_response_bytes: of the body, decompressed.
-        fresh_connection: never reuse a connection, so that nothing is ever sent twice underneath.
+        fresh_connection: a connection of its own, and sent at most once. Without it a connection may be
+            reused, and a method that HTTP calls idempotent is sent a second time if that one breaks.
     """
 
     method: str
@@ -131,11 +146,11 @@ class _Sent:
 
 
 class _JudgingResolver(abc.AbstractResolver):
-    """Resolves names on a thread and passes on only addresses the rules allow."""
+    """Passes on only those addresses of `inner` that the rules allow."""
 
-    def __init__(self, policy: EgressPolicy) -> None:
+    def __init__(self, policy: EgressPolicy, inner: abc.AbstractResolver) -> None:
         self._policy = policy
-        self._inner = aiohttp.ThreadedResolver()
+        self._inner = inner
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -150,8 +165,8 @@ class _JudgingResolver(abc.AbstractResolver):
                 refused = refused or error
             else:
                 allowed.append(one)
-        if not allowed and refused is not None:
-            raise refused
+        if not allowed:
+            raise refused or socket.gaierror(socket.EAI_NONAME, "no address")
         return allowed
 
     async def close(self) -> None:
@@ -159,7 +174,11 @@ class _JudgingResolver(abc.AbstractResolver):
 
 
 class HttpClient(AbstractAsyncContextManager["HttpClient"]):
-    """Used inside its own `async with`; any number of requests at a time."""
+    """Used inside its own `async with`; any number of requests at a time.
+
+    `resolver`: finds the addresses, which are then judged; without it the system's, on a thread.
+    `connect_timeout`: seconds for name, connection and TLS together.
+    """
 
     def __init__(
         self,
@@ -167,10 +186,12 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         *,
         clock: Clock,
         resolver: abc.AbstractResolver | None = None,
+        connect_timeout: float = CONNECT_TIMEOUT,
     ) -> None:
         self._policy = policy
         self._clock = clock
         self._resolver = resolver
+        self._connect_timeout = connect_timeout
         self._sessions: tuple[aiohttp.ClientSession, aiohttp.ClientSession] | None = None
 
     async def __aenter__(self) -> HttpClient:
@@ -189,7 +210,7 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
                 await session.close()
 
     def _session(self, *, reuse: bool) -> aiohttp.ClientSession:
-        resolver = self._resolver or _JudgingResolver(self._policy)
+        resolver = _JudgingResolver(self._policy, self._resolver or aiohttp.ThreadedResolver())
         connector = (
             aiohttp.TCPConnector(
                 resolver=resolver,
@@ -211,8 +232,9 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
             trust_env=False,
             auto_decompress=False,
             requote_redirect_url=False,
-            skip_auto_headers=("User-Agent",),
+            timeout=aiohttp.ClientTimeout(total=None, connect=self._connect_timeout),
             trace_configs=[trace],
+            middlewares=() if reuse else (_once,),
         )
 
     async def request(
@@ -232,17 +254,20 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         try:
             with anyio.fail_after(request.timeout):
                 return await self._follow(request, sent)
+        except EgressDeniedError as error:
+            # A new one: requests that waited for the same name share the resolver's.
+            raise EgressDeniedError(error.host, error.reason, sent=sent.is_true) from None
+        except aiohttp.ClientError as error:  # before the others: some are TimeoutError too
+            raise _translated(error, request.url, sent=sent.is_true) from error
         except TimeoutError:
+            missing = "answer from" if sent.is_true else "connection to"
             raise NodeError(
-                f"no answer from {_place(request.url)} within {request.timeout:g} s",
+                f"no {missing} {_place(request.url)} within {request.timeout:g} s",
                 kind="timeout",
-                code="http.timeout",
+                code="http.timeout" if sent.is_true else "http.connect_timeout",
                 sent=sent.is_true,
             ) from None
-        except EgressDeniedError as error:
-            error.sent = sent.is_true
-            raise
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise _translated(error, request.url, sent=sent.is_true) from error
 
     async def _follow(self, request: Request, sent: _Sent) -> Response:
@@ -257,10 +282,12 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
                     return await _read(answer, request.max_response_bytes, redirects)
                 if answer.status == 303 or (answer.status in (301, 302) and method == "POST"):
                     method, body = ("HEAD" if method == "HEAD" else "GET"), None
-                    headers = {k: v for k, v in headers.items() if k.lower() != "content-type"}
+                    headers = {
+                        k: v for k, v in headers.items() if not k.lower().startswith("content-")
+                    }
             next_url = _joined(url, target, sent)
             if next_url.origin() != url.origin():
-                headers = {k: v for k, v in headers.items() if not _SECRET_HEADER.search(k)}
+                headers = {k: v for k, v in headers.items() if k.lower() in _CARRIED}
             url = next_url
         raise NodeError(
             f"{_place(request.url)} redirected more than {MAX_REDIRECTS} times",
@@ -271,7 +298,7 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         )
 
     def _judge(self, url: URL) -> None:
-        host = url.host or ""
+        host = normal_host(url.raw_host or "")  # in ASCII, as it is resolved
         self._policy.check_host(host)
         if _is_literal(host):
             self._policy.check_address(host, host)
@@ -287,28 +314,37 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
     ) -> Any:
         assert self._sessions is not None, "used outside its `async with`"  # noqa: S101
         session = self._sessions[1 if request.fresh_connection else 0]
-        data, own = _encoded(body, headers)
+        data, headers = _encoded(body, headers)
         return session.request(
             method,
             url,
             headers={
                 "User-Agent": f"stackd/{__version__}",
                 "Accept-Encoding": "gzip, deflate",
-                **own,
                 **headers,
             },
+            skip_auto_headers=("Content-Type",) if data is None else None,
             data=data,
             allow_redirects=False,
             raise_for_status=False,
-            timeout=aiohttp.ClientTimeout(
-                total=None, connect=min(CONNECT_TIMEOUT, request.timeout)
-            ),
             trace_request_ctx=sent,
         )
 
 
 async def _note_connection(_: Any, context: SimpleNamespace, __: Any) -> None:
     context.trace_request_ctx.note()
+
+
+async def _once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Keep aiohttp from sending a request again by itself, as it does for GET, PUT and DELETE."""
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise  # never had a connection
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _translated(error, str(request.url), sent=True) from error
 
 
 def _first_url(request: Request) -> URL:
@@ -363,6 +399,12 @@ def _checked(headers: Mapping[str, str]) -> dict[str, str]:
             raise NodeError(
                 f"header {name} holds a control character", kind="invalid", code="http.bad_header"
             )
+        if name.lower() in _FRAMING:
+            raise NodeError(
+                f"header {name} follows from the body and cannot be given",
+                kind="invalid",
+                code="http.bad_header",
+            )
     return dict(headers)
 
 
@@ -374,26 +416,42 @@ def _is_literal(host: str) -> bool:
     return True
 
 
-def _encoded(body: Body | None, headers: Mapping[str, str]) -> tuple[Any, Mapping[str, str]]:
-    """(what aiohttp sends, the headers that go with it unless the request has its own)."""
-    has_type = any(name.lower() == "content-type" for name in headers)
+def _encoded(body: Body | None, headers: dict[str, str]) -> tuple[Any, dict[str, str]]:
+    """(what aiohttp sends, the headers that go with it)."""
     match body:
         case None:
-            return None, _NO_HEADERS
+            return None, headers
         case JsonBody(content):
-            return content, _NO_HEADERS if has_type else {"Content-Type": "application/json"}
+            return content, _typed(headers, "application/json")
         case FormBody(pairs):
-            return aiohttp.FormData(list(pairs)), _NO_HEADERS
+            return aiohttp.FormData(list(pairs)), headers
         case MultipartBody(parts):
-            form = aiohttp.FormData(default_to_multipart=True)
-            for part in parts:
-                form.add_field(
-                    part.name, part.content, filename=part.filename, content_type=part.content_type
-                )
-            return form, _NO_HEADERS
+            return _form_of(parts), _untyped(headers)  # only the body knows the boundary
         case RawBody(content, content_type):
-            own = content_type or "application/octet-stream"
-            return content, _NO_HEADERS if has_type else {"Content-Type": own}
+            return content, _typed(headers, content_type or "application/octet-stream")
+
+
+def _typed(headers: dict[str, str], content_type: str) -> dict[str, str]:
+    """`headers` with that content type, unless they name one."""
+    if any(name.lower() == "content-type" for name in headers):
+        return headers
+    return {"Content-Type": content_type, **headers}
+
+
+def _untyped(headers: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name.lower() != "content-type"}
+
+
+def _form_of(parts: tuple[FilePart, ...]) -> aiohttp.FormData:
+    # Unquoted: names go out as browsers and curl send them, in UTF-8.
+    form = aiohttp.FormData(quote_fields=False, default_to_multipart=True)
+    for part in parts:
+        content: Any = part.content
+        if part.filename is None:  # bare bytes would become a file
+            own = part.content_type or "text/plain; charset=utf-8"
+            content = aiohttp.BytesPayload(part.content, content_type=own)
+        form.add_field(part.name, content, filename=part.filename, content_type=part.content_type)
+    return form
 
 
 async def _read(answer: aiohttp.ClientResponse, limit: int, redirects: int) -> Response:
@@ -417,47 +475,47 @@ async def _read(answer: aiohttp.ClientResponse, limit: int, redirects: int) -> R
 def _flat(headers: CIMultiDictProxy[str]) -> dict[str, str]:
     flat: dict[str, str] = {}
     for name, value in headers.items():
-        key = name.lower()
-        flat[key] = f"{flat[key]}, {value}" if key in flat else value
+        key, text = name.lower(), _readable(value)
+        flat[key] = f"{flat[key]}, {text}" if key in flat else text
     return flat
 
 
+def _readable(value: str) -> str:
+    """A header's value as text that can be kept: in UTF-8, else in Latin-1, which it was for long.
+
+    aiohttp hands on bytes that are no UTF-8 as half surrogates.
+    """
+    if value.isascii():
+        return value
+    raw = value.encode(errors="surrogateescape")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
 async def _decoded(answer: aiohttp.ClientResponse, limit: int) -> AsyncIterator[bytes]:
-    """The body's bytes, decompressed step by step so that a small bomb stays small."""
-    encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
+    """The body's bytes, unpacked."""
+    encoding = _flat(answer.headers).get("content-encoding", "").strip().lower()
     if encoding in ("identity", ""):
         async for chunk in answer.content.iter_any():
             yield chunk
         return
-    if encoding not in ("gzip", "x-gzip", "deflate"):
+    if encoding not in ENCODINGS:
         _refuse_content(answer, f"an encoding it was not offered: {encoding[:40]}")
-    raw_bytes = 0
-    decoder: Any = None
+    unpacker = Unpacker(encoding)
+    packed_bytes = 0
     async for chunk in answer.content.iter_any():
-        raw_bytes += len(chunk)
-        if raw_bytes > limit + READ_CHUNK:
+        packed_bytes += len(chunk)
+        if packed_bytes > limit + STEP:  # also ends a body that unpacks to nothing
             raise _too_large(answer, limit)
-        if decoder is None:
-            decoder = zlib.decompressobj(_window(encoding, chunk))
-        pending = chunk
-        while pending:
-            try:
-                piece = decoder.decompress(pending, READ_CHUNK)
-            except zlib.error:
-                _refuse_content(answer, f"a body that is not {encoding}")
-            pending = decoder.unconsumed_tail
-            yield piece
-            if decoder.eof:
-                pending = b""
-    if decoder is not None and not decoder.eof:
+        try:
+            for piece in unpacker.feed(chunk):
+                yield piece
+        except zlib.error:
+            _refuse_content(answer, f"a body that is not {encoding}")
+    if not unpacker.is_whole:
         _refuse_content(answer, f"a {encoding} body that ends too soon")
-
-
-def _window(encoding: str, first: bytes) -> int:
-    """The window bits zlib needs: for gzip; zlib's own frame; or the bare deflate some servers send instead."""
-    if encoding != "deflate":
-        return 16 + zlib.MAX_WBITS
-    return zlib.MAX_WBITS if first[:1] and first[0] & 0x0F == 8 else -zlib.MAX_WBITS
 
 
 def _refuse_content(answer: aiohttp.ClientResponse, what: str) -> NoReturn:
@@ -514,13 +572,13 @@ def _meaning(error: Exception) -> tuple[str, str, str]:
             return "timeout", "http.timeout", "no answer in time"
         case aiohttp.ClientConnectorError():
             return "network", "http.connect", f"no connection ({_cause(error)})"
-        case aiohttp.InvalidURL():
+        case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError() | aiohttp.RedirectClientError():
             return "invalid", "http.bad_url", "it is no URL that can be requested"
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientPayloadError():
             return "network", "http.reset", "the connection ended before the answer did"
         case aiohttp.ClientResponseError():
             return "network", "http.bad_response", "the answer is not HTTP"
-        case OSError():
+        case aiohttp.ClientConnectionError() | OSError():
             return "network", "http.reset", f"the connection broke ({_cause(error)})"
         case ValueError() if not isinstance(error, aiohttp.ClientError):
             return "invalid", "http.bad_request", "the request cannot be formed"
@@ -529,12 +587,9 @@ def _meaning(error: Exception) -> tuple[str, str, str]:
 
 
 def _cause(error: Exception) -> str:
-    number = getattr(error, "errno", None)
-    if isinstance(number, int) and number in errno.errorcode:
-        return errno.errorcode[number]
-    inner = getattr(error, "certificate_error", None) or error
-    return str(
-        getattr(inner, "reason", None)
-        or getattr(inner, "verify_message", None)
-        or type(inner).__name__
-    )
+    """The shortest word for what happened: why a certificate is refused, OpenSSL's reason, or the errno's name."""
+    inner = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
+    if isinstance(inner, ssl.SSLError):  # its errno is OpenSSL's own
+        words = getattr(inner, "verify_message", None) or getattr(inner, "reason", None)
+        return words or type(inner).__name__
+    return errno.errorcode.get(getattr(inner, "errno", None) or 0, type(inner).__name__)

@@ -6,6 +6,7 @@ and the connection is made to exactly the address that was judged.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
@@ -21,20 +22,30 @@ _LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 _CLOSED: Final = (
     ip_network("100.64.0.0/10"),  # carrier NAT, RFC 6598
     ip_network("168.63.129.16/32"),  # a cloud's metadata on a public address
+    ip_network("192.0.0.0/24"),  # protocol assignments, RFC 6890; 192.0.0.192 is a cloud's metadata
     ip_network("192.88.99.0/24"),  # 6to4 relays, RFC 7526
+    ip_network("224.0.0.0/4"),  # multicast
+    ip_network(
+        "64:ff9b:1::/48"
+    ),  # a network's own NAT64, RFC 8215: leads to no address we could judge
     ip_network("fec0::/10"),  # site-local, RFC 3879
+    ip_network("ff00::/8"),  # multicast
 )
-_NAT64: Final = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))  # RFC 6052, RFC 8215
+_NAT64: Final = ip_network("64:ff9b::/96")  # RFC 6052
+_ODD_ADDRESS: Final = re.compile(r"([^:]*\.)?([0-9]+|0x[0-9a-f]*)")  # its last label is a number
 _COMPATIBLE: Final = ip_network("::/96")  # IPv4-compatible, RFC 4291 2.5.5.1
 
 
 class EgressDeniedError(NodeError):
-    """The operator's rules refuse this target; nothing was sent."""
+    """The operator's rules refuse this target; to it nothing was sent.
+
+    `sent` is true if it was reached by a redirect: then the far side that redirected has seen the request.
+    """
 
     code = "egress.denied"
 
-    def __init__(self, host: str, reason: str) -> None:
-        super().__init__(f"request to {host} refused: {reason}", kind="rejected")
+    def __init__(self, host: str, reason: str, *, sent: bool = False) -> None:
+        super().__init__(f"request to {host} refused: {reason}", kind="rejected", sent=sent)
         self.host = host
         self.reason = reason
 
@@ -46,7 +57,7 @@ class EgressPolicy:
     Private, loopback, link-local and metadata addresses are refused unless an allow range covers them. An
     allow range wholly inside private space opens that range and restricts nothing; any other allow rule
     leaves only what an allow rule matches. A domain matches itself and what is below it; `*.name` only what
-    is below.
+    is below. Domains and hosts are in their ASCII form.
 
     Attributes:
         allow_loopback: opens 127.0.0.0/8 and ::1, for development.
@@ -64,12 +75,14 @@ class EgressPolicy:
         return bool(self.allow_domains) or any(not _is_closed_range(r) for r in self.allow_ranges)
 
     def check_host(self, host: str) -> None:
-        """Refuse a name the rules deny.
+        """Refuse a name the rules deny, and a number that some resolvers read as an address.
 
         Raises:
             EgressDeniedError: naming the rule.
         """
         name = normal_host(host)
+        if _ODD_ADDRESS.fullmatch(name) and not _is_dotted_quad(name):
+            raise EgressDeniedError(host, "an IPv4 address is written as four decimal numbers")
         for rule in self.deny_domains:
             if matches(rule, name):
                 raise EgressDeniedError(host, f"the deny list holds {rule}")
@@ -80,10 +93,11 @@ class EgressPolicy:
         Raises:
             EgressDeniedError: naming the address and the rule.
         """
-        ip = _effective(ip_address(address.partition("%")[0]))
+        given = ip_address(address.partition("%")[0])
+        ip = _effective(given)
         shown = host if normal_host(host) == str(ip) else f"{host} ({ip})"
         for rule in self.deny_ranges:
-            if ip in rule:
+            if ip in rule or given in rule:
                 raise EgressDeniedError(shown, f"the deny list holds {rule}")
         if any(ip in rule for rule in self.allow_ranges):
             return
@@ -107,11 +121,18 @@ def matches(rule: str, name: str) -> bool:
     return name.endswith(f".{bare}") or (name == bare and not rule.startswith("*."))
 
 
+def _is_dotted_quad(name: str) -> bool:
+    try:
+        IPv4Address(name)
+    except ValueError:
+        return False
+    return True
+
+
 def is_closed(ip: Address) -> bool:
     """Whether `ip` is anything but an ordinary public unicast address."""
     return (
         not ip.is_global
-        or ip.is_multicast
         or ip.is_reserved
         or any(ip.version == net.version and ip in net for net in _CLOSED)
     )
@@ -119,8 +140,6 @@ def is_closed(ip: Address) -> bool:
 
 def _is_closed_range(network: Network) -> bool:
     """Whether every address of `network` is refused by default: it then opens, and restricts nothing."""
-    if not (is_closed(network.network_address) and is_closed(network.broadcast_address)):
-        return False
     return network.is_private or any(
         network.version == net.version and network.subnet_of(net)  # type: ignore[arg-type]  # same version
         for net in (*_CLOSED, *_LOOPBACK)
@@ -135,6 +154,6 @@ def _effective(ip: Address) -> Address:
         return ip.ipv4_mapped
     if ip.sixtofour is not None:
         return ip.sixtofour
-    if ip in _NAT64[0] or (ip in _COMPATIBLE and int(ip) > 0xFFFF):
+    if ip in _NAT64 or (ip in _COMPATIBLE and int(ip) > 0xFFFF):
         return IPv4Address(int(ip) & 0xFFFFFFFF)
     return ip

@@ -292,7 +292,7 @@ def _text(response: Response) -> str:
         name = lookup(response.charset or "utf-8").name
         if name.replace("_", "-") not in _NO_CHARSETS:
             return response.body.decode(name, "replace")
-    except (LookupError, ValueError):
+    except LookupError:
         pass
     return response.body.decode("utf-8", "replace")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -27,12 +29,46 @@ from stackd.core.errors import UnreachableError
 START_WITHIN = 30.0
 END_WITHIN = 30.0
 MAIN = Path(__file__).with_name("daemon_main.py")
+RESTED = ("completed", "failed", "cancelled", "uncertain")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One HTTP answer as it came; header names lower-case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+    @property
+    def code(self) -> str:
+        """The code of a problem; fails if this is none."""
+        assert self.headers["content-type"].split(";")[0] == "application/problem+json", self
+        assert self.json["status"] == self.status, self
+        return str(self.json["code"])
 
 
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def clean_environ() -> dict[str, str]:
+    """The environment of this process without what would set stackd up differently."""
+    return {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("STACKD_", "EXECUTION_")) and k not in ("HOST", "PORT")
+    }
 
 
 class DaemonProcess:
@@ -42,6 +78,7 @@ class DaemonProcess:
         self.state = state
         self.port = free_port()
         self.environ = environ
+        self.entry = (str(MAIN),)  # what Python runs, before the role
         self.process: subprocess.Popen[bytes] | None = None
         self.log = state.parent / f"{state.name}.log"
 
@@ -54,12 +91,7 @@ class DaemonProcess:
         return Api(socket_path=self.state / "stackd.sock")
 
     def spawn(self, role: str = "stack", **environ: str) -> subprocess.Popen[bytes]:
-        kept = {
-            k: v
-            for k, v in os.environ.items()
-            if not k.startswith(("STACKD_", "EXECUTION_")) and k not in ("HOST", "PORT")
-        }
-        kept |= {
+        kept = clean_environ() | {
             "STACKD_STATE_DIR": str(self.state),
             "PORT": str(self.port),
             "STACKD_LOG_STYLE": "json",
@@ -68,7 +100,7 @@ class DaemonProcess:
         }
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(MAIN), role],
+                [sys.executable, *self.entry, role],
                 env=kept,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -113,6 +145,85 @@ class DaemonProcess:
         self.process.send_signal(signal.SIGTERM)
         return self.wait()
 
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def token(self) -> str:
+        return (self.state / "dev-token").read_text().strip()
+
+    def http(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        host: str = "127.0.0.1",
+        authorized: bool = True,
+        **headers: str,
+    ) -> Answer:
+        """One request over TCP. A body that is not bytes goes as JSON; `_` in header names is a dash."""
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        if authorized and "Authorization" not in sent:
+            sent["Authorization"] = f"Bearer {self.token}"
+        if body is not None and not isinstance(body, bytes):
+            body = json.dumps(body).encode()
+            sent.setdefault("Content-Type", "application/json")
+        connection = http.client.HTTPConnection(host, self.port, timeout=30)
+        try:
+            connection.request(method, path, body=body, headers=sent)
+            answer = connection.getresponse()
+            return Answer(
+                answer.status,
+                {name.lower(): value for name, value in answer.getheaders()},
+                answer.read(),
+            )
+        finally:
+            connection.close()
+
+    def deliver(self, path: str, body: Any = None, method: str = "POST", **headers: str) -> Answer:
+        """A webhook delivery; the far side of a webhook has no token."""
+        return self.http(method, f"/api/webhooks/{path}", body, authorized=False, **headers)
+
+    def load(self, document: str) -> Any:
+        """Import and activate a workflow."""
+        return self.api.post("/api/workflows", document.encode(), activate="true")
+
+    def begin(self, workflow_id: str, given: Any = None) -> str:
+        """Start an execution by hand; its id."""
+        answer = self.api.post(f"/api/workflows/{workflow_id}/run", {"input": given})
+        return str(answer["executionId"])
+
+    def execution(self, execution_id: str) -> Any:
+        return self.api.get(f"/api/executions/{execution_id}")
+
+    def until(self, execution_id: str, *statuses: str, within: float = 20.0) -> Any:
+        """The execution once it has one of `statuses`; by default once it rests."""
+        wanted = statuses or RESTED
+
+        def look() -> Any:
+            view = self.execution(execution_id)
+            return view if view["status"] in wanted else None
+
+        return eventually(f"{execution_id} is {' or '.join(wanted)}", look, within=within)
+
+    def _log_lines(self) -> list[dict[str, Any]]:
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """The lines of its log with this event, oldest first."""
+        return [line for line in self._log_lines() if line["event"] == event]
+
+    def unforeseen(self) -> list[str]:
+        """Errors it did not expect: what was logged with a traceback, or lost by the event loop."""
+        found = [line["exception"] for line in self._log_lines() if "exception" in line]
+        if "never retrieved" in self.tail():
+            found.append(self.tail())
+        return found
+
     def tail(self) -> str:
         return self.log.read_text(errors="replace")[-4000:] if self.log.exists() else ""
 
@@ -130,6 +241,19 @@ class DaemonProcess:
             raw.close()
 
 
+@contextmanager
+def running(folder: Path, **environ: str) -> Iterator[DaemonProcess]:
+    """A stack that is ready. Whatever is sent to it, it must meet no error it does not foresee, and end when asked."""
+    daemon = DaemonProcess(folder / "state", **environ)
+    try:
+        daemon.start()
+        yield daemon
+        assert daemon.terminate() == 0
+        assert not daemon.unforeseen()
+    finally:
+        daemon.kill()
+
+
 def eventually(what: str, check: Any, *, within: float = 20.0) -> Any:
     """The first true answer of `check`, asked again until then: for what another process shows only when asked."""
     deadline = time.monotonic() + within
@@ -141,12 +265,18 @@ def eventually(what: str, check: Any, *, within: float = 20.0) -> Any:
 
 
 class FarSide:
-    """A service on a real socket that notes every request. Each key counts once, as a payment API's would."""
+    """A service on a real socket that notes every request. Each key counts once, as a payment API's would.
+
+    While `is_open` is clear, requests arrive and stay unanswered. A path of /status/N is answered with N, one
+    of /drop not at all: the connection is closed.
+    """
 
     def __init__(self, *, delay: float = 0.0) -> None:
         self.hits: Counter[tuple[str, str]] = Counter()  # (path, execution)
         self.keys: dict[str, set[str]] = {}  # idempotency keys by execution; each counts once
         self.delay = delay
+        self.is_open = threading.Event()
+        self.is_open.set()
         self._lock = threading.Lock()
         far_side = self
 
@@ -163,8 +293,13 @@ class FarSide:
                 )
                 if far_side.delay:
                     time.sleep(far_side.delay)
+                far_side.is_open.wait(END_WITHIN)
+                if self.path.startswith("/drop"):
+                    self.close_connection = True
+                    return
+                status = int(self.path[8:]) if self.path.startswith("/status/") else 200
                 body = json.dumps({"path": self.path}).encode()
-                self.send_response(200)
+                self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -192,6 +327,15 @@ class FarSide:
             if key is not None:
                 self.keys.setdefault(execution, set()).add(key)
 
+    def arrived(self, path: str, count: int = 1) -> None:
+        """Wait until `count` requests in all have arrived at `path`."""
+
+        def seen() -> int:
+            with self._lock:
+                return sum(hits for (at, _), hits in self.hits.items() if at == path)
+
+        eventually(f"{count} requests at {path}", lambda: seen() >= count)
+
     @contextmanager
     def listening(self) -> Iterator[FarSide]:
         thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
@@ -199,6 +343,7 @@ class FarSide:
         try:
             yield self
         finally:
+            self.is_open.set()
             self._server.shutdown()
             self._server.server_close()
             thread.join()
