@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import anyio
@@ -31,24 +32,28 @@ class FakeClock:
             await anyio.lowlevel.checkpoint()
             return
         self._slept.set()
-        await self._until(seconds, self._sleepers)
+        with self._alarm(seconds, self._sleepers) as rings:
+            await rings.wait()
 
     async def wait(self, event: anyio.Event, timeout: float) -> bool:
-        async def give_up() -> None:
-            await self._until(timeout, self._timeouts)
+        async def give_up(rings: anyio.Event) -> None:
+            await rings.wait()
             tasks.cancel_scope.cancel()
 
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(give_up)
-            await event.wait()
-            tasks.cancel_scope.cancel()
+        with self._alarm(timeout, self._timeouts) as rings:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(give_up, rings)
+                await event.wait()
+                tasks.cancel_scope.cancel()
         return event.is_set()
 
-    async def _until(self, seconds: float, alarms: list[_Alarm]) -> None:
+    @contextmanager
+    def _alarm(self, seconds: float, alarms: list[_Alarm]) -> Iterator[anyio.Event]:
+        """An event that `advance` sets once `seconds` from now have passed."""
         alarm = _Alarm(self._now + seconds, anyio.Event())
         alarms.append(alarm)
         try:
-            await alarm.rings.wait()
+            yield alarm.rings
         finally:
             if alarm in alarms:
                 alarms.remove(alarm)

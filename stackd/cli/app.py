@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -16,6 +17,7 @@ from stackd import __version__
 from stackd.cli import config, executions, queue, workflows
 from stackd.cli.context import DEBUG
 from stackd.core.errors import ApiError, InputError, SettingsError, StackdError, UnreachableError
+from stackd.settings import Settings, ensure_dev_secrets, load_settings
 
 app = typer.Typer(
     name="stackd",
@@ -44,38 +46,49 @@ class Role(StrEnum):
 RoleArgument = Annotated[Role, typer.Argument(help="stack runs all five in one process.")]
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def root(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_tell_version,
+            is_eager=True,
+            help="Print the version and exit.",
+        ),
+    ] = False,
 ) -> None:
     DEBUG.on = debug
-    if version:
-        print(__version__)
-        raise typer.Exit
 
 
 @app.command()
 def dev(role: RoleArgument = Role.stack) -> None:
     """Run on loopback with readable logs; secrets are derived and kept in the state directory."""
-    from stackd.daemon import run_daemon
-    from stackd.settings import ensure_dev_secrets, load_settings
-
-    sys.exit(run_daemon(ensure_dev_secrets(load_settings(mode="dev")), role.value))
+    _run(lambda: ensure_dev_secrets(load_settings(mode="dev")), role)
 
 
 @app.command()
 def start(role: RoleArgument = Role.stack) -> None:
     """Run in production; unfit settings are refused, all at once, before anything starts."""
+    _run(lambda: load_settings(mode="start"), role)
+
+
+def _run(settings: Callable[[], Settings], role: Role) -> NoReturn:
     from stackd.daemon import EXIT_CONFIG, run_daemon
-    from stackd.settings import load_settings
 
     try:
-        settings = load_settings(mode="start")
+        usable = settings()
     except SettingsError as error:
         print(error.message, file=sys.stderr)
         sys.exit(EXIT_CONFIG)
-    sys.exit(run_daemon(settings, role.value))
+    sys.exit(run_daemon(usable, role.value))
 
 
 @app.command()

@@ -221,7 +221,12 @@ async def _demo(state: Path, keep: bool, deliveries: int, as_json: bool) -> int:
             daemon.stop()
     account.resent = service.resent
     _report(account, service.doubled, as_json=as_json)
-    return 0 if account.lost == 0 and service.doubled == 0 and account.accepted else 1
+    return _exit_code(account, service.doubled)
+
+
+def _exit_code(account: _Account, doubled: int) -> int:
+    """0 if something was accepted, and nothing of it lost or done twice."""
+    return 0 if account.accepted and account.lost == 0 and doubled == 0 else 1
 
 
 async def _import_examples(

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
-from stackd.core.errors import ApiError, UnreachableError
+from stackd.core.errors import ApiError, InputError, UnreachableError
 from stackd.core.json import dumps, loads
 
 TIMEOUT = 30.0  # seconds without a byte
@@ -75,15 +75,17 @@ class Api:
         """One request; its JSON answer.
 
         Args:
+            path: as text; what a URL cannot hold is percent-encoded.
             body: bytes are sent as they are, anything else as JSON.
             allow: statuses of 400 and above that are an answer, not an error.
 
         Raises:
+            InputError: `url` is none.
             UnreachableError: nothing answers there.
             ApiError: it answered with a problem.
         """
         wanted = {k: v for k, v in (query or {}).items() if v is not None}
-        target = f"{path}?{urlencode(wanted)}" if wanted else path
+        target = f"{quote(path)}?{urlencode(wanted)}" if wanted else quote(path)
         sent = {"Accept": "application/json", **(headers or {})}
         if self._token is not None:
             sent["Authorization"] = f"Bearer {self._token}"
@@ -110,11 +112,19 @@ class Api:
         if self._url is None:
             assert self._socket_path is not None  # noqa: S101  # one of the two is always given
             return _UnixConnection(self._socket_path, timeout)
-        parts = urlsplit(self._url)
-        kind = (
-            http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        )
-        return kind(parts.hostname or "127.0.0.1", parts.port, timeout=timeout)
+        kinds: dict[str, type[http.client.HTTPConnection]] = {
+            "http": http.client.HTTPConnection,
+            "https": http.client.HTTPSConnection,
+        }
+        try:
+            parts = urlsplit(self._url)
+            return kinds[parts.scheme](parts.hostname or "127.0.0.1", parts.port, timeout=timeout)
+        except (KeyError, ValueError):
+            raise InputError(
+                f"{self._url!r} is no http or https URL",
+                code="url.invalid",
+                hint="set STACKD_URL to http://HOST:PORT, or unset it to use the Unix socket",
+            ) from None
 
 
 def _problem(status: int, answer: Any) -> ApiError:

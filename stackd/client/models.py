@@ -105,12 +105,6 @@ class ExecutionList(Model):
     next_cursor: str | None
 
 
-class Started(Model):
-    success: bool
-    execution_id: str
-    workflow_id: str
-
-
 class QueueView(Model):
     """Jobs by state; `oldest_wait_seconds`: how long the oldest due job has waited."""
 
@@ -128,6 +122,8 @@ class CheckView(Model):
 
 
 class HealthView(Model):
+    """What a probe says. Callers from other machines see status words only."""
+
     status: str
-    version: str
+    version: str | None = None
     checks: dict[str, CheckView]

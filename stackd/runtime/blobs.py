@@ -49,7 +49,10 @@ class BlobFolder:
         path = self._path(blob_id)
         if path.exists():
             return blob_id
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self._folder, path.parent):
+            if not folder.exists():
+                folder.mkdir(mode=0o700, exist_ok=True)
+                _sync(folder.parent)
         partial = path.with_name(f"{blob_id}.{secrets.token_hex(4)}.partial")
         try:
             with partial.open("xb") as file:
@@ -60,11 +63,7 @@ class BlobFolder:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the name must survive a power cut too
-        finally:
-            os.close(folder)
+        _sync(path.parent)
         return blob_id
 
     def _get(self, blob_id: str) -> bytes:
@@ -74,3 +73,12 @@ class BlobFolder:
             return self._path(blob_id).read_bytes()
         except FileNotFoundError:
             raise NotFoundError(f"no blob {blob_id!r}", code="blob.not_found") from None
+
+
+def _sync(folder: Path) -> None:
+    """Let the names in `folder` survive a power cut too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -45,7 +45,10 @@ class Api:
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         runner = web.AppRunner(
-            self._app, access_log=None, shutdown_timeout=CLOSE_WITHIN, handle_signals=False
+            self._app,
+            access_log=None,
+            shutdown_timeout=CLOSE_WITHIN / 2,  # which aiohttp waits twice: to finish, and to be cancelled
+            handle_signals=False,
         )
         try:
             with anyio.CancelScope(

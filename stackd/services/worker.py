@@ -6,6 +6,7 @@ from the journal.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Protocol
 
 import anyio
@@ -16,7 +17,14 @@ from stackd.core.clock import Clock
 from stackd.core.errors import StoreBusyError, StoreFullError
 from stackd.core.events import Event, EventBus
 from stackd.queue import verbs
-from stackd.queue.job import JobEnqueued, JobRescued, JobUnblocked, QueueResumed
+from stackd.queue.job import (
+    LIVE,
+    JobEnqueued,
+    JobRescued,
+    JobSettled,
+    JobUnblocked,
+    QueueResumed,
+)
 from stackd.store.connection import Tx
 from stackd.store.database import Database
 from stackd.workflows import executions
@@ -82,13 +90,14 @@ class Worker:
             self._events.subscribe(
                 self._hear_work, JobEnqueued, JobUnblocked, JobRescued, QueueResumed
             ),
+            self._events.subscribe(self._hear_settled, JobSettled),
             self._events.subscribe(self._hear_cancel, CancelRequested),
         )
         try:
             async with anyio.create_task_group() as upkeep:
                 upkeep.start_soon(self._renew_forever)
                 upkeep.start_soon(self._watch_cancels)
-                await self._rescue(anew=True)
+                await self._begin()
                 async with anyio.create_task_group() as attempts:
                     with self._claiming:
                         task_status.started()
@@ -108,6 +117,10 @@ class Worker:
     def _hear_work(self, _: Event) -> None:
         self._work_came.set()
 
+    def _hear_settled(self, event: Event) -> None:
+        if isinstance(event, JobSettled) and event.state in LIVE:  # due again, perhaps soon
+            self._work_came.set()
+
     def _hear_cancel(self, event: Event) -> None:
         if isinstance(event, CancelRequested):
             self._runtime.cancel(event.execution)
@@ -116,12 +129,11 @@ class Worker:
         """Fill the free slots, then return once there is a slot and something to claim."""
         self._work_came = anyio.Event()
         try:
-            next_due = await self._claim(attempts)
+            await self._wait_for_work(await self._claim(attempts))
         except (StoreBusyError, StoreFullError) as error:
             self._log.warning("claiming is paused", reason=error.message)
             await self._clock.sleep(STORE_RETRY)
             return
-        await self._wait_for_work(next_due)
         while not self._free:
             self._slot_freed = anyio.Event()
             await self._slot_freed.wait()
@@ -177,6 +189,14 @@ class Worker:
             durable=False,
         )
 
+    async def _begin(self) -> None:
+        while True:
+            try:
+                return await self._rescue(anew=True)
+            except (StoreBusyError, StoreFullError) as error:
+                self._log.warning("the worker waits for the store", reason=error.message)
+            await self._clock.sleep(STORE_RETRY)
+
     async def _rescue(self, *, anew: bool = False) -> None:
         """Take back what dead processes hold; `anew`: also what a crashed worker of this process left."""
         now = self._clock.time()
@@ -192,6 +212,8 @@ class Worker:
         """See cancels that other processes asked for, within `POLL` seconds."""
         while True:
             await self._clock.sleep(POLL)
-            if self._runtime.running:
+            if not self._runtime.running:
+                continue
+            with contextlib.suppress(StoreBusyError):  # the next look is near
                 for seq in await self._store.read(executions.cancel_requests):
                     self._runtime.cancel(seq)

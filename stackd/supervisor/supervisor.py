@@ -133,7 +133,7 @@ class Supervisor:
         self, name: str, entry: _Entry, task_status: anyio.abc.TaskStatus[None]
     ) -> None:
         """Run the service, again after each crash, until it is drained or given up."""
-        while not self._draining:
+        while not (entry.drained.is_set() or self._scope.cancel_called):
             self._move(name, entry, ServiceState.STARTING)
             began_at = self._clock.monotonic()
             reason = None
@@ -141,7 +141,7 @@ class Supervisor:
                 async with anyio.create_task_group() as tasks:
                     entry.current = entry.build()
                     await tasks.start(entry.current.run)
-                    if not self._draining:
+                    if not entry.drained.is_set():
                         self._move(name, entry, ServiceState.READY)
                     if not entry.has_been_ready:
                         entry.has_been_ready = True
@@ -151,7 +151,7 @@ class Supervisor:
                 self.give_up(_ours(group))
             except* Exception as group:  # noqa: BLE001  # a service meets its supervisor here
                 reason = _told(name, group)
-            if self._draining:
+            if entry.drained.is_set() or self._scope.cancel_called:
                 break
             await self._back_off(name, entry, reason or "", began_at)
 

@@ -48,6 +48,10 @@ async def _answer_problems(request: web.Request, handler: Handler) -> web.Stream
         return problem.problem(
             413, "body.too_large", f"the body is over the limit of {limit} bytes"
         )
+    except web.RequestPayloadError:
+        return problem.problem(
+            400, "body.malformed", "the body breaks off, or is not in its Content-Encoding"
+        )
     except web.HTTPException as error:
         answer = problem.problem(error.status, _code(error), error.reason)
         if "Allow" in error.headers:

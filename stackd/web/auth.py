@@ -1,4 +1,4 @@
-"""Who may call what: nothing for probes and webhooks, a bearer token or the Unix socket for the rest."""
+"""Who may call what: anyone probes and webhooks; the rest takes a bearer token or the Unix socket."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from aiohttp import web
 
 from stackd.web.problem import problem
 
-OPEN_PREFIXES = ("/api/webhooks/", "/livez", "/readyz", "/startupz", "/metrics")
+OPEN_PATHS = frozenset({"/livez", "/readyz", "/startupz"})
+WEBHOOKS = "/api/webhooks/"
 
 
 def refusal(request: web.Request, token: str | None) -> web.Response | None:
@@ -17,7 +18,9 @@ def refusal(request: web.Request, token: str | None) -> web.Response | None:
 
     The Unix socket needs no token: its file mode lets only the daemon's own user connect.
     """
-    if request.path.startswith(OPEN_PREFIXES) or _is_local_socket(request):
+    if request.path in OPEN_PATHS or request.path.startswith(WEBHOOKS):
+        return None
+    if _is_local_socket(request):
         return None
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     if not given:
@@ -25,7 +28,7 @@ def refusal(request: web.Request, token: str | None) -> web.Response | None:
     if (
         scheme.lower() != "bearer"
         or token is None
-        or not hmac.compare_digest(given.strip().encode(), token.encode())
+        or not hmac.compare_digest(given.strip().encode(errors="replace"), token.encode())
     ):
         return _unauthorized("this token is not known")
     return None

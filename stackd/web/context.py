@@ -9,6 +9,7 @@ from aiohttp import web
 from stackd.core.clock import Clock
 from stackd.core.errors import InputError
 from stackd.core.events import EventBus
+from stackd.core.json import Json, dumps
 from stackd.core.process import ProcessIdentity
 from stackd.queue.admission import Admission
 from stackd.runtime.context import Blobs
@@ -18,6 +19,8 @@ from stackd.store.database import Database
 from stackd.supervisor.supervisor import Supervisor
 from stackd.web.metrics import Metrics
 from stackd.web.waiting import Waiting
+
+LONGEST_KEY = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +48,44 @@ def of(request: web.Request) -> Context:
     return request.app[CONTEXT]
 
 
+def storable(value: Json) -> bytes:
+    """`value` from outside as JSON text.
+
+    Raises:
+        InputError: it cannot be written, as half a surrogate pair cannot.
+    """
+    try:
+        return dumps(value)
+    except TypeError as error:
+        raise InputError(f"the input cannot be kept as JSON: {error}", code="json.text") from None
+
+
+def header_text(value: str) -> str:
+    r"""A header's value as text that can be stored; bytes that are no UTF-8 show as \xNN.
+
+    aiohttp hands such bytes on as half surrogates.
+    """
+    return value.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def usable_key(key: str) -> str:
+    """The idempotency key `key`.
+
+    Raises:
+        InputError: it is too long.
+    """
+    if len(key) > LONGEST_KEY:
+        raise InputError(
+            f"the idempotency key is longer than {LONGEST_KEY} characters",
+            code="dedupe.key_too_long",
+        )
+    return key
+
+
 def limit_of(request: web.Request) -> int:
     """The page size asked for: 1 to 500, 50 unless said."""
     text = request.query.get("limit", "50")
-    if not text.isdecimal() or not 1 <= int(text) <= 500:
+    if not (text.isdecimal() and len(text) <= 3 and 1 <= int(text) <= 500):
         raise InputError(f"limit {text!r} is not a number from 1 to 500", code="query.limit")
     return int(text)
 

@@ -50,7 +50,7 @@ async def list_executions(request: web.Request) -> web.Response:
         known = ", ".join(ExecutionStatus)
         raise InputError(f"status {status!r} is none of {known}", code="query.status")
     cursor = request.query.get("cursor", str(_NEWEST))
-    if not cursor.isdecimal():
+    if not cursor.isdecimal() or len(cursor) > len(str(_NEWEST)):
         raise InputError(f"cursor {cursor!r} is none of ours", code="query.cursor")
     rows = await of(request).store.read(
         lambda tx: executions.listed(
