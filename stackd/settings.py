@@ -553,6 +553,13 @@ def _is_slip(name: str, ours: set[str]) -> bool:
     return any(_is_near(name, own) for own in ours)
 
 
+def foreign(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment without anything meant for us: what a child gets that shall have settings of its own."""
+    environ = os.environ if environ is None else environ
+    ours = _our_names()
+    return {name: value for name, value in environ.items() if not _is_meant(name, ours)}
+
+
 def _odd_names(found: Mapping[str, _Given]) -> tuple[list[str], list[str]]:
     """Names that are no setting: what `start` refuses, and what may be another program's."""
     ours = _our_names()

@@ -7,7 +7,6 @@ effect and one completed execution.
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import socket
@@ -15,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +28,7 @@ from stackd.core.clock import SystemClock
 from stackd.core.errors import StackdError
 from stackd.core.json import dumps, loads
 from stackd.core.places import shipped
+from stackd.settings import foreign
 
 KINDS = (
     ("order-intake.yaml", "orders", "order-small.json"),
@@ -42,6 +42,8 @@ SENDERS = 16
 START_WITHIN = 30.0  # seconds
 FINISH_WITHIN = 120.0  # seconds after the last delivery
 SERVICE_DELAY = 0.02  # seconds the service takes, so that the kill meets requests in flight
+
+Advance = Callable[[], None]  # counts one more on a progress bar
 
 _clock = SystemClock()
 
@@ -135,11 +137,10 @@ class ChildDaemon:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("STACKD_", "EXECUTION_"))}
-        kept |= {"STACKD_STATE_DIR": str(self.state), "PORT": str(self.port)}
+        environ = foreign() | {"STACKD_STATE_DIR": str(self.state), "PORT": str(self.port)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "stackd", "dev"],
-            env=kept,
+            env=environ,
             cwd=self.state,
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -164,8 +165,11 @@ class ChildDaemon:
             except aiohttp.ClientError:
                 pass
             await _clock.sleep(0.05)
+        raise StackdError(f"the daemon did not become ready\n{self.last_words()}")
+
+    def last_words(self) -> str:
         tail = (self.state / "daemon.log").read_text(errors="replace")[-2000:]
-        raise StackdError(f"the daemon did not become ready; the end of its log:\n{tail}")
+        return f"the end of its log:\n{tail}"
 
     def kill(self) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -211,16 +215,18 @@ async def _demo(state: Path, keep: bool, deliveries: int, as_json: bool) -> int:
                 daemon.start()
                 await daemon.until_ready(session)
                 await _import_examples(session, daemon, service_url)
-                with _progress(deliveries, quiet=as_json) as advance:
-                    await _deliver(session, daemon, account, deliveries, advance)
-                    await _account_for(session, daemon, account, service)
+                with _progress(deliveries, quiet=as_json) as (delivered, finished):
+                    await _deliver(session, daemon, account, deliveries, delivered)
+                    await _account_for(session, daemon, account, service, finished)
+                _report(account, service, as_json=as_json)
                 if keep:
-                    _tell_how_to_look(daemon)
-                    await _until_interrupted()
+                    await _stay(daemon)
+        except aiohttp.ClientError as error:
+            raise StackdError(
+                f"the daemon does not answer any more: {error}\n{daemon.last_words()}"
+            ) from error
         finally:
             daemon.stop()
-    account.resent = service.resent
-    _report(account, service.doubled, as_json=as_json)
     return _exit_code(account, service.doubled)
 
 
@@ -248,7 +254,7 @@ async def _deliver(
     daemon: ChildDaemon,
     account: _Account,
     deliveries: int,
-    advance: Any,
+    delivered: Advance,
 ) -> None:
     """Post every delivery until it is acknowledged, and kill the daemon when a third of them is."""
     payloads = [
@@ -274,7 +280,7 @@ async def _deliver(
                     await _clock.sleep(0.05)  # the same delivery again, under the same key
                     continue
                 break
-            advance()
+            delivered()
 
     async def kill_in_the_middle() -> None:
         nonlocal back
@@ -315,7 +321,11 @@ async def _post(
 
 
 async def _account_for(
-    session: aiohttp.ClientSession, daemon: ChildDaemon, account: _Account, service: _Service
+    session: aiohttp.ClientSession,
+    daemon: ChildDaemon,
+    account: _Account,
+    service: _Service,
+    finished: Advance,
 ) -> None:
     """Wait until every accepted execution is over, and compare each with its effect."""
     headers = {"Authorization": f"Bearer {(daemon.state / 'dev-token').read_text().strip()}"}
@@ -331,12 +341,14 @@ async def _account_for(
                 await _clock.sleep(0.02)
                 continue
             del open_numbers[number]
+            finished()
             if view.get("status") == "completed" and service.effects[number] >= 1:
                 account.completed += 1
                 account.run_seconds.append(seconds_between(view["createdAt"], view["finishedAt"]))
             else:
                 account.lost += 1
     account.lost += len(open_numbers)
+    account.resent = service.resent
 
 
 def seconds_between(first: str, second: str) -> float:
@@ -346,20 +358,26 @@ def seconds_between(first: str, second: str) -> float:
 
 
 @contextmanager
-def _progress(total: int, *, quiet: bool) -> Iterator[Any]:
+def _progress(total: int, *, quiet: bool) -> Iterator[tuple[Advance, Advance]]:
+    """Two bars on a terminal, of what was delivered and of what has finished; call each once per delivery."""
     if quiet or not sys.stderr.isatty():
-        yield lambda: None
+        yield (lambda: None), (lambda: None)
         return
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    with Progress(TextColumn("deliveries"), BarColumn(), MofNCompleteColumn()) as progress:
-        task = progress.add_task("deliveries", total=total)
-        yield lambda: progress.advance(task)
+    words = TextColumn("{task.description}")
+    console = Console(stderr=True)
+    with Progress(words, BarColumn(), MofNCompleteColumn(), console=console) as progress:
+        delivered = progress.add_task("delivered", total=total)
+        finished = progress.add_task("finished", total=total)
+        yield (lambda: progress.advance(delivered)), (lambda: progress.advance(finished))
 
 
-def _report(account: _Account, doubled: int, *, as_json: bool) -> None:
+def _report(account: _Account, service: _Service, *, as_json: bool) -> None:
     from stackd.cli.context import print_json, print_table
 
+    doubled = service.doubled
     summary = account.summary(doubled)
     if as_json:
         print_json(summary)
@@ -396,7 +414,9 @@ def _tell_how_to_look(daemon: ChildDaemon) -> None:
     print("Ctrl-C ends it.\n")
 
 
-async def _until_interrupted() -> None:
+async def _stay(daemon: ChildDaemon) -> None:
+    """Say how to look around, and return at Ctrl-C."""
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        _tell_how_to_look(daemon)
         async for _ in signals:
             return

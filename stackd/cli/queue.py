@@ -38,4 +38,5 @@ def _show(view: dict[str, Any], *, as_json: bool) -> None:
         print(f"  {state:<10} {count}")
     print(f"  oldest due job waits {view['oldestWaitSeconds']:.1f} s")
     for worker in view["workers"]:
-        print(f"  {worker['role']} pid {worker['pid']} last heard {worker['heartbeatAt']}")
+        gone = "" if worker["alive"] else "  (gone)"
+        print(f"  {worker['role']} pid {worker['pid']} last heard {worker['heartbeatAt']}{gone}")

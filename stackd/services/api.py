@@ -47,7 +47,8 @@ class Api:
         runner = web.AppRunner(
             self._app,
             access_log=None,
-            shutdown_timeout=CLOSE_WITHIN / 2,  # which aiohttp waits twice: to finish, and to be cancelled
+            shutdown_timeout=CLOSE_WITHIN
+            / 2,  # which aiohttp waits twice: to finish, and to be cancelled
             handle_signals=False,
         )
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import signal
 import socket
 import sqlite3
@@ -25,6 +24,7 @@ import psutil
 
 from stackd.client.api import Api
 from stackd.core.errors import UnreachableError
+from stackd.settings import foreign as clean_environ
 
 START_WITHIN = 30.0
 END_WITHIN = 30.0
@@ -60,15 +60,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def clean_environ() -> dict[str, str]:
-    """The environment of this process without what would set stackd up differently."""
-    return {
-        k: v
-        for k, v in os.environ.items()
-        if not k.startswith(("STACKD_", "EXECUTION_")) and k not in ("HOST", "PORT")
-    }
 
 
 class DaemonProcess:

@@ -1,0 +1,638 @@
+"""Every command against a running daemon: what it prints for people and as JSON, and how it exits."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.daemon import DaemonProcess, FarSide, clean_environ, eventually, free_port, running
+
+from stackd import __version__
+from stackd.cli.app import main
+
+HELLO = """
+id: {id}
+name: {id} by name
+nodes:
+  - {{id: start, type: trigger.time.manual}}
+  - {{id: greet, type: transform.data.set, params: {{values: {{text: "Hello, {{{{ start.name | default('you') }}}}"}}}}}}
+edges: [{{from: start, to: greet}}]
+"""
+HOOKED = """
+id: {id}
+nodes:
+  - {{id: hook, type: trigger.webhook.inbound, params: {{path: {id}}}}}
+  - {{id: alone, type: transform.data.set, params: {{values: {{}}}}}}
+"""
+BAD = """id: bad
+nodes:
+  - {id: start, type: trigger.time.manuel}
+  - {id: wait, type: action.time.delay, params: {delaySeconds: soon}}
+"""
+CALLING = """
+id: {id}
+nodes:
+  - {{id: start, type: trigger.time.manual}}
+  - {{id: call, type: action.http.request, params: {{method: POST, url: "{url}"}}}}
+edges: [{{from: start, to: call}}]
+"""
+SLEEPY = """
+id: sleepy
+nodes:
+  - {id: start, type: trigger.time.manual}
+  - {id: nap, type: action.time.delay, params: {delayHours: 1}}
+edges: [{from: start, to: nap}]
+"""
+KEY = "0123456789abcdefghijklmnopqrstuvwxyzABCD"
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        assert self.code in (0, 1), self
+        return json.loads(self.out)
+
+
+Command = Callable[..., Ran]
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Command:
+    """Runs `stackd …` as its entry point does, in an environment of its own; `environ` adds to that."""
+
+    def run(*words: str, **environ: str) -> Ran:
+        with monkeypatch.context() as patch:
+            for name in set(os.environ) - set(clean_environ()):
+                patch.delenv(name)
+            for name, value in environ.items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["stackd", *words])
+            patch.chdir(tmp_path)
+            with pytest.raises(SystemExit) as ended:
+                main()
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err
+        return Ran(int(ended.value.code or 0), printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture
+def stackd(command: Command, daemon: DaemonProcess) -> Command:
+    """`command`, talking to the daemon of this module."""
+    return lambda *words: command(*words, STACKD_STATE_DIR=str(daemon.state))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def workflows(daemon: DaemonProcess, far_side: FarSide) -> None:
+    daemon.load(HELLO.format(id="hello"))
+    daemon.load(SLEEPY)
+    daemon.load(CALLING.format(id="broken", url=f"{far_side.url}/status/400"))
+    daemon.load(CALLING.format(id="doubtful", url=f"{far_side.url}/drop"))
+
+
+def child(
+    *words: str, stdin: bytes | None = None, **environ: str
+) -> subprocess.CompletedProcess[bytes]:
+    """`stackd …` as a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "stackd", *words],
+        env=clean_environ() | environ,
+        input=stdin,
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def in_terminal(*words: str, **environ: str) -> str:
+    """What `stackd …` prints on a terminal."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "stackd", *words],
+        env=clean_environ() | {"TERM": "dumb", "COLUMNS": "200"} | environ,
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+    ):
+        os.close(theirs)
+        printed = b""
+        with contextlib.suppress(OSError):  # the terminal is gone with its last user
+            while piece := os.read(ours, 65536):
+                printed += piece
+    os.close(ours)
+    return printed.decode().replace("\r\n", "\n")
+
+
+# -- workflows
+
+
+def test_import_says_what_came_of_it_and_what_is_next(stackd: Command, tmp_path: Path) -> None:
+    file = tmp_path / "hooked.yaml"
+    file.write_text(HOOKED.format(id="hooked"))
+
+    inactive = stackd("workflows", "import", str(file))
+    active = stackd("workflows", "import", str(file), "--activate")
+
+    assert (inactive.code, active.code) == (0, 0)
+    assert inactive.out.startswith("hooked version 1 (inactive)\n")
+    assert re.search(r"webhook hook: http://127\.0\.0\.1:\d+/api/webhooks/hooked\n", inactive.out)
+    assert f"warning {file}:5:" in inactive.out
+    assert "node.unreachable" in inactive.out
+    assert inactive.out.endswith("activate it with: stackd workflows activate hooked\n")
+    assert active.out.startswith("hooked version 1 (active)\n")
+    assert "activate it" not in active.out
+
+
+def test_import_as_json_is_the_answer_and_a_list_for_several(
+    stackd: Command, tmp_path: Path
+) -> None:
+    files = [tmp_path / f"json-{number}.yaml" for number in range(2)]
+    for file in files:
+        file.write_text(HELLO.format(id=file.stem))
+
+    one = stackd("workflows", "import", str(files[0]), "--json")
+    both = stackd("workflows", "import", *map(str, files), "--json")
+
+    assert set(one.json) == {"id", "version", "active", "warnings", "webhooks"}
+    assert [answer["id"] for answer in both.json] == ["json-0", "json-1"]
+
+
+def test_import_reads_standard_input(daemon: DaemonProcess) -> None:
+    text = HELLO.format(id="piped").encode()
+
+    ran = child("workflows", "import", "-", stdin=text, STACKD_STATE_DIR=str(daemon.state))
+
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert ran.stdout.startswith(b"piped version 1 (inactive)\n")
+
+
+def test_a_bad_document_exits_2_with_every_finding(stackd: Command, tmp_path: Path) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(BAD)
+
+    refused = stackd("workflows", "import", str(file))
+
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.startswith(f"error: {file}:3:")
+    assert "\n  3:" in refused.err
+    assert "\n  4:" in refused.err
+    assert "trigger.time.manual" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("none.yaml", "No such file or directory"), (".", "Is a directory")]
+)
+def test_a_file_that_cannot_be_read_exits_2(
+    stackd: Command, tmp_path: Path, name: str, reason: str
+) -> None:
+    refused = stackd("workflows", "import", str(tmp_path / name))
+
+    assert (refused.code, refused.err) == (2, f"error: {tmp_path / name}: {reason}\n")
+
+
+def test_workflows_are_listed_one_a_line(stackd: Command) -> None:
+    plain = stackd("workflows", "list")
+    as_json = stackd("workflows", "list", "--json")
+
+    rows = [line.split("\t") for line in plain.out.splitlines()]
+    (hello,) = [row for row in rows if row[0] == "hello"]
+    assert (plain.code, hello[1:4]) == (0, ["hello by name", "1", "yes"])
+    assert [row[0] for row in rows] == [item["id"] for item in as_json.json["items"]]
+    assert as_json.json["nextCursor"] is None
+
+
+def test_show_prints_the_workflow_and_its_document(stackd: Command) -> None:
+    plain = stackd("workflows", "show", "hello")
+    as_json = stackd("workflows", "show", "hello", "--json")
+
+    head, _, document = plain.out.partition("\n")
+    assert head == "hello  hello by name  version 1  active"
+    assert json.loads(document) == as_json.json["document"]
+
+
+def test_activate_and_deactivate_switch(stackd: Command) -> None:
+    off = stackd("workflows", "deactivate", "hello")
+    off_json = stackd("workflows", "deactivate", "hello", "--json")
+    on = stackd("workflows", "activate", "hello")
+
+    assert (off.code, off.out) == (0, "hello is inactive\n")
+    assert off_json.json["active"] is False
+    assert (on.code, on.out) == (0, "hello is active\n")
+
+
+def test_run_starts_and_with_wait_shows_the_end(stackd: Command) -> None:
+    started = stackd("workflows", "run", "hello", "--input", '{"name": "Ada"}')
+    waited = stackd("workflows", "run", "hello", "--input", '{"name": "Ada"}', "--wait")
+    as_json = stackd("workflows", "run", "hello", "--input", '{"name": "Bob"}', "--wait", "--json")
+
+    assert started.code == 0
+    assert re.fullmatch(r"started [0-9a-z]{26}\n", started.out)
+    assert waited.code == 0
+    first, *_, last = waited.out.splitlines()
+    assert first.endswith("  hello v1  completed")
+    assert last == '  output  {"text": "Hello, Ada"}'
+    assert "  greet  completed" in waited.out
+    assert as_json.json["output"] == {"text": "Hello, Bob"}
+
+
+def test_run_exits_1_when_it_did_not_complete(stackd: Command) -> None:
+    failed = stackd("workflows", "run", "broken", "--wait")
+    as_json = stackd("workflows", "run", "broken", "--wait", "--json")
+
+    assert failed.code == 1
+    assert "  broken v1  failed\n" in failed.out
+    assert "\n  error   " in failed.out
+    assert (as_json.code, as_json.json["status"]) == (1, "failed")
+
+
+def test_run_says_where_to_look_when_the_wait_is_over_first(stackd: Command) -> None:
+    ran = stackd("workflows", "run", "sleepy", "--wait", "--timeout", "0.05")
+
+    assert ran.code == 0
+    assert re.fullmatch(r"started (\w+)\nnot over yet; see `stackd executions show \1`\n", ran.out)
+
+
+@pytest.mark.parametrize("given", ["{", "", '{"a": 1, "a": 2}'])
+def test_run_with_input_that_is_no_json_exits_2(stackd: Command, given: str) -> None:
+    ran = stackd("workflows", "run", "hello", "--input", given)
+
+    assert ran.code == 2
+    assert ran.err.startswith("error: ")
+    assert "JSON" in ran.err
+
+
+@pytest.mark.parametrize("verb", ["show", "activate", "deactivate", "run"])
+@pytest.mark.parametrize("name", ["nobody", "no body", "näme", "a?b#c"])
+def test_an_unknown_workflow_exits_2(stackd: Command, verb: str, name: str) -> None:
+    ran = stackd("workflows", verb, name)
+
+    assert (ran.code, ran.out, ran.err) == (2, "", f"error: no workflow {name!r}\n")
+
+
+# -- executions
+
+
+def test_executions_are_listed_newest_first_and_filtered(stackd: Command) -> None:
+    ids = [
+        stackd("workflows", "run", name, "--wait", "--json").json["id"]
+        for name in ("hello", "broken", "hello")
+    ]
+
+    plain = stackd("executions", "list", "--limit", "2")
+    failed = stackd("executions", "list", "--status", "failed", "--limit", "1")
+    of_hello = stackd("executions", "list", "--workflow", "hello", "--limit", "1", "--json")
+    further = stackd("executions", "list", "--json", "--cursor", of_hello.json["nextCursor"])
+
+    rows = [line.split("\t") for line in plain.out.splitlines()]
+    assert [row[0] for row in rows] == [ids[2], ids[1]]
+    assert rows[0][1:3] == ["hello", "completed"]
+    assert failed.out.startswith(f"{ids[1]}\tbroken\tfailed\t")
+    assert failed.out.endswith("\n")
+    assert "400" in failed.out
+    assert [item["id"] for item in of_hello.json["items"]] == [ids[2]]
+    assert ids[0] in further.out
+    assert ids[2] not in further.out
+
+
+def test_a_state_that_is_none_exits_2_and_names_the_states(stackd: Command) -> None:
+    ran = stackd("executions", "list", "--status", "done")
+
+    assert ran.code == 2
+    assert "'done' is none of queued, running, waiting" in ran.err
+
+
+def test_show_exits_1_for_a_failed_execution(stackd: Command) -> None:
+    failed = stackd("workflows", "run", "broken", "--wait", "--json").json["id"]
+    completed = stackd("workflows", "run", "hello", "--wait", "--json")
+
+    shown = stackd("executions", "show", failed)
+    as_json = stackd("executions", "show", failed, "--json")
+    fine = stackd("executions", "show", completed.json["id"], "--json")
+
+    assert (shown.code, as_json.code, fine.code) == (1, 1, 0)
+    assert shown.out.startswith(f"{failed}  broken v1  failed\n")
+    assert as_json.json["error"]["nodeId"] == "call"
+    assert fine.json == completed.json
+
+
+def test_cancel_says_what_it_found(stackd: Command, daemon: DaemonProcess) -> None:
+    waiting = daemon.begin("sleepy")
+    daemon.until(waiting, "waiting")
+    over = daemon.begin("hello")
+    daemon.until(over, "completed")
+
+    cancelled = stackd("executions", "cancel", waiting)
+    again = stackd("executions", "cancel", waiting, "--json")
+    finished = stackd("executions", "cancel", over)
+
+    assert (cancelled.code, cancelled.out) == (0, f"{waiting} is cancelled\n")
+    assert again.json == {"success": True, "executionId": waiting, "status": "cancelled"}
+    assert (finished.code, finished.out) == (0, f"{over} was already completed\n")
+
+
+def test_resolve_decides_what_show_asked_for(stackd: Command, daemon: DaemonProcess) -> None:
+    execution_id = daemon.begin("doubtful")
+    daemon.until(execution_id, "uncertain")
+
+    shown = stackd("executions", "show", execution_id)
+    undecided = stackd("executions", "resolve", execution_id)
+    both = stackd("executions", "resolve", execution_id, "--skip", "--fail")
+    resolved = stackd("executions", "resolve", execution_id, "--node", "call", "--skip")
+    daemon.until(execution_id, "completed")
+    late = stackd("executions", "resolve", execution_id, "--skip")
+
+    assert shown.code == 1
+    assert f"stackd executions resolve {execution_id} --node call --retry | --skip" in shown.out
+    for refused in (undecided, both):
+        assert (refused.code, refused.err) == (2, "error: say one of --retry, --skip, --fail\n")
+    assert (resolved.code, resolved.out) == (0, f"{execution_id} goes on (skip)\n")
+    assert (late.code, late.err) == (
+        2,
+        f"error: execution {execution_id} is completed, not uncertain\n",
+    )
+
+
+def test_resolve_as_json_is_the_answer(stackd: Command, daemon: DaemonProcess) -> None:
+    execution_id = daemon.begin("doubtful")
+    daemon.until(execution_id, "uncertain")
+
+    resolved = stackd("executions", "resolve", execution_id, "--fail", "--json")
+
+    assert resolved.json == {"success": True, "executionId": execution_id, "status": "queued"}
+    daemon.until(execution_id, "failed")
+
+
+@pytest.mark.parametrize("verb", [["show"], ["cancel"], ["resolve", "--skip"]], ids=lambda v: v[0])
+def test_an_unknown_execution_exits_2(stackd: Command, verb: list[str]) -> None:
+    ran = stackd("executions", *verb, "nobody")
+
+    assert (ran.code, ran.out, ran.err) == (2, "", "error: no execution 'nobody'\n")
+
+
+# -- queue, health
+
+
+def test_queue_commands_show_what_is_now(stackd: Command, daemon: DaemonProcess) -> None:
+    paused = stackd("queue", "pause")
+    try:
+        status = stackd("queue", "status")
+        as_json = stackd("queue", "status", "--json")
+    finally:
+        resumed = stackd("queue", "resume", "--json")
+
+    assert paused.out == status.out
+    assert status.out.startswith("paused\n")
+    assert re.search(r"\n  completed +\d+\n", status.out)
+    assert re.search(r"\n  oldest due job waits \d+\.\d s\n", status.out)
+    assert f"\n  stack pid {daemon.pid} last heard " in status.out
+    assert (as_json.json["paused"], resumed.json["paused"]) == (True, False)
+    assert stackd("queue", "status").out.startswith("running\n")
+
+
+def test_health_is_short_and_in_full(stackd: Command) -> None:
+    short = stackd("health")
+    full = stackd("health", "--verbose")
+    live = stackd("health", "--live", "--verbose")
+    as_json = stackd("health", "--ready", "--json")
+
+    assert (short.code, short.out) == (0, "healthy\n")
+    assert full.out.startswith("healthy\n  pass store.write\n")
+    assert "\n  pass service.worker\n" in full.out
+    assert live.out == "healthy\n  pass loop\n"
+    assert as_json.json["status"] == "pass"
+
+
+def test_health_exits_1_while_the_daemon_drains_and_3_when_it_is_gone(
+    command: Command, daemons: Callable[..., DaemonProcess], far_side: FarSide
+) -> None:
+    daemon = daemons()
+    daemon.start()
+    daemon.load(CALLING.format(id="held", url=f"{far_side.url}/held"))
+    environ = {"STACKD_STATE_DIR": str(daemon.state)}
+    far_side.is_open.clear()
+    daemon.begin("held")
+    far_side.arrived("/held")
+    os.kill(daemon.pid, signal.SIGTERM)
+
+    draining = eventually(
+        "it is not ready", lambda: (ran := command("health", **environ)).code and ran
+    )
+    live = command("health", "--live", **environ)
+    as_json = command("health", "--json", **environ)
+    far_side.is_open.set()
+    daemon.wait()
+    gone = command("health", **environ)
+
+    assert draining.code == 1
+    assert draining.out.startswith("not healthy\n")
+    assert "\n  fail service.worker  draining\n" in draining.out
+    assert (live.code, live.out) == (0, "healthy\n")
+    assert (as_json.code, as_json.json["status"]) == (1, "fail")
+    assert (gone.code, gone.out) == (3, "")
+
+
+# -- nothing there, or nothing to show
+
+
+COMMANDS = [
+    ["workflows", "list"],
+    ["workflows", "show", "x"],
+    ["workflows", "run", "x"],
+    ["executions", "list"],
+    ["executions", "show", "x"],
+    ["executions", "cancel", "x"],
+    ["queue", "status"],
+    ["queue", "pause"],
+    ["health"],
+    ["health", "--json"],
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_without_a_daemon_a_command_exits_3_and_says_where_it_looked(
+    command: Command, tmp_path: Path, words: list[str]
+) -> None:
+    ran = command(*words, STACKD_STATE_DIR=str(tmp_path))
+
+    assert (ran.code, ran.out) == (3, "")
+    assert ran.err.startswith(f"error: no daemon answers at {tmp_path / 'stackd.sock'} (")
+    assert "\n  try: start one with `stackd dev`" in ran.err
+
+
+def test_over_tcp_a_command_needs_the_token(command: Command, daemon: DaemonProcess) -> None:
+    open_to_all = command("health", STACKD_URL=daemon.url)
+    none = command("queue", "status", STACKD_URL=daemon.url)
+    wrong = command("queue", "status", STACKD_URL=daemon.url, STACKD_TOKEN="wrong")
+    right = command("queue", "status", STACKD_URL=daemon.url, STACKD_TOKEN=daemon.token)
+
+    assert (open_to_all.code, right.code) == (0, 0)
+    assert (none.code, none.err) == (1, "error: send a bearer token\n")
+    assert (wrong.code, wrong.err) == (1, "error: this token is not known\n")
+
+
+def test_a_url_that_nothing_answers_at_exits_3_and_one_that_is_none_2(command: Command) -> None:
+    closed = f"http://127.0.0.1:{free_port()}"
+
+    silent = command("queue", "status", STACKD_URL=closed)
+    nonsense = [
+        command("queue", "status", STACKD_URL=url)
+        for url in ("ftp://here", "localhost:5000", "http://here:port", "http://[::1")
+    ]
+
+    assert silent.code == 3
+    assert silent.err.startswith(f"error: no daemon answers at {closed} (")
+    for ran in nonsense:
+        assert ran.code == 2
+        assert "is no http or https URL" in ran.err
+
+
+def test_on_a_terminal_an_empty_list_says_what_to_do_and_a_full_one_has_a_head(
+    command: Command, tmp_path: Path
+) -> None:
+    with running(tmp_path) as daemon:
+        environ = {"STACKD_STATE_DIR": str(daemon.state)}
+        empty = [in_terminal(noun, "list", **environ) for noun in ("workflows", "executions")]
+        piped = command("workflows", "list", **environ)
+        as_json = command("executions", "list", "--json", **environ)
+        daemon.load(HELLO.format(id="hello"))
+        full = in_terminal("workflows", "list", **environ)
+
+    assert empty == [
+        "no workflows yet; import one with `stackd workflows import FILE`\n",
+        "no executions yet; start one with `stackd workflows run ID`\n",
+    ]
+    assert (piped.code, piped.out) == (0, "")
+    assert as_json.json == {"items": [], "nextCursor": None}
+    head, row = full.splitlines()
+    assert head.split() == ["id", "name", "version", "active", "updated"]
+    assert row.split()[:6] == ["hello", "hello", "by", "name", "1", "yes"]
+
+
+# -- settings
+
+
+def test_config_show_has_every_setting_with_its_source_and_no_secret(
+    command: Command, tmp_path: Path
+) -> None:
+    given = {"STACKD_STATE_DIR": str(tmp_path), "PORT": "7001", "ENCRYPTION_MASTER_KEY": KEY}
+
+    plain = command("config", "show", **given)
+    as_json = command("config", "show", "--json", **given)
+
+    rows = dict(line.split("\t", 1) for line in plain.out.splitlines())
+    assert rows["PORT"] == "7001\tenvironment"
+    assert rows["HOST"] == "127.0.0.1\tdefault"
+    assert rows["ENCRYPTION_MASTER_KEY"] == "(set)\tenvironment"
+    assert KEY not in plain.out + as_json.out
+    settings = {row["name"]: row for row in as_json.json["settings"]}
+    assert settings.keys() == rows.keys()
+    assert settings["PORT"] == {"name": "PORT", "value": 7001, "source": "environment"}
+
+
+def test_config_show_warns_of_what_start_would_refuse(command: Command, tmp_path: Path) -> None:
+    ran = command("config", "show", STACKD_STATE_DIR=str(tmp_path), STACKD_MAX_JOB="3")
+
+    assert ran.code == 0
+    assert "warning: STACKD_MAX_JOB (environment): is no setting" in ran.err
+    assert "STACKD_MAX_JOBS" in ran.err
+
+
+def test_config_check_accepts_what_start_would(command: Command, tmp_path: Path) -> None:
+    given = {"STACKD_STATE_DIR": str(tmp_path), "ENCRYPTION_MASTER_KEY": KEY}
+
+    plain = command("config", "check", **given)
+    as_json = command("config", "check", "--json", **given)
+
+    assert (plain.code, plain.out) == (0, "settings can be used\n")
+    assert as_json.json == {"ok": True, "problems": [], "warnings": []}
+
+
+def test_config_check_lists_every_problem_and_exits_2(command: Command, tmp_path: Path) -> None:
+    given = {"STACKD_STATE_DIR": str(tmp_path), "PORT": "99999", "STACKD_MAX_JOB": "3"}
+
+    plain = command("config", "check", **given)
+    as_json = command("config", "check", "--json", **given)
+    as_dev = command("config", "check", "--mode", "dev", STACKD_STATE_DIR=str(tmp_path))
+
+    lines = plain.out.splitlines()
+    assert (plain.code, as_json.code, as_dev.code) == (2, 2, 0)
+    assert all(line.startswith("problem: ") for line in lines)
+    for name in ("PORT", "STACKD_MAX_JOB"):
+        assert any(name in line for line in lines), name
+    told = json.loads(as_json.out)
+    assert (told["ok"], [f"problem: {one}" for one in told["problems"]]) == (False, lines)
+
+
+# -- the frame
+
+
+def test_version_is_printed(command: Command) -> None:
+    ran = command("--version")
+
+    assert (ran.code, ran.out) == (0, f"{__version__}\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nonsense"],
+        ["workflows", "nonsense"],
+        ["workflows", "show"],
+        ["workflows", "show", "x", "--nonsense"],
+        ["executions", "list", "--limit", "0"],
+        ["start", "nobody"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_2(command: Command, words: list[str]) -> None:
+    ran = command(*words)
+
+    assert (ran.code, ran.out) == (2, "")
+    assert "Error" in ran.err
+
+
+def test_errors_have_a_traceback_only_with_debug(tmp_path: Path) -> None:
+    plain = child("queue", "status", STACKD_STATE_DIR=str(tmp_path))
+    debug = child("--debug", "queue", "status", STACKD_STATE_DIR=str(tmp_path))
+
+    assert plain.returncode == 3
+    assert plain.stderr.count(b"\n") == 2
+    assert b"Traceback" not in plain.stderr
+    assert debug.returncode != 0
+    assert b"Traceback" in debug.stderr
+    assert b"UnreachableError: no daemon answers" in debug.stderr
+
+
+def test_output_that_nobody_reads_is_no_error(daemon: DaemonProcess) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "stackd", "workflows", "list", "--json"],
+        env=clean_environ() | {"STACKD_STATE_DIR": str(daemon.state)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as ran:
+        assert ran.stdout is not None
+        assert ran.stderr is not None
+        ran.stdout.close()  # before it can have written anything
+
+        assert ran.stderr.read() == b""

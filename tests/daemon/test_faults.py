@@ -1,0 +1,404 @@
+"""What is wrong outside: a full or read-only disk, a broken, foreign or locked file, a taken port, bad settings."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.daemon import Answer, DaemonProcess, FarSide, clean_environ, eventually
+
+Daemons = Callable[..., DaemonProcess]
+
+HOOKED = """
+id: hooked
+nodes:
+  - {id: hook, type: trigger.webhook.inbound, params: {path: hooked}}
+  - {id: out, type: transform.data.set, params: {values: {n: "{{ hook.body.n }}"}}}
+edges: [{from: hook, to: out}]
+"""
+BOOKING = """
+id: booking
+nodes:
+  - {{id: start, type: trigger.time.manual}}
+  - id: book
+    type: action.http.request
+    effect: keyed
+    params: {{method: POST, url: "{url}/book", headers: {{x-execution: "{{{{ execution.id }}}}"}}}}
+edges: [{{from: start, to: book}}]
+"""
+KEY = "0123456789abcdefghijklmnopqrstuvwxyzABCD"
+GIVES_UP_WITHIN = (
+    50.0  # seconds; five restarts with doubling waits take 19 at most, more on a busy box
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_a_taken_port(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[DaemonProcess]:
+    """A daemon whose port another program holds. It gives up late: started first, judged last."""
+    daemon = DaemonProcess(tmp_path_factory.mktemp("port") / "state")
+    with socket.socket() as other_program:
+        other_program.bind(("127.0.0.1", daemon.port))
+        other_program.listen()
+        daemon.spawn()
+        yield daemon
+        daemon.kill()
+
+
+@pytest.fixture(scope="module")
+def left_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state directory a daemon left when it was asked to stop, with one finished execution."""
+    daemon = DaemonProcess(tmp_path_factory.mktemp("left") / "state")
+    try:
+        daemon.start()
+        daemon.load(HOOKED)
+        daemon.until(daemon.deliver("hooked", {"n": 1}).json["executionId"], "completed")
+        assert daemon.terminate() == 0
+    finally:
+        daemon.kill()
+    (daemon.state / "stackd.sock").unlink(missing_ok=True)
+    return daemon.state
+
+
+@pytest.fixture
+def state(left_state: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be broken."""
+    return shutil.copytree(left_state, tmp_path / "state")
+
+
+@contextmanager
+def mounted(folder: Path, options: str) -> Iterator[None]:
+    """A file system in memory at `folder`; skips the test where mounting is not allowed."""
+    folder.mkdir(exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if shutil.which("mount") is None:
+        pytest.skip("there is no mount command")
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"mounting is not allowed here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def command(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """`stackd …` as its own process, which must end by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "stackd", *words],
+        env=clean_environ() | {"STACKD_LOG_STYLE": "json"} | environ,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def refuses_to_start(daemon: DaemonProcess, code: str, role: str = "stack") -> str:
+    """It must end with 78 and name `code`; the reason it gave."""
+    daemon.spawn(role)
+    assert daemon.wait() == 78, daemon.tail()
+    (line,) = daemon.logged("cannot go on")
+    assert (line["code"], bool(line["hint"])) == (code, True)
+    assert not daemon.unforeseen()
+    return str(line["reason"])
+
+
+# -- the disk
+
+
+def test_a_full_disk_is_answered_507_and_everything_acknowledged_ends_once_there_is_room(
+    daemons: Daemons, tmp_path: Path, far_side: FarSide
+) -> None:
+    with mounted(tmp_path / "state", "size=4m"):
+        daemon = daemons()
+        daemon.start()
+        daemon.load(HOOKED)
+        daemon.load(BOOKING.format(url=far_side.url))
+        far_side.is_open.clear()
+        held = daemon.begin("booking")
+        far_side.arrived("/book")
+        accepted = {daemon.deliver("hooked", {"n": 0}).json["executionId"]}
+
+        ballast = daemon.state / "ballast"
+        fill(ballast)
+        refused = eventually(
+            "a delivery is refused",
+            lambda: (a := send(daemon, accepted)).status != 202 and a,
+        )
+        binary = daemon.deliver("hooked", b"\0" * 100_000, Content_Type="application/octet-stream")
+        far_side.is_open.set()
+        unready = eventually(
+            "it says so", lambda: (a := daemon.http("GET", "/readyz?verbose")).status == 503 and a
+        )
+        waiting = eventually("the run waits", lambda: daemon.logged("waiting for the store"))
+        ballast.unlink()
+
+        for answer in (refused, binary):
+            assert (answer.status, answer.code) == (507, "store.full")
+        assert "no space left" in unready.json["checks"]["store.write"]["reason"]
+        assert any(line["execution_id"] == held for line in waiting)
+        assert daemon.until(held)["status"] == "completed"
+        eventually("a delivery is taken", lambda: send(daemon, accepted).status == 202)
+        for execution_id in accepted:
+            daemon.until(execution_id, "completed")
+        eventually("it is ready", lambda: daemon.http("GET", "/readyz").status == 200)
+        stored = daemon.api.get("/api/executions", limit=500)["items"]
+        assert {item["id"] for item in stored} == accepted | {held}
+        assert far_side.keys[held] == {f"{held}:book"}
+        assert far_side.hits["/book", held] == 1
+        assert daemon.terminate() == 0
+        assert not daemon.unforeseen()
+
+
+def test_a_start_on_a_full_disk_ends_with_75_and_names_the_place(
+    daemons: Daemons, left_state: Path
+) -> None:
+    daemon = daemons()
+    with mounted(daemon.state, "size=4m"):
+        shutil.copytree(left_state, daemon.state, dirs_exist_ok=True)
+        fill(daemon.state / "ballast")
+
+        daemon.spawn()
+        code = daemon.wait()
+
+    (line,) = daemon.logged("cannot go on")
+    assert code == 75
+    assert str(daemon.state) in line["reason"]
+    assert not daemon.unforeseen()
+
+
+def fill(file: Path) -> None:
+    """Write to `file` until not a byte more fits."""
+    with file.open("wb", buffering=0) as ballast:
+        for size in (65536, 1):
+            while True:
+                try:
+                    ballast.write(b"\0" * size)
+                except OSError:
+                    break
+
+
+def send(daemon: DaemonProcess, accepted: set[str]) -> Answer:
+    answer = daemon.deliver("hooked", {"n": len(accepted)})
+    if answer.status == 202:
+        accepted.add(answer.json["executionId"])
+    return answer
+
+
+def test_a_read_only_state_directory_is_refused_by_name(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with mounted(state, "ro"):
+        ran = command("start", STACKD_STATE_DIR=str(state), ENCRYPTION_MASTER_KEY=KEY)
+
+    assert ran.returncode == 78
+    assert f"STACKD_STATE_DIR {state} cannot be written (Read-only file system)" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_store_that_became_read_only_is_refused_by_name(
+    daemons: Daemons, left_state: Path
+) -> None:
+    daemon = daemons()
+    with mounted(daemon.state, "size=4m"):
+        shutil.copytree(left_state, daemon.state, dirs_exist_ok=True)
+        remount = ["mount", "-o", "remount,ro", str(daemon.state)]
+        subprocess.run(remount, check=True)
+
+        reason = refuses_to_start(daemon, "store.read_only", "worker")  # which takes no lock file
+
+    assert str(daemon.state / "stackd.db") in reason
+
+
+def test_a_file_where_the_state_directory_should_be_is_refused_by_name(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.write_text("mine")
+
+    ran = command("dev", STACKD_STATE_DIR=str(state))
+
+    assert ran.returncode == 78
+    assert str(state) in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert state.read_text() == "mine"
+
+
+# -- the file
+
+
+@pytest.mark.parametrize(
+    ("first", "last"), [(0, 1), (1, None)], ids=["header", "everything-after-the-header"]
+)
+def test_a_corrupt_file_is_refused_by_name_and_left_as_it_is(
+    daemons: Daemons, state: Path, first: int, last: int | None
+) -> None:
+    file, page = state / "stackd.db", 4096
+    broken = bytearray(file.read_bytes())
+    end = len(broken) if last is None else last * page
+    broken[first * page : end] = b"\xa5" * (end - first * page)
+    file.write_bytes(broken)
+
+    reason = refuses_to_start(daemons(), "store.corrupt")
+
+    assert str(file) in reason
+    assert file.read_bytes() == broken
+
+
+def test_a_page_found_corrupt_in_service_ends_it_with_78(daemons: Daemons, state: Path) -> None:
+    file = state / "stackd.db"
+    with sqlite3.connect(file) as raw:
+        (page,) = raw.execute(
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'jobs_running'"
+        ).fetchone()
+    raw.close()
+    with file.open("r+b") as broken:
+        broken.seek((page - 1) * 4096)
+        broken.write(b"\xa5" * 4096)
+    daemon = daemons()
+
+    daemon.spawn()
+    code = daemon.wait()
+
+    (line,) = daemon.logged("gave up")
+    assert (code, line["code"]) == (78, "store.corrupt")
+    assert str(file) in line["reason"]
+    assert not daemon.unforeseen()
+
+
+def test_the_database_of_another_program_is_refused_by_name(daemons: Daemons) -> None:
+    daemon = daemons()
+    daemon.state.mkdir()
+    file = daemon.state / "stackd.db"
+    with sqlite3.connect(file) as other:
+        other.execute("CREATE TABLE theirs (value)")
+        other.execute("INSERT INTO theirs VALUES (42)")
+    other.close()
+
+    reason = refuses_to_start(daemon, "store.corrupt")
+
+    assert reason == f"{file} is a database of another program"
+    kept = sqlite3.connect(file)
+    assert kept.execute("SELECT name, sql FROM sqlite_schema").fetchall() == [
+        ("theirs", "CREATE TABLE theirs (value)")
+    ]
+    assert kept.execute("SELECT value FROM theirs").fetchall() == [(42,)]
+    kept.close()
+
+
+def test_a_file_of_a_newer_stackd_is_refused_by_name(daemons: Daemons, state: Path) -> None:
+    with sqlite3.connect(state / "stackd.db") as raw:
+        raw.execute("INSERT INTO schema_migrations VALUES (999, 'later', 'sum', 0)")
+    raw.close()
+
+    reason = refuses_to_start(daemons(), "store.schema")
+
+    assert f"{state / 'stackd.db'} has schema 999" in reason
+
+
+# -- the lock
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Another process's write transaction, open for the length of the block."""
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
+
+
+def test_a_locked_store_ends_the_start_with_75_and_is_named(daemons: Daemons, state: Path) -> None:
+    daemon = daemons(STACKD_STORE_BUSY_SECONDS="0.1")
+
+    with locked(state / "stackd.db"):
+        daemon.spawn()
+        code = daemon.wait()
+
+    (line,) = daemon.logged("cannot go on")
+    assert (code, line["code"]) == (75, "store.busy")
+    assert line["reason"] == f"{state / 'stackd.db'} is locked by another process"
+    assert not daemon.unforeseen()
+    daemon.start()
+    assert daemon.api.get("/api/executions")["items"][0]["status"] == "completed"
+
+
+def test_a_lock_in_service_is_answered_503_and_passes(
+    daemons: Daemons, state: Path, far_side: FarSide
+) -> None:
+    daemon = daemons(STACKD_STORE_BUSY_SECONDS="0.1")
+    daemon.start()
+    daemon.load(BOOKING.format(url=far_side.url))
+    far_side.is_open.clear()
+    held = daemon.begin("booking")
+    eventually("its request has arrived", lambda: far_side.hits["/book", held] == 1)
+
+    with locked(state / "stackd.db"):
+        refused = daemon.deliver("hooked", {"n": 1})
+        far_side.is_open.set()
+        eventually("the run waits", lambda: daemon.logged("waiting for the store"))
+    taken = eventually(
+        "a delivery is taken", lambda: (a := daemon.deliver("hooked", {"n": 2})).status == 202 and a
+    )
+
+    assert (refused.status, refused.code) == (503, "store.busy")
+    assert int(refused.headers["retry-after"]) >= 1
+    assert daemon.until(held)["status"] == "completed"
+    assert daemon.until(taken.json["executionId"])["output"] == {"n": 2}
+    assert far_side.hits["/book", held] == 1
+    assert daemon.terminate() == 0
+    assert not daemon.unforeseen()
+
+
+# -- settings
+
+
+@pytest.mark.parametrize("word", ["start", "dev"])
+def test_bad_settings_are_refused_all_at_once(tmp_path: Path, word: str) -> None:
+    bad = {
+        "STACKD_STATE_DIR": str(tmp_path),
+        "PORT": "99999",
+        "STACKD_MAX_JOBS": "many",
+        "EXECUTION_LOCK_DURATION_MS": "1",
+        "ENCRYPTION_MASTER_KEY": "weak-and-secret",
+        "STACKD_DRAIN_SECOND": "5",
+    }
+
+    ran = command(word, **bad)
+
+    assert (ran.returncode, ran.stdout) == (78, "")
+    problems = [line for line in ran.stderr.splitlines() if line.startswith("  - ")]
+    for name in ("PORT", "STACKD_MAX_JOBS", "EXECUTION_LOCK_DURATION_MS"):
+        assert any(line.startswith(f"  - {name}=") for line in problems), ran.stderr
+    assert ("STACKD_DRAIN_SECONDS" in ran.stderr) is (word == "start")
+    assert "weak-and-secret" not in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- the port
+
+
+@pytest.mark.timeout(90)
+def test_a_taken_port_is_named_and_ends_with_75(on_a_taken_port: DaemonProcess) -> None:
+    code = on_a_taken_port.wait(GIVES_UP_WITHIN)
+
+    address = f"127.0.0.1:{on_a_taken_port.port}"
+    failures = on_a_taken_port.logged("service failed")
+    (last,) = on_a_taken_port.logged("gave up")
+    assert code == 75
+    assert failures
+    for line in failures:
+        assert line["reason"] == f"cannot listen on {address}: Address already in use"
+        assert "PORT" in line["hint"]
+    assert address in last["reason"]
+    assert not on_a_taken_port.unforeseen()

@@ -1,0 +1,291 @@
+"""Stopping, and roles as processes of their own on one file."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.daemon import DaemonProcess, FarSide, eventually
+
+Daemons = Callable[..., DaemonProcess]
+
+HELD = """
+id: {method}
+nodes:
+  - {{id: start, type: trigger.time.manual}}
+  - {{id: call, type: action.http.request, params: {{method: {method}, url: "{url}/{method}"}}}}
+edges: [{{from: start, to: call}}]
+"""
+HOOKED = """
+id: hooked
+nodes:
+  - {id: hook, type: trigger.webhook.inbound, params: {path: hooked}}
+  - {id: nap, type: action.time.delay, params: {delayMs: 1100}}
+  - {id: out, type: transform.data.set, params: {values: {n: "{{ hook.body.n }}"}}}
+edges: [{from: hook, to: nap}, {from: nap, to: out}]
+"""
+
+
+@pytest.fixture
+def closed(far_side: FarSide) -> Iterator[FarSide]:
+    """The far side, answering nothing until the test opens it; nothing has been sent to it yet."""
+    far_side.hits.clear()
+    far_side.is_open.clear()
+    yield far_side
+    far_side.is_open.set()
+
+
+def hold(daemon: DaemonProcess, far_side: FarSide, method: str = "GET") -> str:
+    """An execution whose request has arrived at the closed far side."""
+    daemon.load(HELD.format(method=method, url=far_side.url))
+    execution_id = daemon.begin(method)
+    far_side.arrived(f"/{method}")
+    return execution_id
+
+
+def ask_to_stop(daemon: DaemonProcess) -> None:
+    """Send SIGTERM and wait until it drains."""
+    before = len(daemon.logged("draining"))
+    os.kill(daemon.pid, signal.SIGTERM)
+    eventually("it drains", lambda: len(daemon.logged("draining")) > before)
+
+
+def stored(daemon: DaemonProcess, execution_id: str) -> str:
+    """The status of an execution, with no daemon to ask."""
+    with daemon.file() as raw:
+        (status,) = raw.execute(
+            "SELECT status FROM executions WHERE id = ?", (execution_id,)
+        ).fetchone()
+    return str(status)
+
+
+# -- stopping
+
+
+def test_sigterm_lets_what_runs_finish_while_deliveries_are_still_taken(
+    daemons: Daemons, closed: FarSide
+) -> None:
+    daemon = daemons()
+    daemon.start()
+    daemon.load(HOOKED)
+    daemon.load(HELD.format(method="GET", url=closed.url))
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(daemon.http, "POST", "/api/workflows/GET/run?wait=20", {})
+        closed.arrived("/GET")
+
+        ask_to_stop(daemon)
+        late = daemon.deliver("hooked", {"n": 7})
+        ready = daemon.http("GET", "/readyz", authorized=False)
+        live = daemon.http("GET", "/livez", authorized=False)
+        closed.is_open.set()
+        code = daemon.wait()
+        asked = asking.result(10)
+
+    assert code == 0
+    assert (asked.status, asked.json["status"]) == (200, "completed")
+    assert (late.status, ready.status, live.status) == (202, 503, 200)
+    late_id = late.json["executionId"]
+    assert stored(daemon, asked.json["id"]) == "completed"
+    assert stored(daemon, late_id) == "queued"
+    daemon.start()
+    assert daemon.until(late_id)["output"] == {"n": 7}
+
+
+def test_a_second_sigterm_stops_now_and_the_next_start_goes_on(
+    daemons: Daemons, closed: FarSide
+) -> None:
+    daemon = daemons()
+    daemon.start()
+    execution_id = hold(daemon, closed)
+    ask_to_stop(daemon)
+
+    os.kill(daemon.pid, signal.SIGTERM)
+    code = daemon.wait(5)
+
+    assert code == 0
+    assert stored(daemon, execution_id) == "running"
+    closed.is_open.set()
+    daemon.start()
+    assert daemon.until(execution_id)["status"] == "completed"
+
+
+def test_past_the_drain_deadline_work_is_given_back_and_the_next_start_goes_on(
+    daemons: Daemons, closed: FarSide
+) -> None:
+    daemon = daemons(STACKD_DRAIN_SECONDS="0.1")
+    daemon.start()
+    again = hold(daemon, closed, "GET")
+    unsafe = hold(daemon, closed, "POST")
+
+    os.kill(daemon.pid, signal.SIGTERM)
+    code = daemon.wait(5)
+
+    assert code == 0
+    assert daemon.logged("drain deadline passed")[0]["running"] == 2
+    with daemon.file() as raw:
+        held = raw.execute("SELECT count(*) FROM jobs WHERE state = 'running'").fetchone()
+    assert held == (0,)
+    closed.is_open.set()
+    daemon.start()
+    assert daemon.until(again)["status"] == "completed"
+    assert daemon.until(unsafe)["status"] == "uncertain"
+    assert closed.hits["/GET", ""] == 2
+    assert closed.hits["/POST", ""] == 1
+
+
+def test_start_serves_production_and_keeps_no_token(daemons: Daemons) -> None:
+    key = "0123456789abcdefghijklmnopqrstuvwxyzABCD"
+    daemon = daemons(ENCRYPTION_MASTER_KEY=key)
+    daemon.entry = ("-m", "stackd", "start")
+    daemon.start()
+
+    local = daemon.api.get("/api/queue")
+    guessed = daemon.http("GET", "/api/queue", Authorization="Bearer None")
+    empty = daemon.http("GET", "/api/queue", Authorization="Bearer ")
+    daemon.load(HOOKED)
+    delivered = daemon.deliver("hooked", {"n": 1})
+
+    assert local["paused"] is False
+    assert (guessed.status, empty.status, delivered.status) == (401, 401, 202)
+    assert not (daemon.state / "dev-token").exists()
+    assert daemon.terminate() == 0
+    assert key not in daemon.log.read_text()
+
+
+# -- one process per role
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, DaemonProcess]]:
+    """api, worker, scheduler and timers, each a process, started at once on one new state directory."""
+    state = tmp_path_factory.mktemp("split") / "state"
+    quick = {
+        "ENABLE_INLINE_WORKER": "false",
+        "EXECUTION_LOCK_DURATION_MS": "2000",  # renewed, and the dead looked for, every 500 ms
+    }
+    roles = {
+        role: DaemonProcess(state, **quick) for role in ("api", "worker", "scheduler", "timers")
+    }
+    try:
+        for role in ("worker", "scheduler", "timers"):
+            roles[role].spawn(role)
+        roles["api"].start("api")
+        eventually("all are there", lambda: running_roles(roles["api"]) == sorted(roles))
+        yield roles
+        for one in roles.values():
+            assert one.terminate() == 0
+        assert not roles["api"].unforeseen()
+    finally:
+        for one in roles.values():
+            one.kill()
+
+
+def running_roles(api: DaemonProcess) -> list[str]:
+    return sorted(worker["role"] for worker in api.api.get("/api/queue")["workers"])
+
+
+def test_separate_roles_run_an_execution_with_a_long_wait_end_to_end(
+    split: dict[str, DaemonProcess],
+) -> None:
+    api = split["api"]
+    api.load(HOOKED)
+
+    answer = api.deliver("hooked", {"n": 7})
+
+    assert answer.status == 202
+    ended = api.until(answer.json["executionId"])
+    assert (ended["status"], ended["output"]) == ("completed", {"n": 7})
+    (nap,) = [node for node in ended["nodes"] if node["id"] == "nap"]
+    assert nap["durationMs"] >= 1100
+
+
+def test_a_cancel_at_the_api_reaches_the_worker_process_within_2_s(
+    split: dict[str, DaemonProcess], closed: FarSide
+) -> None:
+    api = split["api"]
+    execution_id = hold(api, closed)
+
+    asked = api.http("POST", f"/api/executions/{execution_id}/cancel")
+
+    assert asked.status == 202
+    assert api.until(execution_id, within=2.0)["status"] == "cancelled"
+
+
+def test_a_killed_worker_is_replaced_by_another_at_once(
+    split: dict[str, DaemonProcess], closed: FarSide
+) -> None:
+    api = split["api"]
+    execution_id = hold(api, closed)
+    other = DaemonProcess(split["worker"].state, **api.environ)
+    other.spawn("worker")
+    try:
+        eventually("a second worker is there", lambda: running_roles(api).count("worker") == 2)
+
+        split["worker"].kill()
+        closed.arrived("/GET", 2)
+        closed.is_open.set()
+
+        assert api.until(execution_id)["status"] == "completed"
+        assert closed.hits["/GET", ""] == 2
+        assert other.terminate() == 0
+    finally:
+        other.kill()
+        split["worker"].spawn("worker")
+
+
+def test_a_second_stack_on_the_same_state_exits_78_and_names_the_role_and_pid_in_its_way(
+    split: dict[str, DaemonProcess], tmp_path: Path
+) -> None:
+    state = split["api"].state
+    late = DaemonProcess(state)
+    late.log = tmp_path / "late.log"
+
+    late.spawn("stack")
+    code = late.wait()
+
+    (line,) = late.logged("cannot go on")
+    assert code == 78
+    assert line["code"] == "role.locked"
+    holder = split["scheduler"].pid
+    assert line["reason"] == f"role scheduler already runs on {state} (pid {holder})"
+    assert line["hint"]
+
+
+# -- the inline worker
+
+
+def test_the_api_runs_a_worker_in_dev_but_not_in_ci_unless_told_to(tmp_path: Path) -> None:
+    rules: list[tuple[dict[str, str], bool]] = [
+        ({"CI": ""}, True),
+        ({"CI": "true"}, False),
+        ({"CI": "true", "ENABLE_INLINE_WORKER": "true"}, True),
+    ]
+    started = [
+        DaemonProcess(tmp_path / str(number), **environ)
+        for number, (environ, _) in enumerate(rules)
+    ]
+
+    def services(daemon: DaemonProcess) -> set[str]:
+        checks: dict[str, Any] = daemon.api.get("/readyz", verbose="1")["checks"]
+        return {name for name in checks if name.startswith("service.")}
+
+    try:
+        with ThreadPoolExecutor(len(started)) as pool:
+            list(pool.map(lambda daemon: daemon.start("api"), started))
+        seen = [services(daemon) for daemon in started]
+        for daemon in started:
+            os.kill(daemon.pid, signal.SIGINT)  # as Ctrl-C does
+        codes = [daemon.wait() for daemon in started]
+    finally:
+        for daemon in started:
+            daemon.kill()
+
+    assert codes == [0] * len(rules)
+    assert seen == [
+        {"service.api", "service.worker"} if inline else {"service.api"} for _, inline in rules
+    ]
