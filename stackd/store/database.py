@@ -10,6 +10,7 @@ killed before that, none of it is.
 from __future__ import annotations
 
 import asyncio
+import math
 import sqlite3
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -58,7 +59,7 @@ class _Member(Generic[T]):
     future: asyncio.Future[T]
     durable: bool
     size_bytes: int
-    taken: bool = False
+    expires_at: float  # by the loop's clock
     result: T | None = None
     error: BaseException | None = None
     events: list[Event] = field(default_factory=list)
@@ -87,6 +88,7 @@ class Database:
         self._arrived = asyncio.Event()
         self._room = asyncio.Condition()
         self._crowd = 0  # writers that wait for room
+        self._sweeps_at = math.inf  # when deadlines are looked at next, by the loop's clock
         self._failure: StoreError | None = None
         self._synced_at = float("-inf")
         self._busy_since: float | None = None  # when the commit under way began
@@ -136,15 +138,14 @@ class Database:
         if self._is_crowded:
             deadline -= await self._wait_for_room(deadline)
         self._refuse_if_stopped()
-        member: _Member[T] = _Member(change, loop.create_future(), durable, size_bytes)
+        expires_at = loop.time() + deadline
+        member: _Member[T] = _Member(change, loop.create_future(), durable, size_bytes, expires_at)
         self._waiting.append(member)
         self._waiting_bytes += size_bytes
         self._arrived.set()
-        timer = loop.call_later(deadline, self._expire, member)
-        try:
-            return await member.future
-        finally:
-            timer.cancel()
+        if expires_at < self._sweeps_at:
+            self._sweep_at(loop, expires_at)
+        return await member.future
 
     async def read(self, query: Callable[[Tx], T]) -> T:
         """Run `query` on a reader's thread, in one consistent snapshot.
@@ -162,11 +163,25 @@ class Database:
             self._free_readers.append(reader)
             self._reader_freed.release()
 
-    def _expire(self, member: _Member[Any]) -> None:
-        if not member.taken and not member.future.done():
-            member.future.set_exception(
-                StoreBusyError("the store did not get to this change in time")
-            )
+    def _sweep_at(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
+        self._sweeps_at = at
+        loop.call_at(at, self._sweep, loop)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Refuse what has waited past its deadline. One timer for all: hardly any change waits that long."""
+        self._sweeps_at = math.inf
+        soonest = math.inf
+        for member in self._waiting:
+            if member.future.done():
+                continue
+            if member.expires_at > loop.time():
+                soonest = min(soonest, member.expires_at)
+            else:
+                member.future.set_exception(
+                    StoreBusyError("the store did not get to this change in time")
+                )
+        if soonest < self._sweeps_at:
+            self._sweep_at(loop, soonest)
 
     @property
     def _is_crowded(self) -> bool:
@@ -213,7 +228,6 @@ class Database:
             self._waiting_bytes -= member.size_bytes
             if member.future.done():  # expired or cancelled before its turn
                 continue
-            member.taken = True
             size += member.size_bytes
             group.append(member)
         return group
