@@ -216,6 +216,24 @@ async def test_no_more_jobs_of_a_key_run_than_its_limit_and_others_are_not_held_
     assert await queue.claim(4) == []
 
 
+async def test_a_claim_stays_short_when_one_key_has_thousands_and_gets_past_them(
+    queue: Queue,
+) -> None:
+    many = [NewJob("a", concurrency_key="w", concurrency_limit=1) for _ in range(2_000)]
+    await queue.enqueue(*many, NewJob("b"))
+    blocked = "SELECT count(*) FROM jobs WHERE blocked = 1"
+    kinds: list[str] = []
+    steps: list[int] = []
+
+    while "b" not in kinds:
+        before = (await queue.database.read(lambda tx: tx.rows(blocked)))[0][0]
+        kinds += [job.kind for job in await queue.claim(limit=50)]
+        steps.append((await queue.database.read(lambda tx: tx.rows(blocked)))[0][0] - before)
+
+    assert sorted(kinds) == ["a", "b"]
+    assert max(steps) <= verbs.CLAIM_ROUNDS * 50
+
+
 async def test_a_freed_place_goes_to_the_oldest_job_of_the_key(queue: Queue) -> None:
     await queue.enqueue(
         *[NewJob(str(n), concurrency_key="w", concurrency_limit=1) for n in range(3)]
