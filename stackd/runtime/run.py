@@ -148,6 +148,8 @@ class Run:
             if not (self._cancelled or self._interrupted):
                 with anyio.CancelScope() as self._scope:
                     await self._advance()
+                # Cut off from outside during a shielded write, `_advance` returns as if all were done.
+                await anyio.lowlevel.checkpoint_if_cancelled()
             if self._fatal is not None:
                 raise self._fatal
             if await self._settle():
@@ -219,7 +221,7 @@ class Run:
                 self._roots[node.id] = None
                 self._pass_on(node, NodeStatus.SKIPPED, takes_success=True)
             case NodeStatus.WAITING | NodeStatus.UNCERTAIN:
-                pass
+                await anyio.lowlevel.checkpoint_if_cancelled()
             case NodeStatus.RUNNING if row is not None and row.effect == Effect.UNSAFE.value:
                 self._leave_uncertain(row, "the process ended while this was in flight")
             case _:
@@ -619,6 +621,8 @@ class Run:
             return ExecutionStatus.FAILED
         if NodeStatus.WAITING in states:
             return ExecutionStatus.WAITING
+        if not (states <= _ENDED and self._members <= self._journal.keys()):
+            raise AssertionError("a node is neither ended nor waiting, and nothing runs it")
         return ExecutionStatus.COMPLETED
 
     def _give_back(self, tx: Tx) -> None:

@@ -14,7 +14,7 @@ from stackd.core.errors import NodeError, StoreBusyError
 from stackd.core.json import loads
 from stackd.http.client import Request, Response
 from stackd.runtime.events import NodeRetried, NodeSent
-from stackd.runtime.run import STORE_RETRY, Limits
+from stackd.runtime.run import FLUSH_AFTER, STORE_RETRY, Limits
 from stackd.store.database import Database
 from stackd.testing import ok
 from stackd.workflows.executions import ExecutionStatus, NodeStatus
@@ -733,6 +733,24 @@ async def test_a_result_whose_write_was_cut_off_is_written_with_the_rest(databas
         world.runtime.interrupt_all()
 
     assert await world.states(started) == {"start": COMPLETED, "a": COMPLETED, "b": PENDING}
+
+
+async def test_a_run_cut_off_from_outside_during_a_write_ends_nothing(database):
+    store = WatchedStore(database)
+    world = World(store, gated(anyio.Event()))
+    started = await world.start(await world.load(flow(call("a"), edges="start>a")))
+    claimed = await world.claim()
+    hold = store.hold_writes()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(world.runtime.execute, claimed)
+        await world.http.arrived(1)
+        world.clock.advance(FLUSH_AFTER)  # what is recorded is written beside the call
+        await hold.met.wait()
+        tasks.cancel_scope.cancel()
+        hold.release()
+
+    assert (await world.row(started)).status is ExecutionStatus.RUNNING
 
 
 # -- limits

@@ -66,6 +66,10 @@ edges:
   - {{from: pause, to: tell}}
   - {{from: hook, to: mail}}
 """
+# An uncertain execution may have another branch that waits; a completed one has nothing open.
+OPEN_NODES_OF_COMPLETED = """
+SELECT e.id, n.key, n.status FROM node_runs n JOIN executions e ON e.seq = n.execution
+WHERE e.status = 'completed' AND n.status IN ('pending', 'running', 'waiting')"""
 HEAD = '{x-execution: "{{ execution.id }}"}'
 NODES_BY_PATH = {"/look": "look", "/book": "book", "/tell": "tell", "/mail": "mail"}
 
@@ -152,6 +156,7 @@ def crash_run(folder: Path, death: Death, *, deliveries: int = DELIVERIES) -> Ac
             with daemon.file() as raw:
                 assert raw.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
                 assert raw.execute("PRAGMA foreign_key_check").fetchall() == []
+                assert raw.execute(OPEN_NODES_OF_COMPLETED).fetchall() == []
                 assert raw.execute(
                     "SELECT count(*) FROM jobs WHERE state = 'running'"
                 ).fetchone() == (0,)
@@ -271,5 +276,3 @@ def _check(
                 assert again == 0, f"finished step {node} of {execution_id} was sent again"
             elif before.get((path, execution_id), 0):
                 account.resent += again
-    nodes = daemon.api.get(f"/api/executions/{next(iter(by_id))}")["nodes"]
-    assert all(node["status"] not in ("pending", "running", "waiting") for node in nodes)

@@ -35,6 +35,21 @@ class WatchedClock(FakeClock):
         return await super().wait(event, timeout)
 
 
+class Hold:
+    """Where writes wait; `met` is set once one does."""
+
+    def __init__(self) -> None:
+        self.met = anyio.Event()
+        self._released = anyio.Event()
+
+    async def wait(self) -> None:
+        self.met.set()
+        await self._released.wait()
+
+    def release(self) -> None:
+        self._released.set()
+
+
 class WatchedStore:
     """The real store, counting; the next reads or writes fail with what the test puts in `failing_…`."""
 
@@ -43,6 +58,7 @@ class WatchedStore:
         self.reads = self.writes = 0
         self.failing_reads: deque[StackdError | None] = deque()
         self.failing_writes: deque[StackdError | None] = deque()
+        self._hold: Hold | None = None
         self.after_read: Callable[[], Awaitable[None]] | None = None  # before its caller goes on
         self._in_hand = 0
         self._returned = anyio.Event()
@@ -58,7 +74,14 @@ class WatchedStore:
     async def write(self, change: Callable[[Tx], T], **how: Any) -> T:
         self.writes += 1
         async with self._call(self.failing_writes):
+            if self._hold is not None:
+                await self._hold.wait()
             return await self._store.write(change, **how)
+
+    def hold_writes(self) -> Hold:
+        """Let every further write wait until the returned hold is released."""
+        self._hold = Hold()
+        return self._hold
 
     async def read(self, query: Callable[[Tx], T]) -> T:
         self.reads += 1
