@@ -11,6 +11,7 @@ from support.held import held
 
 from stackd.core.clock import SystemClock
 from stackd.core.events import EventBus
+from stackd.core.log import configure_logging
 from stackd.store.database import Database, open_database
 
 
@@ -19,6 +20,12 @@ def no_blocking_calls() -> Iterator[BlockBuster]:
     """A blocking call made by stackd on a running loop raises."""
     with blockbuster_ctx("stackd") as guard:
         yield guard
+
+
+@pytest.fixture(autouse=True, scope="session")
+def log() -> None:
+    """As the daemon logs: what structlog does by itself with an exception reads files on the loop."""
+    configure_logging(level="warning", style="json")
 
 
 @pytest.fixture

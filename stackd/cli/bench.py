@@ -29,6 +29,7 @@ from stackd.core.json import dumps, loads
 from stackd.core.process import current_process
 from stackd.queue import processes, verbs
 from stackd.queue.job import Complete, Job, JobSettled, NewJob, RetryPolicy
+from stackd.queue.processes import Watch
 from stackd.services.worker import Worker
 from stackd.store.connection import Tx
 from stackd.store.database import Database, open_database
@@ -170,12 +171,18 @@ class _NoOps:
             lambda tx: verbs.settle(tx, job, Complete(), now=now, policy=policy, roll=0.0)
         )
 
-    def rescue(self, tx: Tx, *, me: str, lease: float, now: float, anew: bool = False) -> int:
-        owners = verbs.dead_owners(tx, me=me, lease=lease, now=now) + [me] * anew
+    def rescue(self, tx: Tx, *, me: str, watch: Watch, now: float, anew: bool = False) -> int:
+        owners = verbs.dead_owners(tx, me=me, watch=watch) + [me] * anew
         return len(verbs.rescue(tx, owners=owners, now=now))
 
     def cancel(self, seq: int) -> None:
         pass
+
+    def wake(self, seq: int) -> None:
+        pass
+
+    def waiting(self) -> dict[int, int]:
+        return {}
 
 
 async def _drain(store: Database, jobs: int) -> float:

@@ -133,8 +133,9 @@ def next_move(job: Job, outcome: Outcome, *, now: float, policy: RetryPolicy, ro
             return Move(JobState.CANCELLED, job.attempt)
         case Discard(error):
             return Move(JobState.DISCARDED, job.attempt, error=error)
-        case Snooze(delay):
-            return Move(JobState.SCHEDULED, job.attempt, now + delay)
+        case Snooze(delay):  # at once: whatever the wall clock does next, it can be claimed
+            state = JobState.SCHEDULED if delay > 0 else JobState.AVAILABLE
+            return Move(state, job.attempt, now + delay)
         case Fail(error):
             attempt = job.attempt + 1
             if attempt >= policy.max_attempts:

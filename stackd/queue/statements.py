@@ -28,16 +28,26 @@ BLOCK = """
 UPDATE jobs SET state = 'available', blocked = 1, owner = NULL, leased_until = NULL
 WHERE id = ? AND fence = ? AND state = 'running'"""
 
-UNBLOCK_ONE = """
+FIRST_BLOCKED = """
+SELECT concurrency_limit FROM jobs WHERE concurrency_key = ? AND state = 'available' AND blocked = 1
+ORDER BY priority DESC, due_at, id LIMIT 1"""
+
+COUNT_OFFERED_OF_KEY = """
+SELECT count(*) FROM jobs WHERE concurrency_key = ? AND state = 'available' AND blocked = 0"""
+
+UNBLOCK = """
 UPDATE jobs SET blocked = 0
-WHERE id = (SELECT id FROM jobs WHERE concurrency_key = ? AND state = 'available' AND blocked = 1
-            ORDER BY priority DESC, due_at, id LIMIT 1)
+WHERE id IN (SELECT id FROM jobs WHERE concurrency_key = ? AND state = 'available' AND blocked = 1
+             ORDER BY priority DESC, due_at, id LIMIT ?)
 RETURNING id, kind, subject"""
 
-UNBLOCK_ALL = """
-UPDATE jobs SET blocked = 0, concurrency_limit = ?
-WHERE concurrency_key = ? AND state = 'available'
-RETURNING id, kind, subject"""
+BLOCKED_KEYS = """
+SELECT DISTINCT concurrency_key FROM jobs
+WHERE concurrency_key IS NOT NULL AND state = 'available' AND blocked = 1"""
+
+CHANGE_LIMIT = """
+UPDATE jobs SET concurrency_limit = ?
+WHERE finished_at IS NULL AND concurrency_key = ? AND concurrency_limit IS NOT ?"""
 
 RENEW = "UPDATE jobs SET leased_until = ? WHERE owner = ? AND state = 'running'"
 
@@ -51,7 +61,7 @@ WHERE id = ? AND fence = ? AND state = 'running'"""
 CANCEL_PENDING = """
 UPDATE jobs SET state = 'cancelled', finished_at = ?
 WHERE kind = ? AND subject = ? AND finished_at IS NULL AND state <> 'running'
-RETURNING id"""
+RETURNING id, fence, concurrency_key"""
 
 RUNNING_OWNERS = """
 SELECT DISTINCT jobs.owner, processes.boot_id, processes.pid, processes.start_ticks,
@@ -89,7 +99,7 @@ INSERT INTO processes VALUES (?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET role = excluded.role, heartbeat_at = excluded.heartbeat_at"""
 BEAT = "UPDATE processes SET heartbeat_at = ? WHERE id = ?"
 FORGET_PROCESS = "DELETE FROM processes WHERE id = ?"
-FORGET_OLD_PROCESSES = """
-DELETE FROM processes WHERE heartbeat_at < ?
+SILENT_PROCESSES = """
+SELECT id, boot_id, pid, start_ticks FROM processes WHERE heartbeat_at < ?
 AND NOT EXISTS (SELECT 1 FROM jobs WHERE owner = processes.id AND state = 'running')"""
 LIST_PROCESSES = "SELECT id, role, boot_id, pid, start_ticks, started_at, heartbeat_at FROM processes ORDER BY started_at"

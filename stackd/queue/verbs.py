@@ -27,14 +27,16 @@ from stackd.queue.job import (
     RetryPolicy,
     next_move,
 )
+from stackd.queue.processes import Watch
 from stackd.store.connection import Tx
 
 PROMOTE_BATCH = 500  # due jobs made available per claim: keeps one claim short
 RESCUE_BATCH = 500
+UNBLOCK_BATCH = (
+    500  # jobs offered at a time where a limit was taken away; the rest at the next look
+)
 CLAIM_ROUNDS = 10  # of setting jobs aside, per claim: keeps it short when one key has thousands
 PAUSED = "paused"
-TOUCHED = "touched"
-STALE_LEASES = 3  # heartbeats older than this many leases prove a process dead
 
 
 def enqueue(tx: Tx, jobs: Iterable[NewJob], *, now: float) -> list[int | None]:
@@ -94,8 +96,7 @@ def _within_concurrency(tx: Tx, batch: list[Job]) -> list[Job]:
             limited.setdefault(job.concurrency_key, []).append(job)
     set_aside: set[int] = set()
     for key, jobs in limited.items():
-        row = tx.one(sql.COUNT_RUNNING_OF_KEY, (key,))
-        running = row[0] if row else 0
+        running = _count(tx, sql.COUNT_RUNNING_OF_KEY, key)
         excess = running - min(j.concurrency_limit or 0 for j in jobs)
         for job in reversed(jobs[-excess:] if excess > 0 else []):
             tx.execute(sql.BLOCK, (job.id, job.fence))
@@ -126,17 +127,21 @@ def settle(
     )
     if changed == 0:
         return None
-    _free_place(tx, job.concurrency_key)
+    fill_places(tx, job.concurrency_key)
     tx.emit(JobSettled(job.id, job.kind, job.subject, job.fence, move.state))
     return move.state
 
 
 def cancel_pending(tx: Tx, *, kind: str, subject: int | str, now: float) -> bool:
     """Cancel the live job of `subject` unless it is running; whether there was one."""
-    return bool(tx.rows(sql.CANCEL_PENDING, (now, kind, subject)))
+    rows = tx.rows(sql.CANCEL_PENDING, (now, kind, subject))
+    for job_id, fence, key in rows:
+        tx.emit(JobSettled(job_id, kind, subject, fence, JobState.CANCELLED))
+        fill_places(tx, key)
+    return bool(rows)
 
 
-def dead_owners(tx: Tx, *, me: str, lease: float, now: float) -> list[str]:
+def dead_owners(tx: Tx, *, me: str, watch: Watch) -> list[str]:
     """Processes that hold running jobs and are proven dead: gone by pid and start time, or silent too long.
 
     Never `me`: a process does not rescue its own.
@@ -147,8 +152,8 @@ def dead_owners(tx: Tx, *, me: str, lease: float, now: float) -> list[str]:
             continue
         if (
             pid is None
-            or heartbeat_at < now - STALE_LEASES * lease
             or not is_alive(ProcessIdentity(boot_id, pid, start_ticks))
+            or watch.is_silent(owner, heartbeat_at)
         ):
             dead.append(owner)
     return dead
@@ -172,22 +177,42 @@ def rescue(tx: Tx, *, owners: Sequence[str], now: float) -> list[Rescued]:
         parameters = (MAX_RESCUES, MAX_RESCUES, MAX_RESCUES, now, owner, RESCUE_BATCH)
         while rows := tx.rows(sql.RESCUE, parameters):
             for job_id, kind, subject, state, rescues, key in rows:
-                _free_place(tx, key)
+                fill_places(tx, key)
                 taken.append(Rescued(job_id, kind, subject, state == JobState.DISCARDED, rescues))
                 tx.emit(JobRescued(job_id, kind, subject, JobState(state), rescues))
     return taken
 
 
-def _free_place(tx: Tx, concurrency_key: str | None) -> None:
-    if concurrency_key is not None:
-        for row in tx.rows(sql.UNBLOCK_ONE, (concurrency_key,)):
-            tx.emit(JobUnblocked(*row))
+def fill_places(tx: Tx, concurrency_key: str | None) -> None:
+    """Offer as many jobs of the key that were set aside as it has free places."""
+    if concurrency_key is None:
+        return
+    first = tx.one(sql.FIRST_BLOCKED, (concurrency_key,))
+    if first is None:
+        return
+    free = UNBLOCK_BATCH
+    if first[0] is not None:
+        taken = _count(tx, sql.COUNT_RUNNING_OF_KEY, concurrency_key)
+        free = first[0] - taken - _count(tx, sql.COUNT_OFFERED_OF_KEY, concurrency_key)
+    for row in tx.rows(sql.UNBLOCK, (concurrency_key, max(free, 0))):
+        tx.emit(JobUnblocked(*row))
+
+
+def fill_all_places(tx: Tx) -> None:
+    """Do so for every key: whatever was missed, nothing stays set aside beside a free place."""
+    for (key,) in tx.rows(sql.BLOCKED_KEYS):
+        fill_places(tx, key)
 
 
 def change_concurrency(tx: Tx, key: str, limit: int | None) -> None:
-    """Apply a new limit to the jobs of `key` that wait."""
-    for row in tx.rows(sql.UNBLOCK_ALL, (limit, key)):
-        tx.emit(JobUnblocked(*row))
+    """Apply a new limit to the live jobs of `key`."""
+    if tx.execute(sql.CHANGE_LIMIT, (limit, key, limit)):
+        fill_places(tx, key)
+
+
+def _count(tx: Tx, statement: str, key: str) -> int:
+    row = tx.one(statement, (key,))
+    return 0 if row is None else int(row[0])
 
 
 def prune(tx: Tx, *, before: float, limit: int) -> int:
@@ -204,11 +229,6 @@ def pause(tx: Tx) -> None:
 def resume(tx: Tx) -> None:
     tx.execute(sql.SET_CONTROL, (PAUSED, "0"))
     tx.emit(QueueResumed())
-
-
-def touch(tx: Tx) -> None:
-    """Write a little and change nothing: what a check of the store commits."""
-    tx.execute(sql.SET_CONTROL, (TOUCHED, "1"))
 
 
 def is_paused(tx: Tx) -> bool:

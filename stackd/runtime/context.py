@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
+
+import anyio
 
 from stackd.core.clock import Clock
 from stackd.core.json import Json
@@ -38,6 +41,7 @@ class NodeContext:
         timeout: seconds this try may take.
         max_bytes: the largest output.
         sent: set once the first byte of a request may have left.
+        deadline: ends this try when `timeout` is over.
     """
 
     clock: Clock
@@ -49,7 +53,14 @@ class NodeContext:
     max_bytes: int
     tell_sent: Callable[[], None]
     tell_answered: Callable[[], None]
-    sent: bool = field(default=False)
+    sent: bool = False
+    deadline: anyio.CancelScope | None = None
+
+    def on_answered(self) -> None:
+        """Called once the far side has answered in full: what is left to do is ours, and takes its time."""
+        if self.deadline is not None:
+            self.deadline.deadline = math.inf
+        self.tell_answered()
 
     def on_sent(self) -> None:
         """Called by the seam before the first byte leaves."""

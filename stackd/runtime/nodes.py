@@ -97,7 +97,7 @@ async def request(params: dict[str, Json], context: NodeContext) -> Json:
         ),
         on_sent=context.on_sent,
     )
-    context.tell_answered()
+    context.on_answered()
     _refuse_status(response, params.get("allowStatus"), now=context.clock.time())
     return {
         "status": response.status,
@@ -190,7 +190,9 @@ def _refuse_status(response: Response, allowed: Json, *, now: float) -> None:
         code=f"http.status_{status}",
         sent=True,
         answered=True,
-        declined=status == 429 or (status == 503 and retry_after is not None),
+        # After a redirect the first far side may have done it, whatever the last one says.
+        declined=response.redirects == 0
+        and (status == 429 or (status == 503 and retry_after is not None)),
         retry_after=retry_after,
     )
 

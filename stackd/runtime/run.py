@@ -53,6 +53,7 @@ T = TypeVar("T")
 
 FLUSH_AFTER = 0.2  # seconds a pure result may stay in memory only
 INLINE_WAIT = 1.0  # seconds; a longer delay or retry wait is a timer and holds no worker slot
+LOOP_SHARE = 0.01  # seconds of pure nodes at a stretch; then others have their turn
 STORE_RETRY = 0.5  # seconds between tries while the store is full or locked
 NODE_TIMEOUT = 30.0  # seconds, the origin's default
 
@@ -109,6 +110,7 @@ class Run:
         self._to_start: list[tuple[GraphNode, NodeRow]] = []
         self._in_flight = 0
         self._changed: anyio.Event | None = None
+        self._is_woken = False
         self._writing: anyio.Lock | None = None
         self._bytes = len(row.input) + sum(len(node.output or b"") for node in nodes)
         self._failure: dict[str, Json] | None = None
@@ -122,6 +124,24 @@ class Run:
     @property
     def seq(self) -> int:
         return self._row.seq
+
+    @property
+    def wakes(self) -> int:
+        """How often the execution had been woken when this run last looked at it."""
+        return self._row.wakes
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a node of it waits while others run."""
+        return self._changed is not None and any(
+            node.status is NodeStatus.WAITING for node in self._journal.values()
+        )
+
+    def wake(self) -> None:
+        """Something happened to the execution: look for waits that have ended."""
+        self._is_woken = True
+        if self._changed is not None:
+            self._changed.set()
 
     def cancel(self) -> None:
         """End the execution as cancelled; what is in flight is given up."""
@@ -160,14 +180,16 @@ class Run:
 
     async def _advance(self) -> None:
         self._begin_graph()
-        self._take_up_ready()
+        await self._take_up_ready()
         if not self._to_start:  # nothing but pure nodes: no task to wait for
             return
         self._writing = anyio.Lock()
         async with anyio.create_task_group() as tasks:
             while True:
                 self._changed = anyio.Event()
-                self._take_up_ready()
+                if self._is_woken:
+                    await self._look_at_waits()
+                await self._take_up_ready()
                 for node, row in self._to_start:
                     self._in_flight += 1
                     tasks.start_soon(self._run_task, node, row)
@@ -175,6 +197,32 @@ class Run:
                 if self._in_flight == 0:
                     return
                 await self._wait_for_change(self._changed)
+
+    async def _look_at_waits(self) -> None:
+        """Take up the nodes whose wait has ended beside this run: a timer fired."""
+        assert self._writing is not None  # noqa: S101  # only `_advance` looks
+        self._is_woken = False
+        try:
+            await self._flush()
+            async with self._writing:  # what is read is then not older than what is known here
+                row, nodes = await self._tools.store.read(
+                    lambda tx: (
+                        executions.get(tx, self._row.id),
+                        executions.node_rows(tx, self.seq),
+                    )
+                )
+        except StackdError as error:
+            self._end_at_once(error)
+            return
+        self._row = row
+        for node in nodes:
+            mine = self._journal.get(node.key)
+            if mine is None or mine.status is not NodeStatus.WAITING or node.key in self._dirty:
+                continue
+            if node.status in (NodeStatus.COMPLETED, NodeStatus.PENDING):
+                self._journal[node.key] = node
+                self._bytes += len(node.output or b"")
+                self._ready.append(self._graph.nodes[node.key])
 
     async def _wait_for_change(self, changed: anyio.Event) -> None:
         if self._dirty_since is None:
@@ -189,9 +237,15 @@ class Run:
         except StackdError as error:
             self._end_at_once(error)
 
-    def _take_up_ready(self) -> None:
+    async def _take_up_ready(self) -> None:
+        """Run the pure nodes that are ready, and put the others down to be started."""
+        clock = self._tools.clock
+        since = clock.monotonic()
         while self._ready and self._failure is None:
             self._offer(self._ready.popleft())
+            if clock.monotonic() - since > LOOP_SHARE:
+                await anyio.lowlevel.checkpoint()
+                since = clock.monotonic()
 
     def _begin_graph(self) -> None:
         self._ready.clear()
@@ -221,7 +275,7 @@ class Run:
                 self._roots[node.id] = None
                 self._pass_on(node, NodeStatus.SKIPPED, takes_success=True)
             case NodeStatus.WAITING | NodeStatus.UNCERTAIN:
-                await anyio.lowlevel.checkpoint_if_cancelled()
+                pass
             case NodeStatus.RUNNING if row is not None and row.effect == Effect.UNSAFE.value:
                 self._leave_uncertain(row, "the process ended while this was in flight")
             case _:
@@ -348,7 +402,7 @@ class Run:
         context = NodeContext(
             clock=self._tools.clock,
             http=self._tools.http,
-            blobs=self._tools.blobs,
+            blobs=_PatientBlobs(self._tools.blobs, self._tools.clock),
             unsafe=node.effect is Effect.UNSAFE,
             idempotency_key=row.idempotency_key,
             timeout=self._timeout(node, params),
@@ -373,7 +427,8 @@ class Run:
         return None
 
     async def _call(self, node: GraphNode, params: dict[str, Json], context: NodeContext) -> Json:
-        with anyio.move_on_after(context.timeout):
+        with anyio.move_on_after(context.timeout) as within:
+            context.deadline = within
             try:
                 return await HANDLERS[node.type](params, context)
             except StackdError as error:
@@ -390,17 +445,23 @@ class Run:
         )
 
     def _note_interruption(self, node: GraphNode, row: NodeRow, *, sent: bool) -> None:
-        """A try was cut off: an unsafe one that was sent is uncertain, any other may be offered again."""
+        """A try was cut off: an unsafe one that was sent is uncertain, any other may be offered again.
+
+        One that was sent counts as a try: a keyed one then goes out again only with the same input.
+        """
         if node.effect is Effect.UNSAFE and sent:
             self._leave_uncertain(row, "cut off while in flight")
         else:
-            self._record(row._replace(status=NodeStatus.PENDING, attempt=row.attempt - 1))
+            tried = row.attempt if sent else row.attempt - 1
+            self._record(row._replace(status=NodeStatus.PENDING, attempt=tried))
 
     def _timeout(self, node: GraphNode, params: dict[str, Json]) -> float:
+        """Seconds: the smaller of what the node and its parameters name, else the default."""
         own = params.get("timeoutMs")
+        named = [] if node.timeout is None else [node.timeout]
         if isinstance(own, int | float) and not isinstance(own, bool):
-            return own / 1000
-        return node.timeout if node.timeout is not None else NODE_TIMEOUT
+            named.append(own / 1000)
+        return min(named, default=NODE_TIMEOUT)
 
     # -- what a node run became
 
@@ -410,10 +471,11 @@ class Run:
         if len(text) > limits.output:
             self._fail(node, row, _too_large(node.id, "output", len(text), limits.output))
             return
-        self._bytes += len(text)
-        if self._bytes > limits.execution:
-            self._fail(node, row, _too_large(node.id, "execution", self._bytes, limits.execution))
+        whole = self._bytes + len(text)
+        if whole > limits.execution:
+            self._fail(node, row, _too_large(node.id, "execution", whole, limits.execution))
             return
+        self._bytes = whole
         now = self._tools.clock.time()
         self._roots[node.id] = output
         self._record(
@@ -544,6 +606,8 @@ class Run:
         self._dirty[row.key] = row
         if self._dirty_since is None:
             self._dirty_since = self._tools.clock.monotonic()
+            if self._changed is not None:
+                self._changed.set()  # from now on there is a time to write it
 
     async def _flush(self) -> None:
         """Commit everything recorded so far. One flush at a time: branches may wait for each other's."""
@@ -699,6 +763,25 @@ class Run:
 _ENDED = frozenset(
     {NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.SKIPPED, NodeStatus.UNCERTAIN}
 )
+
+
+class _PatientBlobs:
+    """Keeps a body as soon as there is space for it: the action is done, and its answer shall not be lost."""
+
+    def __init__(self, blobs: Blobs, clock: Clock) -> None:
+        self._blobs = blobs
+        self._clock = clock
+
+    async def put(self, content: bytes) -> str:
+        while True:
+            try:
+                return await self._blobs.put(content)
+            except StoreFullError as error:
+                _log.warning("waiting for space", reason=error.message)
+            await self._clock.sleep(STORE_RETRY)
+
+    async def get(self, blob_id: str) -> bytes:
+        return await self._blobs.get(blob_id)
 
 
 def _row(

@@ -10,13 +10,16 @@ import structlog
 from stackd.core.errors import (
     LeaseLostError,
     StackdError,
+    StoreBusyError,
     StoreCorruptError,
     StoreFailedError,
+    StoreFullError,
     first_error,
 )
 from stackd.queue import verbs
-from stackd.queue.job import Discard, Fail, Job, JobState, RetryPolicy
-from stackd.runtime.run import Run, Tools
+from stackd.queue.job import Discard, Fail, Job, JobState, RetryPolicy, Snooze
+from stackd.queue.processes import Watch
+from stackd.runtime.run import STORE_RETRY, Run, Tools
 from stackd.runtime.versions import Versions
 from stackd.store.connection import Tx
 from stackd.workflows import executions
@@ -27,11 +30,15 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A claimed job with its execution and the journal of that."""
+    """A claimed job with its execution."""
 
     job: Job
     row: ExecutionRow
-    nodes: list[NodeRow]
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing can stand in the journal yet."""
+        return self.job.fence == 1 and self.row.wakes == 0
 
 
 def claim(tx: Tx, *, owner: str, limit: int, lease: float, now: float) -> list[Claimed]:
@@ -49,19 +56,20 @@ def claim(tx: Tx, *, owner: str, limit: int, lease: float, now: float) -> list[C
                 tx, job, Discard("execution.over"), now=now, policy=RetryPolicy(), roll=0.0
             )
             continue
-        is_fresh = job.fence == 1 and row.wakes == 0
-        found.append(Claimed(job, row, [] if is_fresh else executions.node_rows(tx, row.seq)))
+        found.append(Claimed(job, row))
     return found
 
 
-def rescue(tx: Tx, *, me: str, lease: float, now: float, anew: bool = False) -> int:
-    """Take back the claims of dead processes; executions that died too often fail. How many were taken.
+def rescue(tx: Tx, *, me: str, watch: Watch, now: float, anew: bool = False) -> int:
+    """Take back the claims of dead processes; how many.
+
+    Executions that died too often fail, and those whose cancel was asked for are cancelled.
 
     Args:
         anew: the worker of process `me` has just begun and runs nothing: what an earlier one of the same
             process still held when it crashed comes back too.
     """
-    owners = verbs.dead_owners(tx, me=me, lease=lease, now=now) + ([me] if anew else [])
+    owners = verbs.dead_owners(tx, me=me, watch=watch) + ([me] if anew else [])
     taken = verbs.rescue(tx, owners=owners, now=now)
     for job in taken:
         if job.discarded and isinstance(job.subject, int):
@@ -72,6 +80,8 @@ def rescue(tx: Tx, *, me: str, lease: float, now: float, anew: bool = False) -> 
                 message=f"the process that ran this died {job.rescues} times",
                 now=now,
             )
+        elif isinstance(job.subject, int):
+            executions.cancel_if_asked(tx, job.subject, now=now)
     return len(taken)
 
 
@@ -104,15 +114,23 @@ class WorkflowRuntime:
         )
         try:
             graph = await self._versions.graph(row.workflow_id, row.version)
-            await self._run(Run(self._tools, graph, job, row, claimed.nodes))
+            await self._run(Run(self._tools, graph, job, row, await self._journal(claimed)))
         except LeaseLostError:
             _log.warning("a newer claim owns this execution; ended here", fence=job.fence)
         except (StoreFailedError, StoreCorruptError):
             raise
+        except (StoreBusyError, StoreFullError) as error:
+            _log.warning("given back; the store is busy", reason=error.message)
+            await self._settle(job, Snooze(STORE_RETRY), error.message)
         except Exception as error:  # noqa: BLE001  # a fault of ours must not take the worker down
             _log.exception("the run failed", attempt=job.attempt + 1)
             cause = first_error(error)
-            await self._fail(job, type(cause).__name__, _words(cause))
+            await self._settle(job, Fail(type(cause).__name__), _words(cause))
+
+    async def _journal(self, claimed: Claimed) -> list[NodeRow]:
+        if claimed.is_fresh:
+            return []
+        return await self._tools.store.read(lambda tx: executions.node_rows(tx, claimed.row.seq))
 
     async def _run(self, run: Run) -> None:
         self._runs.add(run)
@@ -136,19 +154,35 @@ class WorkflowRuntime:
     def running(self) -> int:
         return len(self._runs)
 
-    async def _fail(self, job: Job, error: str, message: str) -> None:
+    def wake(self, seq: int) -> None:
+        """Let the run of the execution, if it is here, look for waits that have ended."""
+        for run in tuple(self._runs):
+            if run.seq == seq:
+                run.wake()
+
+    def waiting(self) -> dict[int, int]:
+        """Executions that run here and also wait for something, with the wakes they have seen."""
+        return {run.seq: run.wakes for run in self._runs if run.is_waiting}
+
+    async def _settle(self, job: Job, outcome: Fail | Snooze, message: str) -> None:
+        """End the claim, however long the store is busy or full."""
         now = self._tools.clock.time()
 
         def change(tx: Tx) -> None:
             state = verbs.settle(
-                tx, job, Fail(error), now=now, policy=self._tools.job_retry, roll=self._roll()
+                tx, job, outcome, now=now, policy=self._tools.job_retry, roll=self._roll()
             )
             if state is JobState.DISCARDED and isinstance(job.subject, int):
                 executions.fail_abandoned(
                     tx, job.subject, code="job.failed", message=message, now=now
                 )
 
-        await self._tools.store.write(change)
+        while True:
+            try:
+                return await self._tools.store.write(change)
+            except (StoreBusyError, StoreFullError) as error:
+                _log.warning("waiting for the store", reason=error.message)
+            await self._tools.clock.sleep(STORE_RETRY)
 
 
 def _words(error: BaseException) -> str:

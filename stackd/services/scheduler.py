@@ -16,6 +16,7 @@ from stackd.core.clock import Clock
 from stackd.core.errors import StoreBusyError, StoreFullError
 from stackd.core.process import ProcessIdentity
 from stackd.queue import processes, verbs
+from stackd.queue.processes import SILENT_LEASES, Watch
 from stackd.runtime.workflow_runtime import rescue
 from stackd.store.connection import Tx
 from stackd.store.database import Database
@@ -54,7 +55,7 @@ class Scheduler:
         self._store = store
         self._clock = clock
         self._identity = identity
-        self._lease = lease
+        self._watch = Watch(clock, patience=SILENT_LEASES * lease)
         self._interval = interval
         self._working = anyio.CancelScope()
 
@@ -85,7 +86,8 @@ class Scheduler:
 
         def take_back(tx: Tx) -> int:
             processes.beat(tx, self._identity, now=now)
-            return rescue(tx, me=self._identity.id, lease=self._lease, now=now)
+            verbs.fill_all_places(tx)
+            return rescue(tx, me=self._identity.id, watch=self._watch, now=now)
 
         rescued = await self._store.write(take_back, durable=False)
         if rescued:

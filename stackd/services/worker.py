@@ -26,10 +26,11 @@ from stackd.queue.job import (
     JobUnblocked,
     QueueResumed,
 )
+from stackd.queue.processes import SILENT_LEASES, Watch
 from stackd.store.connection import Tx
 from stackd.store.database import Database
 from stackd.workflows import executions
-from stackd.workflows.executions import CancelRequested
+from stackd.workflows.executions import CancelRequested, TimerFired
 
 POLL = 1.0  # seconds between looks for what other processes enqueued or asked to cancel
 CLAIM_BATCH = 50  # jobs per claim: bounds how long one claim holds the writer
@@ -45,11 +46,17 @@ class Runtime(Protocol):
     async def execute(self, claimed: Any) -> None:
         """Run one claim and settle it."""
 
-    def rescue(self, tx: Tx, *, me: str, lease: float, now: float, anew: bool = False) -> int:
+    def rescue(self, tx: Tx, *, me: str, watch: Watch, now: float, anew: bool = False) -> int:
         """Take back the claims of dead processes, and of `me` if it begins `anew`; how many."""
 
     def cancel(self, seq: int) -> None:
         """Cancel the execution `seq` if it runs here."""
+
+    def wake(self, seq: int) -> None:
+        """Let the execution `seq`, if it runs here, look for waits that have ended."""
+
+    def waiting(self) -> dict[int, int]:
+        """Executions that run here and also wait, with the wakes they have seen."""
 
     @property
     def running(self) -> int:
@@ -80,6 +87,7 @@ class Worker:
         self._owner = owner
         self._lease = lease
         self._lease_renew = lease_renew
+        self._watch = Watch(clock, patience=SILENT_LEASES * lease)
         self._free = slots
         self._parked: list[asyncio.Future[Any]] = []  # tasks that wait for a claim to run
         self._slot_freed = anyio.Event()
@@ -93,12 +101,12 @@ class Worker:
                 self._hear_work, JobEnqueued, JobUnblocked, JobRescued, QueueResumed
             ),
             self._events.subscribe(self._hear_settled, JobSettled),
-            self._events.subscribe(self._hear_cancel, CancelRequested),
+            self._events.subscribe(self._hear_execution, CancelRequested, TimerFired),
         )
         try:
             async with anyio.create_task_group() as upkeep:
                 upkeep.start_soon(self._renew_forever)
-                upkeep.start_soon(self._watch_cancels)
+                upkeep.start_soon(self._watch_executions)
                 await self._begin()
                 async with anyio.create_task_group() as attempts:
                     with self._claiming:
@@ -126,9 +134,14 @@ class Worker:
         if isinstance(event, JobSettled) and event.state in LIVE:  # due again, perhaps soon
             self._work_came.set()
 
-    def _hear_cancel(self, event: Event) -> None:
-        if isinstance(event, CancelRequested):
-            self._runtime.cancel(event.execution)
+    def _hear_execution(self, event: Event) -> None:
+        match event:
+            case CancelRequested():
+                self._runtime.cancel(event.execution)
+            case TimerFired():
+                self._runtime.wake(event.execution)
+            case _:
+                pass
 
     async def _claim_round(self, attempts: TaskGroup) -> None:
         """Fill the free slots, then return once there is a slot and something to claim."""
@@ -222,14 +235,14 @@ class Worker:
         now = self._clock.time()
         taken = await self._store.write(
             lambda tx: self._runtime.rescue(
-                tx, me=self._owner, lease=self._lease, now=now, anew=anew
+                tx, me=self._owner, watch=self._watch, now=now, anew=anew
             )
         )
         if taken:
             self._log.info("took back jobs of dead processes", jobs=taken)
 
-    async def _watch_cancels(self) -> None:
-        """See cancels that other processes asked for, within `POLL` seconds."""
+    async def _watch_executions(self) -> None:
+        """See what other processes did to executions that run here, within `POLL` seconds."""
         while True:
             await self._clock.sleep(POLL)
             if not self._runtime.running:
@@ -237,3 +250,9 @@ class Worker:
             with contextlib.suppress(StoreBusyError):  # the next look is near
                 for seq in await self._store.read(executions.cancel_requests):
                     self._runtime.cancel(seq)
+                for seq in await self._woken():
+                    self._runtime.wake(seq)
+
+    async def _woken(self) -> list[int]:
+        waiting = self._runtime.waiting()
+        return await self._store.read(lambda tx: executions.woken(tx, waiting)) if waiting else []

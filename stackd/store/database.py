@@ -238,9 +238,9 @@ class Database:
                 member.error = self._failure
         else:
             self._busy_since = self._clock.monotonic()
-            await self._writer.run(self._commit_on_thread, group)
+            wrote = await self._writer.run(self._commit_on_thread, group)
             self._busy_since = None
-            if self._syncing and any(member.error is None for member in group):
+            if wrote and self._syncing:
                 self._synced_at = self._clock.monotonic()
         for member in group:
             for event in member.events:
@@ -263,8 +263,10 @@ class Database:
                 self.events.emit(StoreWritesStopped(member.error.code, member.error.message))
                 return
 
-    def _commit_on_thread(self, group: list[_Member[Any]]) -> None:
+    def _commit_on_thread(self, group: list[_Member[Any]]) -> bool:
+        """Run the group and tell each member its fate; whether anything was written."""
         raw = self._writer.raw
+        changes = raw.total_changes
         try:
             self._set_sync(raw, durable=any(member.durable for member in group))
             begin(raw)
@@ -287,6 +289,8 @@ class Database:
                 member.error = fate
                 member.result = None
                 member.events = []
+            return False
+        return raw.total_changes > changes
 
     def _set_sync(self, raw: sqlite3.Connection, *, durable: bool) -> None:
         if durable != self._syncing:
@@ -302,7 +306,10 @@ class Database:
 def _apply(raw: sqlite3.Connection, member: _Member[Any]) -> None:
     """Run one change inside the open transaction."""
     tx = Tx(raw)
-    member.result = member.change(tx)
+    try:
+        member.result = member.change(tx)
+    except StopIteration as error:  # a future refuses to carry it
+        raise RuntimeError("a change raised StopIteration") from error
     member.events = tx.events
 
 

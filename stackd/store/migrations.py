@@ -6,7 +6,9 @@ Killed in the middle, the file has the schema before or after a migration, never
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,14 +118,26 @@ def _keep_copy(raw: sqlite3.Connection, path: Path, version: int) -> None:
     target = path.with_name(f"{path.name}.before-v{version}")
     if target.exists():
         return  # an earlier try of the same upgrade kept it
-    partial = target.with_name(f"{target.name}.partial")
-    partial.unlink(missing_ok=True)
-    copy = sqlite3.connect(partial)
+    # Processes that upgrade at the same time each make a copy; which of them keeps its name is all one.
+    handle, name = tempfile.mkstemp(prefix=f"{target.name}.", suffix=".partial", dir=path.parent)
+    os.close(handle)
+    partial = Path(name)
     try:
-        raw.backup(copy)
+        copy = sqlite3.connect(partial)
+        try:
+            raw.backup(copy)
+        finally:
+            copy.close()
+        for synced in (partial, None):
+            descriptor = os.open(synced or path.parent, os.O_RDONLY)
+            try:
+                if synced is None:
+                    partial.rename(target)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
     finally:
-        copy.close()
-    partial.rename(target)
+        partial.unlink(missing_ok=True)
 
 
 def _statements(sql: str) -> list[str]:

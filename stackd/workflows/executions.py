@@ -6,7 +6,7 @@ A run (see `runtime/`) owns an execution while it holds the fenced job; everythi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, NamedTuple
@@ -370,6 +370,22 @@ def cancel(tx: Tx, execution_id: str, *, now: float) -> ExecutionStatus:
     if not is_idle:
         tx.emit(CancelRequested(row.seq))
         return row.status
+    _end_cancelled(tx, row, now=now)
+    return ExecutionStatus.CANCELLED
+
+
+def cancel_if_asked(tx: Tx, seq: int, *, now: float) -> None:
+    """End the execution if its cancel was asked for and the process that ran it is dead."""
+    found = tx.one(sql.GET_EXECUTION_BY_SEQ, (seq,))
+    if found is None:
+        return
+    row = _execution(found)
+    if row.cancel_requested and row.status not in FINAL:
+        verbs.cancel_pending(tx, kind=JOB_KIND, subject=seq, now=now)
+        _end_cancelled(tx, row, now=now)
+
+
+def _end_cancelled(tx: Tx, row: ExecutionRow, *, now: float) -> None:
     end(
         tx,
         row,
@@ -378,12 +394,17 @@ def cancel(tx: Tx, execution_id: str, *, now: float) -> ExecutionStatus:
         error=dumps({"code": "execution.cancelled", "message": "cancelled by request"}),
         now=now,
     )
-    return ExecutionStatus.CANCELLED
 
 
 def cancel_requests(tx: Tx) -> list[int]:
     """The running executions whose cancel was asked for, by any process."""
     return [row[0] for row in tx.rows(sql.CANCEL_REQUESTS)]
+
+
+def woken(tx: Tx, seen: Mapping[int, int]) -> list[int]:
+    """Those of the executions whose wakes are no longer the ones `seen`."""
+    rows = tx.rows(sql.WAKES_OF, (dumps(list(seen)),))
+    return [seq for seq, wakes in rows if wakes != seen[seq]]
 
 
 Decision = Literal["retry", "skip", "fail"]

@@ -106,6 +106,7 @@ WHERE seq = ? AND status IN ('queued', 'running', 'waiting', 'uncertain')"""
 CANCEL_REQUESTS = """
 SELECT seq FROM executions
 WHERE status = 'running' AND status <> 'completed' AND cancel_requested = 1"""
+WAKES_OF = "SELECT seq, wakes FROM executions WHERE seq IN (SELECT value FROM json_each(?))"
 CONCURRENCY_OF = """
 SELECT w.id, w.concurrency FROM executions e JOIN workflows w ON w.id = e.workflow_id WHERE e.seq = ?"""
 
@@ -134,7 +135,7 @@ ON CONFLICT (execution, key) DO UPDATE SET
 
 
 MOVE_NODE_RUN = """
-UPDATE node_runs SET status = ?, output = ?, error = ?, finished_at = ?, metadata = ?
+UPDATE node_runs SET status = ?, output = ?, error = ?, finished_at = ?, metadata = ?, input_hash = NULL
 WHERE execution = ? AND key = ? AND status = ?"""
 FINISH_WAITING_NODE = """
 UPDATE node_runs SET status = 'completed', output = ?, finished_at = ?

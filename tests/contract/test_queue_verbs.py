@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,7 +25,9 @@ from stackd.queue.job import (
     RetryPolicy,
     Snooze,
 )
+from stackd.queue.processes import Watch
 from stackd.store.database import Database
+from stackd.testing import FakeClock
 
 POLICY = RetryPolicy(base=1.0, cap=300.0, max_attempts=3)
 ME = "me"
@@ -247,6 +250,30 @@ async def test_a_freed_place_goes_to_the_oldest_job_of_the_key(queue: Queue) -> 
     assert order == ["0", "1", "2"]
 
 
+async def test_the_place_of_a_job_cancelled_before_it_was_claimed_goes_to_the_next(
+    queue: Queue,
+) -> None:
+    await queue.enqueue(
+        *(NewJob("a", subject=n, concurrency_key="w", concurrency_limit=1) for n in range(3))
+    )
+    (first,) = await queue.claim()
+    await queue.settle(first, Complete())
+
+    await queue.do(verbs.cancel_pending, kind="a", subject=1, now=queue.now)
+
+    assert [job.subject for job in await queue.claim()] == [2]
+
+
+async def test_a_job_left_aside_beside_a_free_place_is_found_by_the_upkeep(queue: Queue) -> None:
+    await queue.enqueue(NewJob("a", concurrency_key="w", concurrency_limit=1))
+    await queue.database.write(lambda tx: tx.execute("UPDATE jobs SET blocked = 1"))
+    assert await queue.claim() == []
+
+    await queue.do(verbs.fill_all_places)
+
+    assert len(await queue.claim()) == 1
+
+
 async def test_rescue_of_a_limited_job_keeps_the_limit(queue: Queue) -> None:
     await queue.enqueue(
         *[NewJob(str(n), concurrency_key="w", concurrency_limit=1) for n in range(3)]
@@ -305,18 +332,62 @@ async def test_only_processes_proven_dead_are_rescued_from(queue: Queue) -> None
         await queue.enqueue(NewJob("a"))
         await queue.claim(1, identity.id)
 
-    dead = await queue.do(verbs.dead_owners, me="me", lease=60.0, now=queue.now)
-    silent = await queue.do(verbs.dead_owners, me="me", lease=60.0, now=queue.now + 181)
+    clock = FakeClock()
+    watch = Watch(clock, patience=180.0)
+    dead = await queue.do(verbs.dead_owners, me="me", watch=watch)
+    clock.advance(179.0)
+    not_yet = await queue.do(verbs.dead_owners, me="me", watch=watch)
+    clock.advance(1.0)
+    silent = await queue.do(verbs.dead_owners, me="me", watch=watch)
 
-    assert set(dead) == {gone.id, other_boot.id}
-    assert alive.id in silent
+    assert set(dead) == set(not_yet) == {gone.id, other_boot.id}
+    assert set(silent) == {alive.id, gone.id, other_boot.id}
+
+
+async def test_a_jump_of_the_wall_clock_makes_no_live_process_dead(queue: Queue) -> None:
+    await queue.database.write(
+        lambda tx: processes.register(tx, THIS_PROCESS, role="worker", now=queue.now)
+    )
+    await queue.enqueue(NewJob("a"))
+    await queue.claim(1, THIS_PROCESS.id)
+    watch = Watch(FakeClock(), patience=180.0)
+
+    for now in (queue.now + 90_000.0, queue.now - 90_000.0):
+        await queue.database.write(
+            lambda tx, now=now: processes.register(
+                tx, replace(THIS_PROCESS, start_ticks=1), role="stack", now=now
+            )
+        )
+        assert await queue.do(verbs.dead_owners, me="me", watch=watch) == []
+
+
+async def test_an_idle_live_process_is_not_forgotten_by_a_jump_of_the_wall_clock(
+    queue: Queue,
+) -> None:
+    gone = replace(THIS_PROCESS, start_ticks=1)
+    for identity in (THIS_PROCESS, gone):
+        await queue.database.write(
+            lambda tx, identity=identity: processes.register(
+                tx, identity, role="worker", now=queue.now
+            )
+        )
+
+    await queue.database.write(
+        lambda tx: processes.register(
+            tx, replace(THIS_PROCESS, start_ticks=2), role="stack", now=queue.now + 90_000.0
+        )
+    )
+
+    known = {row.identity for row in await queue.database.read(processes.listed)}
+    assert THIS_PROCESS in known
+    assert gone not in known
 
 
 async def test_a_process_never_counts_itself_dead(queue: Queue) -> None:
     await queue.enqueue(NewJob("a"))
     await queue.claim(owner=ME)
 
-    assert await queue.do(verbs.dead_owners, me=ME, lease=60.0, now=queue.now + 1e6) == []
+    assert await queue.do(verbs.dead_owners, me=ME, watch=Watch(FakeClock(), patience=0.0)) == []
 
 
 async def test_job_rescued_too_often_is_discarded(queue: Queue) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -10,14 +11,16 @@ import pytest
 from support.runs import World
 from support.watched import WatchedStore
 
-from stackd.core.errors import NodeError, StoreBusyError
+from stackd.core.errors import NodeError, StoreBusyError, StoreFullError
 from stackd.core.json import loads
 from stackd.http.client import Request, Response
+from stackd.queue import verbs
+from stackd.queue.job import LIVE
 from stackd.runtime.events import NodeRetried, NodeSent
 from stackd.runtime.run import FLUSH_AFTER, STORE_RETRY, Limits
 from stackd.store.database import Database
 from stackd.testing import ok
-from stackd.workflows.executions import ExecutionStatus, NodeStatus
+from stackd.workflows.executions import ExecutionStatus, NodeStatus, TimerSet
 
 COMPLETED, FAILED, SKIPPED = NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.SKIPPED
 WAITING, UNCERTAIN, PENDING = NodeStatus.WAITING, NodeStatus.UNCERTAIN, NodeStatus.PENDING
@@ -67,6 +70,13 @@ async def crash_at(world: World, claimed: Any, moment: Callable[[], Awaitable[An
         await moment()
         tasks.cancel_scope.cancel()
     world.runtime = world.process()
+
+
+async def time_passes(world: World, step: float, *, until: Callable[[], bool]) -> None:
+    """Move time on by `step` and let everybody act, until it is so."""
+    while not until():
+        world.clock.advance(step)
+        await anyio.wait_all_tasks_blocked()
 
 
 @pytest.fixture
@@ -483,6 +493,30 @@ async def test_a_timer_that_fires_while_the_run_comes_to_rest_is_not_lost(world)
     assert (await world.row(started)).status is ExecutionStatus.COMPLETED
 
 
+async def test_a_wait_that_ends_goes_on_while_another_branch_still_runs(world):
+    gate = anyio.Event()
+    world.http.script.extend([gated(gate), ok(b"2")])
+    nodes = (
+        call("slow"),
+        "{id: nap, type: action.time.delay, params: {delaySeconds: 5}}",
+        call("b"),
+    )
+    started = await world.start(
+        await world.load(flow(*nodes, edges="start>slow, start>nap, nap>b"))
+    )
+
+    async with world.running(await world.claim()):
+        await time_passes(world, FLUSH_AFTER, until=lambda: TimerSet in map(type, world.seen))
+        world.clock.advance(5.0)
+        await world.fire_timers()
+        (run,) = world.runtime.waiting()
+        world.runtime.wake(run)
+        await world.http.arrived(2)
+        gate.set()
+
+    assert await world.states(started) == dict.fromkeys(("start", "slow", "nap", "b"), COMPLETED)
+
+
 # -- cancel
 
 
@@ -538,9 +572,9 @@ async def test_cancel_of_a_dead_process_execution_is_written_after_the_rescue(wo
 
     await world.cancel(started)
     assert await world.crash_and_rescue() == 1
-    await world.work()
 
     assert (await world.row(started)).status is ExecutionStatus.CANCELLED
+    assert await world.store.read(verbs.live_counts) == dict.fromkeys(LIVE, 0)
     assert len(world.http.requests) == 1
 
 
@@ -678,7 +712,120 @@ async def test_interrupted_runs_go_back_to_the_queue_and_are_finished_later(worl
     assert len(world.http.requests) == 2
 
 
+async def test_a_retry_a_person_asked_for_is_sent_though_the_input_changed(world):
+    world.http.script.extend([gated(anyio.Event()), ok(b"1")])
+    text = flow(
+        call("a", "POST", extra=", effect: keyed", params=", json: '{{ now() }}'"), edges="start>a"
+    )
+    started = await world.start(await world.load(text))
+    await crash_at(world, await world.claim(), lambda: world.http.arrived(1))
+    await world.crash_and_rescue()
+    seq = (await world.row(started)).seq
+    await world.store.write(
+        lambda tx: tx.execute("UPDATE node_runs SET input_hash = x'00' WHERE execution = ?", (seq,))
+    )
+    await world.work()
+    assert (await world.row(started)).status is ExecutionStatus.UNCERTAIN
+
+    await world.resolve(started, "retry")
+    await world.work()
+
+    assert (await world.row(started)).status is ExecutionStatus.COMPLETED
+    assert len(world.http.requests) == 2
+
+
+async def test_a_sent_keyed_action_given_back_keeps_its_try_and_its_input(world):
+    world.http.script.append(gated(anyio.Event()))
+    text = flow(call("a", "POST", extra=", effect: keyed"), edges="start>a")
+    started = await world.start(await world.load(text))
+
+    async with world.running(await world.claim()):
+        await world.http.arrived(1)
+        world.runtime.interrupt_all()
+
+    row = (await world.nodes(started))["a"]
+    assert (row.status, row.attempt) == (PENDING, 1)
+    assert row.input_hash is not None
+
+
+async def test_a_wait_for_a_retry_is_on_disk_though_another_branch_only_waits(world):
+    world.http.script.extend([gated(anyio.Event()), ok(b"slow down", 429, retry_after="1")])
+    text = flow(
+        call("slow"),
+        call("a", "POST", extra=", retry: {maxAttempts: 3, initialMs: 100}"),
+        edges="start>slow, start>a",
+    )
+    started = await world.start(await world.load(text))
+
+    async with world.running(await world.claim()):
+        await world.happens(NodeRetried)
+        await world.clock.someone_sleeps()
+        states: dict[str, NodeStatus] = {}
+        while states.get("a") is not PENDING:
+            world.clock.advance(FLUSH_AFTER / 100)  # far less in all than the wait for the retry
+            states = await world.states(started)
+        await world.cancel(started)
+        world.runtime.cancel((await world.row(started)).seq)
+
+    assert (await world.states(started))["a"] is SKIPPED
+
+
 # -- a store that is busy
+
+
+async def test_a_body_is_kept_once_there_is_space_and_the_node_waits_for_it(world):
+    world.http.script.append(replace(ok(b"\x00"), content_type="image/png"))
+    full = [StoreFullError("full"), StoreFullError("full")]
+    put = world.blobs.put
+
+    async def put_when_there_is_space(content: bytes) -> str:
+        if full:
+            raise full.pop()
+        return await put(content)
+
+    world.blobs.put = put_when_there_is_space
+    text = flow(call("a", "POST", params=", timeoutMs: 600"), edges="start>a")
+    started = await world.start(await world.load(text))
+
+    async with world.running(await world.claim()):
+        for _ in range(2):
+            await world.clock.someone_sleeps()
+            world.clock.advance(STORE_RETRY)
+
+    assert (await world.row(started)).status is ExecutionStatus.COMPLETED
+    assert len(world.http.requests) == 1
+
+
+async def test_a_store_busy_at_the_start_of_a_run_costs_no_attempt(database):
+    store = WatchedStore(database)
+    world = World(store, ok(b"1"))
+    started = await world.start(await world.load(flow(call("a"), edges="start>a")))
+    claimed = await world.claim()
+    store.failing_reads.append(StoreBusyError("locked"))
+
+    await world.runtime.execute(claimed)
+    world.clock.advance(STORE_RETRY)
+    again = await world.claim()
+    await world.runtime.execute(again)
+
+    assert again.job.attempt == 0
+    assert (await world.row(started)).status is ExecutionStatus.COMPLETED
+
+
+async def test_a_failed_attempt_is_recorded_once_the_store_has_space(database):
+    store = WatchedStore(database)
+    world = World(store, RuntimeError("boom"), ok(b"1"))
+    started = await world.start(await world.load(flow(call("a"), edges="start>a")))
+    claimed = await world.claim()
+    store.failing_writes.append(StoreFullError("full"))
+
+    async with world.running(claimed):
+        await world.clock.someone_sleeps()
+        world.clock.advance(STORE_RETRY)
+    world.clock.advance(2.0)
+    await world.work()
+
+    assert (await world.row(started)).status is ExecutionStatus.COMPLETED
 
 
 async def test_an_unsafe_action_cut_off_before_its_intent_was_written_is_sent_later(database):
@@ -764,6 +911,18 @@ async def test_an_output_over_the_limit_fails_its_node(database):
     started = await world.run(flow(call("a"), edges="start>a"))
 
     assert loads((await world.row(started)).error)["code"] == "node.too_large"
+
+
+async def test_an_output_that_was_refused_does_not_count(database):
+    limits = Limits(output=100, execution=150)
+    world = World(database, ok(b'"' + b"x" * 90 + b'"'), limits=limits)
+    text = flow(call("a", extra=", onError: continue"), put("b", "'{{ 1 }}'"), edges="start>a, a>b")
+    world.http.script[0] = ok(b'"' + b"x" * 50 + b'"', padding="y" * 30)
+
+    started = await world.run(text, "z" * 80)
+
+    assert (await world.states(started))["a"] is FAILED
+    assert (await world.states(started))["b"] is COMPLETED
 
 
 async def test_an_execution_over_its_limit_fails(database):

@@ -201,7 +201,7 @@ class Site:
         assert open_descriptors() <= descriptors
         assert not self.port_is_open()
         assert not self.socket_is_open()
-        await self.database.write(verbs.touch)
+        await self.database.write(verbs.resume)
         await self.counts("running")
 
 

@@ -90,6 +90,26 @@ async def test_a_failing_change_undoes_only_itself(database: Database, bus: Even
     assert len(failures) == 1
 
 
+async def test_a_change_that_fails_with_stop_iteration_is_told_and_the_writer_goes_on(
+    database: Database,
+) -> None:
+    with pytest.raises(RuntimeError):
+        await database.write(lambda tx: next(iter([])))
+
+    await database.write(lambda tx: put(tx, "a"))
+    assert await names(database) == ["a"]
+
+
+async def test_only_a_commit_that_wrote_counts_as_one(database: Database) -> None:
+    await database.write(lambda tx: put(tx, "a"))
+    synced_at = database.synced_at
+
+    await database.write(lambda tx: tx.rows("SELECT 1"))
+    assert database.synced_at == synced_at
+    await database.write(lambda tx: put(tx, "b"))
+    assert database.synced_at > synced_at
+
+
 async def test_constraint_failure_is_told_in_our_words(database: Database) -> None:
     await database.write(lambda tx: put(tx, "a"))
 

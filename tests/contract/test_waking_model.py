@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -294,15 +295,16 @@ class Model(RuleBasedStateMachine):
     @rule(slot=st.sampled_from("ab"))
     def rescue_by(self, slot: str) -> None:
         name = self.processes[slot].name
-        self._write(lambda tx: rescue(tx, me=name, lease=LEASE, now=self.clock.time()))
+        self._rescue(name, silent=None)
+
+    def _rescue(self, me: str, *, silent: str | None) -> None:
+        watch: Any = SimpleNamespace(is_silent=lambda owner, _: owner == silent)
+        self._write(lambda tx: rescue(tx, me=me, watch=watch, now=self.clock.time()))
 
     @rule(slot=st.sampled_from("ab"))
     def stall_and_rescue(self, slot: str) -> None:
         """A process falls silent, is believed dead, and then goes on with what it had begun."""
-        name = self.processes[slot].name
-        self._register(name, heartbeat_at=0.0)
-        self._write(lambda tx: rescue(tx, me="judge", lease=LEASE, now=self.clock.time()))
-        self._register(name, heartbeat_at=1e12)
+        self._rescue("judge", silent=self.processes[slot].name)
 
     @rule(seconds=st.sampled_from((1.0, 10.0, 25.0)))
     def time_passes(self, seconds: float) -> None:

@@ -23,7 +23,7 @@ SQL = re.compile(
     )""",
     re.VERBOSE,
 )
-READS_ENVIRONMENT = {"settings.py", "cli/demo.py"}  # the demo hands its own on to its child
+READS_ENVIRONMENT = {"settings.py"}
 HOMES = re.compile(r"(?<![\w.~])/(?:home|root|Users)/\w|[A-Z]:\\\\?Users\b")  # of whoever wrote it
 TEXTS = ("stackd", "connectors", "config", "tests", ".ci")
 
@@ -103,7 +103,7 @@ def test_prose_is_no_statement(source):
     assert sql_in(ast.parse(source)) == []
 
 
-def test_environment_is_read_in_settings_and_by_the_demo_only():
+def test_environment_is_read_in_settings_only():
     assert {place(path) for path in MODULES if reads_environment(tree(path))} == READS_ENVIRONMENT
 
 

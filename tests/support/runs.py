@@ -12,6 +12,7 @@ import anyio
 from stackd.core.events import Event
 from stackd.core.json import dumps
 from stackd.queue.job import RetryPolicy
+from stackd.queue.processes import SILENT_LEASES, Watch
 from stackd.runtime.run import Limits, Tools
 from stackd.runtime.versions import Versions
 from stackd.runtime.workflow_runtime import Claimed, WorkflowRuntime, claim, rescue
@@ -44,6 +45,7 @@ class World:
     def __init__(self, store: Database, *answers: Any, limits: Limits | None = None) -> None:
         self.store = store
         self.clock = FakeClock()
+        self.watch = Watch(self.clock, patience=SILENT_LEASES * LEASE)
         self.http = ScriptedHttp(*answers)
         self.blobs = MemoryBlobs()
         self.seen: list[Event] = []
@@ -110,7 +112,7 @@ class World:
     async def crash_and_rescue(self, me: str = "heir") -> int:
         """As if the claiming process had died: an owner that no process table knows is dead."""
         return await self.store.write(
-            lambda tx: rescue(tx, me=me, lease=LEASE, now=self.clock.time())
+            lambda tx: rescue(tx, me=me, watch=self.watch, now=self.clock.time())
         )
 
     async def fire_timers(self) -> int:

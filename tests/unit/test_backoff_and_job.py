@@ -112,7 +112,7 @@ def test_backoff_grows_with_the_roll(attempt: int, base: float, cap: float, roll
         (Cancel(), Move(JobState.CANCELLED, 2)),
         (Discard("bad"), Move(JobState.DISCARDED, 2, error="bad")),
         (Snooze(30.0), Move(JobState.SCHEDULED, 2, NOW + 30.0)),
-        (Snooze(0.0), Move(JobState.SCHEDULED, 2, NOW)),
+        (Snooze(0.0), Move(JobState.AVAILABLE, 2, NOW)),
         (Fail("no"), Move(JobState.RETRYABLE, 3, NOW + 4.0, "no")),
     ],
     ids=lambda value: "" if isinstance(value, Move) else repr(value),
