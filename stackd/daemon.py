@@ -58,6 +58,7 @@ from stackd.supervisor.service import Service
 from stackd.supervisor.supervisor import Supervisor
 from stackd.web.app import make_app
 from stackd.web.context import Context
+from stackd.web.event_log import log_events
 from stackd.web.metrics import Metrics
 from stackd.web.waiting import Waiting
 
@@ -239,6 +240,7 @@ class _Daemon:
     async def run(self) -> int:
         async with self._store() as store, self._http() as http:
             self._events.subscribe(self._heed, StoreWritesStopped)
+            log_events(self._events, level=self._settings.log_level)
             self._add_services(store, http)
             async with anyio.create_task_group() as tasks:
                 await tasks.start(self._obey_signals)

@@ -25,7 +25,7 @@ import anyio
 from aiohttp import web
 
 from stackd.core.clock import SystemClock
-from stackd.core.errors import StackdError
+from stackd.core.errors import StackdError, first_error
 from stackd.core.json import dumps, loads
 from stackd.core.places import shipped
 from stackd.settings import foreign
@@ -221,10 +221,13 @@ async def _demo(state: Path, keep: bool, deliveries: int, as_json: bool) -> int:
                 _report(account, service, as_json=as_json)
                 if keep:
                     await _stay(daemon)
-        except aiohttp.ClientError as error:
-            raise StackdError(
-                f"the daemon does not answer any more: {error}\n{daemon.last_words()}"
-            ) from error
+        except Exception as error:
+            cause = first_error(error)  # task groups wrap it
+            if isinstance(cause, StackdError):
+                raise cause from None
+            if isinstance(cause, aiohttp.ClientError):
+                raise StackdError(f"the daemon is gone: {cause}\n{daemon.last_words()}") from None
+            raise
         finally:
             daemon.stop()
     return _exit_code(account, service.doubled)
@@ -262,6 +265,7 @@ async def _deliver(
         for _, path, file in KINDS
     ]
     numbers = iter(range(deliveries))
+    give_up_at = _clock.monotonic() + FINISH_WITHIN + deliveries * 0.05
     back = anyio.Event()
     back.set()
 
@@ -272,6 +276,8 @@ async def _deliver(
             body = dumps({**payload, "delivery": number})
             while True:
                 await back.wait()
+                if _clock.monotonic() > give_up_at:
+                    raise StackdError(f"delivery {number} is not accepted\n{daemon.last_words()}")
                 try:
                     account.accepted[number] = await _post(
                         session, daemon, path, body, number, account

@@ -17,6 +17,8 @@ from stackd.core.errors import InputError
 
 Json = Any  # None | bool | int | float | str | list[Json] | dict[str, Json]
 
+LARGE = 64 * 1024  # bytes; a larger text is read on a thread, or others wait for it
+
 _LONG_DIGITS = re.compile(rb"[0-9]{19}")
 
 
@@ -74,6 +76,8 @@ def loads_strict(data: bytes) -> Json:
             object_pairs_hook=_no_duplicates,
             parse_constant=_no_constant,
             parse_float=_finite,
+            # On a thread, each call back into Python lets the loop have its turn.
+            parse_int=_whole if len(text) > LARGE else None,
         )
     except json.JSONDecodeError as error:
         raise InputError(
@@ -97,6 +101,10 @@ def _no_duplicates(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
                 raise InputError(f"duplicate JSON key {key!r}", code="json.duplicate_key")
             seen.add(key)
     return result
+
+
+def _whole(text: str) -> int:
+    return int(text)
 
 
 def _finite(text: str) -> float:

@@ -6,6 +6,9 @@ from stackd.core.errors import BusyError
 from stackd.queue import verbs
 from stackd.store.connection import Tx
 
+RECOUNT_FULL_AFTER = (
+    0.05  # seconds; sooner once it seems full, so that a place is not refused for long
+)
 RECOUNT_AFTER = 1.0  # seconds; a count over 100,000 index entries takes milliseconds
 
 
@@ -23,7 +26,8 @@ class Admission:
         Raises:
             BusyError: the queue is full.
         """
-        if not self._counted_at <= now < self._counted_at + RECOUNT_AFTER:
+        after = RECOUNT_FULL_AFTER if self._count >= self._max else RECOUNT_AFTER
+        if not self._counted_at <= now < self._counted_at + after:
             self._count = verbs.live_count(tx, at_most=self._max)
             self._counted_at = now
         if self._count >= self._max:

@@ -94,12 +94,19 @@ class Run:
     """Runs one execution for the length of one claim. Used once."""
 
     def __init__(
-        self, tools: Tools, graph: Graph, job: Job, row: ExecutionRow, nodes: list[NodeRow]
+        self,
+        tools: Tools,
+        graph: Graph,
+        job: Job,
+        row: ExecutionRow,
+        given: Json,
+        nodes: list[NodeRow],
     ) -> None:
         self._tools = tools
         self._graph = graph
         self._job = job
         self._row = row
+        self._given = given  # the trigger's output
         self._journal = {node.key: node for node in nodes}
         self._dirty: dict[str, NodeRow] = {}
         self._timers: list[tuple[str, float, bytes | None]] = []
@@ -555,9 +562,8 @@ class Run:
 
     def _fixed_roots(self) -> dict[str, Json]:
         row, workflow = self._row, self._graph.workflow
-        trigger_output = loads(row.input)
         return {
-            row.trigger_node: trigger_output,
+            row.trigger_node: self._given,
             "trigger": {"type": row.trigger_type, "nodeId": row.trigger_node},
             "execution": {
                 "id": row.id,

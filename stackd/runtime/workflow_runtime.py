@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import anyio
 import structlog
 
 from stackd.core.errors import (
@@ -16,6 +17,7 @@ from stackd.core.errors import (
     StoreFullError,
     first_error,
 )
+from stackd.core.json import LARGE, Json, loads, loads_strict
 from stackd.queue import verbs
 from stackd.queue.job import Discard, Fail, Job, JobState, RetryPolicy, Snooze
 from stackd.queue.processes import Watch
@@ -114,7 +116,8 @@ class WorkflowRuntime:
         )
         try:
             graph = await self._versions.graph(row.workflow_id, row.version)
-            await self._run(Run(self._tools, graph, job, row, await self._journal(claimed)))
+            given, nodes = await self._input(row), await self._journal(claimed)
+            await self._run(Run(self._tools, graph, job, row, given, nodes))
         except LeaseLostError:
             _log.warning("a newer claim owns this execution; ended here", fence=job.fence)
         except (StoreFailedError, StoreCorruptError):
@@ -126,6 +129,12 @@ class WorkflowRuntime:
             _log.exception("the run failed", attempt=job.attempt + 1)
             cause = first_error(error)
             await self._settle(job, Fail(type(cause).__name__), _words(cause))
+
+    async def _input(self, row: ExecutionRow) -> Json:
+        """What the trigger gave."""
+        if len(row.input) <= LARGE:
+            return loads(row.input)
+        return await anyio.to_thread.run_sync(loads_strict, row.input)
 
     async def _journal(self, claimed: Claimed) -> list[NodeRow]:
         if claimed.is_fresh:

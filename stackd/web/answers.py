@@ -8,7 +8,7 @@ from aiohttp import web
 
 from stackd.core.json import dumps
 from stackd.web.context import Context
-from stackd.web.views import execution_view
+from stackd.web.views import execution_text
 from stackd.workflows import executions
 from stackd.workflows.executions import ExecutionRow
 
@@ -24,5 +24,4 @@ def accepted(body: dict[str, Any]) -> web.Response:
 async def rested(context: Context, row: ExecutionRow) -> web.Response:
     """An execution in full."""
     nodes = await context.store.read(lambda tx: executions.node_rows(tx, row.seq))
-    view = execution_view(row, nodes)
-    return web.Response(body=dumps(view.as_json()), content_type="application/json")
+    return web.Response(body=execution_text(row, nodes), content_type="application/json")

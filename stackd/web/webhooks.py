@@ -6,15 +6,14 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-import anyio
 from aiohttp import web
 from multidict import MultiMapping
 
 from stackd.core.errors import ConflictError, InputError, NotFoundError
-from stackd.core.json import Json, dumps, loads_strict
+from stackd.core.json import Json, dumps
 from stackd.store.connection import Tx
 from stackd.web.answers import accepted, started
-from stackd.web.context import Context, header_text, of, storable, usable_key
+from stackd.web.context import Context, header_text, of, read_json, storable, usable_key
 from stackd.web.problem import problem
 from stackd.workflows import catalogue, executions
 from stackd.workflows.catalogue import WebhookRoute, WorkflowChanged
@@ -25,7 +24,6 @@ from stackd.workflows.graph import GraphNode
 REPLY_WITHIN = 30.0  # seconds `respond: last` waits before it answers 202
 KEY_HEADERS = ("Idempotency-Key", "webhook-id", "X-GitHub-Delivery")
 ROUTES_KEPT = 10_000
-PARSE_ON_LOOP = 64 * 1024  # bytes; larger bodies are parsed on a thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +175,7 @@ async def _read_body(context: Context, request: web.Request) -> Json:
         return None
     content_type = request.content_type
     if content_type == "application/json" or content_type.endswith("+json"):
-        if len(raw) <= PARSE_ON_LOOP:
-            return loads_strict(raw)
-        return await anyio.to_thread.run_sync(loads_strict, raw)
+        return await read_json(raw)
     if content_type.startswith("text/") or content_type.endswith("xml"):
         try:
             return raw.decode(request.charset or "utf-8")

@@ -14,7 +14,7 @@ from stackd.client.models import (
     WorkflowList,
 )
 from stackd.core.errors import InputError
-from stackd.core.json import Json, dumps, loads, loads_strict
+from stackd.core.json import Json, dumps, loads
 from stackd.store.connection import Tx
 from stackd.web.answers import accepted, rested, started
 from stackd.web.context import (
@@ -22,6 +22,7 @@ from stackd.web.context import (
     header_text,
     limit_of,
     of,
+    read_json,
     seconds_of,
     storable,
     usable_key,
@@ -175,7 +176,7 @@ async def json_body(request: web.Request) -> dict[str, Json]:
     raw = await request.read()
     if not raw.strip():
         return {}
-    body = loads_strict(raw)
+    body = await read_json(raw)
     if not isinstance(body, dict):
         raise InputError("the body must be a JSON object", code="json.not_object")
     return body

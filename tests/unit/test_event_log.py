@@ -1,0 +1,45 @@
+"""What a person reads of the events: bad ends and moves of services always, the rest at debug."""
+
+from __future__ import annotations
+
+import pytest
+from structlog.testing import capture_logs
+
+from stackd.core.events import Event, EventBus
+from stackd.queue.job import JobClaimed, QueuePaused
+from stackd.web.event_log import log_events
+from stackd.workflows.executions import ExecutionFinished
+
+GOOD = ExecutionFinished("e1", "w", "completed")
+BAD = ExecutionFinished("e2", "w", "failed")
+CLAIMED = JobClaimed(1, "execution.run", 7, 1)
+
+
+def told(level: str, *events: Event) -> list[tuple[str, str]]:
+    bus = EventBus()
+    log_events(bus, level=level)
+    with capture_logs() as lines:
+        for event in events:
+            bus.emit(event)
+    return [(line["log_level"], line["event"]) for line in lines]
+
+
+def test_a_bad_end_and_a_move_of_the_queue_are_told_and_a_claim_is_not() -> None:
+    assert told("info", GOOD, BAD, CLAIMED, QueuePaused()) == [
+        ("warning", "execution finished"),
+        ("info", "queue paused"),
+    ]
+
+
+@pytest.mark.parametrize("event", [GOOD, CLAIMED])
+def test_debug_tells_every_event_once(event: Event) -> None:
+    assert len(told("debug", event)) == 1
+
+
+def test_a_line_holds_the_facts_of_its_event() -> None:
+    bus = EventBus()
+    log_events(bus, level="info")
+    with capture_logs() as lines:
+        bus.emit(BAD)
+    assert lines[0]["execution_id"] == "e2"
+    assert lines[0]["status"] == "failed"
