@@ -25,7 +25,7 @@ def no_blocking_calls() -> Iterator[BlockBuster]:
 @pytest.fixture(autouse=True, scope="session")
 def log() -> None:
     """As the daemon logs: what structlog does by itself with an exception reads files on the loop."""
-    configure_logging(level="warning", style="json")
+    configure_logging(level="debug", style="json")
 
 
 @pytest.fixture
