@@ -365,7 +365,8 @@ class _Daemon:
         )  # fmt: skip
         if self._token is not None:  # for the person at the terminal; no log line holds it
             where = token_file(self._settings.state_dir)
-            print(f"dev token: {self._token} (kept in {where})", flush=True)  # noqa: T201
+            with contextlib.suppress(OSError):  # nobody may be reading
+                print(f"dev token: {self._token} (kept in {where})", flush=True)  # noqa: T201
 
     async def _obey_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

@@ -5,6 +5,7 @@ Event classes are defined beside their noun; this module only carries them.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -55,4 +56,5 @@ class EventBus:
             try:
                 listener(event)
             except Exception:  # noqa: BLE001  # one bad listener must not undo a committed move
-                _log.exception("event listener failed", event_type=kind.__name__)
+                with contextlib.suppress(Exception):  # nor may a log that cannot be written
+                    _log.exception("event listener failed", event_type=kind.__name__)

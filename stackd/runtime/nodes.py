@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from codecs import BOM_UTF8, lookup
+from codecs import BOM_UTF8
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
@@ -11,6 +11,7 @@ from typing import Final
 from stackd.core.clock import rfc3339
 from stackd.core.errors import InputError, NodeError
 from stackd.core.json import Json, dumps, loads_strict
+from stackd.core.text import codec
 from stackd.http.client import (
     Body,
     FilePart,
@@ -25,10 +26,6 @@ from stackd.runtime.context import Handler, NodeContext, PureHandler
 
 RETRY_AFTER_LONGEST = 24 * 3600.0  # seconds; a far side that asks for more is not believed
 
-# Codecs of Python that are no charset: quadratic ones would hold the loop, others make half surrogates.
-_NO_CHARSETS: Final = frozenset(
-    {"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7"}
-)
 _HALF_SURROGATE = re.compile(
     rb"\\u[dD][89a-fA-F]"
 )  # perhaps: half of a pair is written like this too
@@ -290,13 +287,11 @@ def _json(body: bytes) -> Json:
 
 def _text(response: Response) -> str:
     """The body in the charset it names; in UTF-8 if that is none."""
+    name = codec(response.charset) or "utf-8"
     try:
-        name = lookup(response.charset or "utf-8").name
-        if name.replace("_", "-") not in _NO_CHARSETS:
-            return response.body.decode(name, "replace")
-    except LookupError:
-        pass
-    return response.body.decode("utf-8", "replace")
+        return response.body.decode(name, "replace")
+    except LookupError:  # a codec that is not of text
+        return response.body.decode("utf-8", "replace")
 
 
 def _is_json(content_type: str) -> bool:

@@ -11,6 +11,7 @@ from multidict import MultiMapping
 
 from stackd.core.errors import ConflictError, InputError, NotFoundError
 from stackd.core.json import Json, dumps
+from stackd.core.text import codec
 from stackd.store.connection import Tx
 from stackd.web.answers import accepted, started
 from stackd.web.context import Context, header_text, of, read_json, storable, usable_key
@@ -178,13 +179,17 @@ async def _read_body(context: Context, request: web.Request) -> Json:
         return await read_json(raw)
     if content_type.startswith("text/") or content_type.endswith("xml"):
         try:
-            return raw.decode(request.charset or "utf-8")
+            name = codec(request.charset)
+            if name is not None:
+                return raw.decode(name)
         except (UnicodeError, LookupError):
             pass
     return {"$blob": await context.blobs.put(raw), "bytes": len(raw), "contentType": content_type}
 
 
 async def _read_form(context: Context, request: web.Request) -> Json:
+    if codec(request.charset) is None:
+        raise InputError(f"there is no charset {request.charset!r}", code="form.malformed")
     try:
         form = await request.post()
     except (ValueError, LookupError, RuntimeError) as error:  # bytes, charset, transfer encoding

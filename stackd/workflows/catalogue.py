@@ -95,6 +95,7 @@ def import_version(tx: Tx, new: NewVersion, *, activate: bool, now: float) -> Im
 
 def _bind_webhooks(tx: Tx, new: NewVersion) -> None:
     tx.execute(sql.UNBIND_WEBHOOKS, (new.workflow_id,))
+    tx.execute(sql.DROP_UNBOUND_PATHS, (new.workflow_id,))  # first: a node may take another path
     for node in new.webhooks:
         path = node.path
         if path is None:
@@ -103,7 +104,6 @@ def _bind_webhooks(tx: Tx, new: NewVersion) -> None:
         else:
             _refuse_taken_path(tx, path, new.workflow_id)
         tx.execute(sql.BIND_WEBHOOK, (path, new.workflow_id, node.node_id, int(node.path is None)))
-    tx.execute(sql.DROP_UNBOUND_PATHS, (new.workflow_id,))
 
 
 def _refuse_taken_path(tx: Tx, path: str, workflow_id: str) -> None:

@@ -88,6 +88,7 @@ def test_a_body_is_read_by_its_content_type(
         pytest.param("text/plain", b"caf\xe9", id="text-in-no-known-charset"),
         pytest.param("text/plain; charset=nope", b"abc", id="unknown-charset"),
         pytest.param("text/plain; charset=undefined", b"abc", id="undefined-charset"),
+        pytest.param("text/plain; charset=punycode", b"a-" + b"b" * 200_000, id="punycode"),
     ],
 )
 def test_a_body_that_is_no_text_is_kept_as_a_blob(
@@ -354,6 +355,26 @@ def test_a_generated_path_is_16_hex_digits_and_stays_over_imports(daemon: Daemon
     assert another["webhooks"][0]["url"].rpartition("/")[2] != path
     assert got(daemon.deliver(path))["path"] == path
     assert daemon.deliver("now-named").code == "webhook.not_found"
+
+
+def test_a_webhook_moves_to_another_path_and_two_may_swap_theirs(daemon: DaemonProcess) -> None:
+    daemon.load(echo("mover", path="before", respond="last"))
+    daemon.load(echo("mover", path="after", respond="last"))
+
+    assert daemon.deliver("before").code == "webhook.not_found"
+    assert got(daemon.deliver("after"))["path"] == "after"
+
+    two = """
+id: swap
+nodes:
+  - {{id: a, type: trigger.webhook.inbound, params: {{path: {0}}}}}
+  - {{id: b, type: trigger.webhook.inbound, params: {{path: {1}}}}}
+"""
+    daemon.load(two.format("left", "right"))
+    swapped = daemon.load(two.format("right", "left"))
+
+    ends = {hook["node"]: hook["url"].rpartition("/")[2] for hook in swapped["webhooks"]}
+    assert ends == {"a": "right", "b": "left"}
 
 
 def test_a_path_of_another_workflow_is_a_conflict_that_changes_nothing(

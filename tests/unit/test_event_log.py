@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from stackd.core.events import Event, EventBus
@@ -43,3 +46,36 @@ def test_a_line_holds_the_facts_of_its_event() -> None:
         bus.emit(BAD)
     assert lines[0]["execution_id"] == "e2"
     assert lines[0]["status"] == "failed"
+
+
+class GonePipe:
+    """Standard error whose reader has gone."""
+
+    def write(self, _: str) -> int:
+        raise BrokenPipeError
+
+    def flush(self) -> None:
+        raise BrokenPipeError
+
+
+def test_a_log_nobody_reads_any_more_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", GonePipe())
+
+    structlog.get_logger().error("lost")
+
+
+def test_a_failing_listener_and_a_failing_log_leave_the_other_listeners_to_hear(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError
+
+    heard: list[Event] = []
+    bus = EventBus()
+    bus.subscribe(fail)
+    bus.subscribe(heard.append)
+    monkeypatch.setattr("stackd.core.events._log", type("Broken", (), {"exception": fail}))
+
+    bus.emit(BAD)
+
+    assert heard == [BAD]
