@@ -2,28 +2,91 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
+import os
+import queue
 import sys
-from typing import Literal, TextIO, cast
+import threading
+from collections.abc import Callable
+from typing import Final, Literal, TextIO, cast
 
 import structlog
 
+LINES_WAITING = (
+    10_000  # lines that may wait for a slow reader; past this they are dropped and counted
+)
+LAST_WORDS = 1.0  # seconds the process waits at its end for a slow reader
 
-class _Stderr:
-    """Standard error, as far as it can be written: who read it may be gone, its disk may be full."""
+_log = structlog.get_logger(__name__)
 
-    def write(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(text)
+
+class LogSink:
+    """A file descriptor written to by a thread: who logs never waits for the reader and never fails.
+
+    The reader may be slow, stopped or gone, its disk full. What cannot wait is dropped, and a later line
+    says how many were. Before `start`, lines wait.
+
+    `report`: called with that number, on the thread.
+    """
+
+    def __init__(
+        self, fd: int, report: Callable[[int], None], *, lines: int = LINES_WAITING
+    ) -> None:
+        self._fd = fd
+        self._report = report
+        self._room = lines
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._dropped = 0
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to write; again: nothing."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
+            self._thread.start()
+
+    def write(self, text: str) -> int:
+        if self._lines.qsize() < self._room:
+            self._lines.put(text)
+        else:
+            self._dropped += 1
+        return len(text)
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            sys.stderr.flush()
+        """Nothing to do: the thread writes each line as it comes."""
+
+    def close(self, timeout: float = LAST_WORDS) -> None:
+        """Write what waits; give up after `timeout` seconds."""
+        self._lines.put(None)
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    def _write_all(self) -> None:
+        while (text := self._lines.get()) is not None:
+            with contextlib.suppress(OSError):
+                self._write_one(text.encode(errors="backslashreplace"))
+            if self._dropped and self._lines.qsize() <= self._room // 2:
+                dropped, self._dropped = self._dropped, 0
+                self._report(dropped)
+
+    def _write_one(self, data: bytes) -> None:
+        while data:  # a pipe takes a long line in parts
+            data = data[os.write(self._fd, data) :]
+
+
+def _say_dropped(lines: int) -> None:
+    _log.warning("log lines dropped: their reader was too slow", lines=lines)
+
+
+STDERR: Final = LogSink(2, _say_dropped)
 
 
 def configure_logging(*, level: str, style: Literal["json", "console"]) -> None:
     """Send every log line to standard error in `style`; ids bound with contextvars are on each line."""
+    STDERR.start()
+    atexit.register(STDERR.close)
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if style == "json"
@@ -43,7 +106,11 @@ def configure_logging(*, level: str, style: Literal["json", "console"]) -> None:
     structlog.configure(
         processors=[*processors, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level.lower()),
-        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Stderr())),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", STDERR)),
         cache_logger_on_first_use=False,  # the level is reloadable
     )
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(levelname)s %(name)s %(message)s",
+        stream=cast("TextIO", STDERR),
+    )

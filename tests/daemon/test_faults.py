@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import socket
 import sqlite3
 import subprocess
 import sys
+import termios
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,6 +114,28 @@ def refuses_to_start(daemon: DaemonProcess, code: str, role: str = "stack") -> s
     assert (line["code"], bool(line["hint"])) == (code, True)
     assert not daemon.unforeseen()
     return str(line["reason"])
+
+
+# -- the log
+
+
+def test_a_log_that_nobody_reads_holds_nothing_up(daemons: Daemons) -> None:
+    reader, writer = os.pipe()
+    daemon = daemons(STACKD_LOG_LEVEL="debug")
+    daemon.stderr = writer
+    try:
+        daemon.start()
+        daemon.load(HOOKED)
+        accepted = [daemon.deliver("hooked", {"n": n}).json["executionId"] for n in range(200)]
+        for execution in accepted:  # their events are more than a pipe holds
+            daemon.until(execution, "completed")
+        left = array("i", [0])
+        fcntl.ioctl(reader, termios.FIONREAD, left)
+        assert left[0] > 60_000, "the pipe is not full: this proves nothing"
+        assert daemon.terminate() == 0
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 # -- the disk

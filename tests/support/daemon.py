@@ -72,6 +72,7 @@ class DaemonProcess:
         self.entry = (str(MAIN),)  # what Python runs, before the role
         self.process: subprocess.Popen[bytes] | None = None
         self.log = state.parent / f"{state.name}.log"
+        self.stderr: int | None = None  # a file descriptor instead of the log
 
     @property
     def url(self) -> str:
@@ -95,7 +96,7 @@ class DaemonProcess:
                 env=kept,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
-                stderr=log,
+                stderr=log if self.stderr is None else self.stderr,
                 cwd=self.state.parent,
             )
         return self.process
