@@ -31,11 +31,10 @@ from stackd.core.errors import (
     StoreBusyError,
     StoreCorruptError,
     StoreError,
-    StoreFailedError,
     StoreFullError,
     first_error,
 )
-from stackd.core.events import Event, EventBus, Listener
+from stackd.core.events import EventBus, Listener
 from stackd.core.log import configure_logging
 from stackd.core.process import ProcessIdentity, current_process
 from stackd.http.client import HttpClient
@@ -239,7 +238,7 @@ class _Daemon:
 
     async def run(self) -> int:
         async with self._store() as store, self._http() as http:
-            self._events.subscribe(self._heed, StoreWritesStopped)
+            self._events.subscribe(lambda _: self._give_up(store), StoreWritesStopped)
             log_events(self._events, level=self._settings.log_level)
             self._add_services(store, http)
             async with anyio.create_task_group() as tasks:
@@ -256,11 +255,9 @@ class _Daemon:
         _log.info("stopped")
         return EXIT_OK
 
-    def _heed(self, event: Event) -> None:
-        if isinstance(event, StoreWritesStopped):
-            is_corrupt = event.code == StoreCorruptError.code
-            kind = StoreCorruptError if is_corrupt else StoreFailedError
-            self._supervisor.give_up(kind(event.reason))
+    def _give_up(self, store: Database) -> None:
+        assert store.failure is not None  # noqa: S101  # it has just said so
+        self._supervisor.give_up(store.failure)
 
     @asynccontextmanager
     async def _store(self) -> AsyncIterator[Database]:

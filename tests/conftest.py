@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import TextIO, cast
 
 import pytest
+import structlog
 from blockbuster import BlockBuster, blockbuster_ctx
 from support.held import held
 
@@ -26,6 +29,19 @@ def no_blocking_calls() -> Iterator[BlockBuster]:
 def log() -> None:
     """As the daemon logs: what structlog does by itself with an exception reads files on the loop."""
     configure_logging(level="debug", style="json")
+    structlog.configure(
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Captured()))
+    )
+
+
+class _Captured:
+    """Standard error as it is now: pytest gives each test its own."""
+
+    def write(self, text: str) -> None:
+        sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 @pytest.fixture

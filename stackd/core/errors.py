@@ -12,6 +12,7 @@
     │   ├── StoreBusyError     the write lock or a place in the writer was not free in time; retryable
     │   ├── StoreFullError     no space left; nothing of the change was kept (507)
     │   ├── StoreFailedError   an I/O error: writing has stopped, the process must restart (exit 75)
+    │   │   └── StoreReplacedError  its files were removed or replaced in use: as above (exit 75)
     │   ├── StoreCorruptError  the file is not a sound database: writing has stopped (exit 78)
     │   └── SchemaError        the file's schema is newer or other than the code's (exit 78)
     ├── LockedError          another process holds this role on this state directory (exit 78)
@@ -131,6 +132,10 @@ class StoreFullError(StoreError):
 
 class StoreFailedError(StoreError):
     code = "store.failed"
+
+
+class StoreReplacedError(StoreFailedError):
+    code = "store.replaced"
 
 
 class StoreCorruptError(StoreError):

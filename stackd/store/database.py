@@ -28,6 +28,7 @@ from stackd.core.errors import (
     StoreCorruptError,
     StoreError,
     StoreFailedError,
+    StoreReplacedError,
 )
 from stackd.core.events import Event, EventBus
 from stackd.store.connection import ThreadConnection, Tx, begin, connect, is_fatal, translate
@@ -47,7 +48,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StoreWritesStopped(Event):
-    """The writer met an error after which nothing may be written: `store.failed` or `store.corrupt`."""
+    """The writer met an error after which nothing may be written; `code` as of that error."""
 
     code: str
     reason: str
@@ -93,6 +94,7 @@ class Database:
         self._synced_at = float("-inf")
         self._busy_since: float | None = None  # when the commit under way began
         self._closing = False
+        self._files: _Files | None = None  # as they were at the first commit
         self._syncing = True  # the writer connection starts with synchronous=FULL
 
     @property
@@ -130,7 +132,7 @@ class Database:
         Raises:
             StoreBusyError: the deadline passed before it began, or another process kept the write lock.
             StoreFullError: the disk is full; nothing of the whole group was kept.
-            StoreFailedError, StoreCorruptError: writing has stopped for good.
+            StoreFailedError, StoreCorruptError, StoreReplacedError: writing has stopped for good.
         Cancellation: a change that has not begun is dropped; one that has begun commits, its events are
             delivered, and its result is lost to the caller.
         """
@@ -205,20 +207,42 @@ class Database:
         if self._failure is not None:
             raise self._failure
         if self._closing:
-            raise StoreError("the store is closed", code="store.closed")
+            raise _closed()
 
     async def run_writer(self) -> None:
-        """Commit groups until `close` was asked for and nothing waits."""
-        while True:
-            await self._arrived.wait()
-            self._arrived.clear()
-            while group := self._take_group():
-                await self._commit(group)
-                if self._crowd:  # spares the lock when nobody waits for it
-                    async with self._room:
-                        self._room.notify_all()
-            if self._closing:
-                return
+        """Commit groups until `close` was asked for and nothing waits. However it ends, nobody waits for it."""
+        group: list[_Member[Any]] = []
+        try:
+            while True:
+                await self._arrived.wait()
+                self._arrived.clear()
+                while group := self._take_group():
+                    await self._commit(group)
+                    if self._crowd:  # spares the lock when nobody waits for it
+                        await self._let_in()
+                if self._closing:
+                    return
+        except Exception as error:  # noqa: BLE001  # whatever it was, it must not end in silence
+            _log.exception("the writer failed")
+            self._stop_writing(StoreFailedError(f"the writer failed: {type(error).__name__}"))
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._turn_away(group)
+
+    async def _let_in(self) -> None:
+        async with self._room:
+            self._room.notify_all()
+
+    async def _turn_away(self, group: list[_Member[Any]]) -> None:
+        """No writer is left: tell everybody who waits for one."""
+        self._closing = True
+        reason = self._failure or _closed()
+        for member in [*group, *self._waiting]:
+            if not member.future.done():
+                member.future.set_exception(reason)
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        await self._let_in()
 
     def _take_group(self) -> list[_Member[Any]]:
         group: list[_Member[Any]] = []
@@ -258,10 +282,13 @@ class Database:
     def _notice_failure(self, group: list[_Member[Any]]) -> None:
         for member in group:
             if isinstance(member.error, StoreFailedError | StoreCorruptError):
-                self._failure = member.error
-                _log.error("the store has stopped writing", reason=member.error.message)
-                self.events.emit(StoreWritesStopped(member.error.code, member.error.message))
+                self._stop_writing(member.error)
                 return
+
+    def _stop_writing(self, failure: StoreFailedError | StoreCorruptError) -> None:
+        self._failure = failure
+        _log.error("the store has stopped writing", reason=failure.message)
+        self.events.emit(StoreWritesStopped(failure.code, failure.message))
 
     def _commit_on_thread(self, group: list[_Member[Any]]) -> bool:
         """Run the group and tell each member its fate; whether anything was written."""
@@ -281,6 +308,7 @@ class Database:
                 for member in group:
                     _apply_apart(raw, member, self.path)
             raw.execute("COMMIT")
+            self._check_files()
         except BaseException as error:  # noqa: BLE001  # every member must learn its fate
             if raw.in_transaction:
                 raw.execute("ROLLBACK")
@@ -292,6 +320,21 @@ class Database:
             return False
         return raw.total_changes > changes
 
+    def _check_files(self) -> None:
+        """Refuse to call a commit kept that went to a file which is no longer the store's.
+
+        Whoever opens the store next opens what then has its name; SQLite writes on to what it had opened.
+        """
+        found = _find_files(self.path)
+        if self._files is None:
+            self._files = found
+        for path, was in self._files.items():
+            if found[path] != was:
+                raise StoreReplacedError(
+                    f"{path} was {'removed' if found[path] is None else 'replaced'} while in use",
+                    hint="stop stackd before you move or restore its state directory",
+                )
+
     def _set_sync(self, raw: sqlite3.Connection, *, durable: bool) -> None:
         if durable != self._syncing:
             raw.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
@@ -301,6 +344,26 @@ class Database:
         """Let what waits commit, checkpoint, and close every connection."""
         self._closing = True
         self._arrived.set()
+
+
+_Files = dict[Path, tuple[int, int] | None]  # path -> (device, inode), None if there is none
+
+
+def _find_files(path: Path) -> _Files:
+    """The file at `path` and what SQLite keeps beside it while it is open."""
+    found: _Files = {}
+    for one in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        try:
+            stat = one.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            found[one] = None
+        else:
+            found[one] = (stat.st_dev, stat.st_ino)
+    return found
+
+
+def _closed() -> StoreError:
+    return StoreError("the store is closed", code="store.closed")
 
 
 def _apply(raw: sqlite3.Connection, member: _Member[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +17,19 @@ from stackd.core.errors import (
     StoreBusyError,
     StoreCorruptError,
     StoreError,
+    StoreFailedError,
     StoreFullError,
+    StoreReplacedError,
 )
 from stackd.core.events import Event, EventBus
 from stackd.store.connection import Tx, connect
-from stackd.store.database import Database, open_database
+from stackd.store.database import (
+    GROUP_BYTES,
+    WAITING_BYTES,
+    Database,
+    StoreWritesStopped,
+    open_database,
+)
 from stackd.store.migrations import Migration, known_migrations
 
 SHIPPED = known_migrations()  # read here: a test may not block its loop
@@ -122,23 +131,23 @@ async def test_constraint_failure_is_told_in_our_words(database: Database) -> No
 async def test_a_cancelled_writer_that_had_begun_still_commits_and_its_events_are_delivered(
     database: Database, bus: EventBus
 ) -> None:
-    committed = anyio.Event()
-    bus.subscribe(lambda event: committed.set())
+    committed, begun, may_go_on = anyio.Event(), threading.Event(), threading.Event()
+    bus.subscribe(lambda _: committed.set(), Noted)
+
+    def change(tx: Tx) -> str:
+        begun.set()
+        may_go_on.wait(30)
+        return put(tx, "a")
 
     async with anyio.create_task_group() as tasks:
-        scope = anyio.CancelScope()
+        tasks.start_soon(database.write, change)
+        await anyio.to_thread.run_sync(begun.wait, 30)
+        tasks.cancel_scope.cancel()
+    may_go_on.set()
 
-        async def write() -> None:
-            with scope:
-                await database.write(lambda tx: (anyio.from_thread, put(tx, "a"))[1])
-
-        tasks.start_soon(write)
-        await anyio.lowlevel.checkpoint()
-        await anyio.lowlevel.checkpoint()
-        scope.cancel()
-
-    if await names(database) == ["a"]:
+    with anyio.fail_after(30):
         await committed.wait()
+    assert await names(database) == ["a"]
 
 
 async def test_a_change_that_waits_past_its_deadline_is_dropped(
@@ -191,6 +200,88 @@ async def test_full_file_fails_the_whole_group_and_keeps_nothing(database: Datab
     assert await names(database) == []
     assert database.failure is None
     assert await database.write(lambda tx: put(tx, "after")) == "after"
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+@pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
+async def test_nothing_is_called_kept_once_a_file_of_the_store_is_not_the_one_in_use(
+    database: Database, bus: EventBus, suffix: str, *, replaced: bool
+) -> None:
+    await database.write(lambda tx: put(tx, "before"))
+    stopped: list[Event] = []
+    bus.subscribe(stopped.append, StoreWritesStopped, Noted)
+    file = database.path.with_name(f"stackd.db{suffix}")
+
+    def interfere() -> None:
+        file.unlink()
+        if replaced:
+            file.write_bytes(b"of another")
+
+    await anyio.to_thread.run_sync(interfere)
+
+    for _ in range(2):
+        with pytest.raises(StoreReplacedError, match=f"{file.name} was "):
+            await database.write(lambda tx: put(tx, "after"))
+    assert [type(event) for event in stopped] == [StoreWritesStopped]
+    assert database.failure is not None
+
+
+async def test_a_writer_that_fails_leaves_nobody_waiting(
+    database: Database, bus: EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[Event] = []
+    bus.subscribe(stopped.append, StoreWritesStopped)
+
+    async def fail(*_: object) -> bool:
+        raise MemoryError
+
+    monkeypatch.setattr(database._writer, "run", fail)
+    errors: list[StoreError] = []
+
+    async def attempt(n: int) -> None:
+        try:
+            await database.write(lambda tx: put(tx, f"{n}"), size_bytes=GROUP_BYTES)
+        except StoreError as error:
+            errors.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        for n in range(WAITING_BYTES // GROUP_BYTES + 5):  # some are refused entry at first
+            tasks.start_soon(attempt, n)
+
+    assert {type(error) for error in errors} == {StoreFailedError}
+    assert len(errors) == WAITING_BYTES // GROUP_BYTES + 5
+    assert len(stopped) == 1
+
+
+async def test_too_many_changes_wait_outside_and_all_commit_in_the_end(database: Database) -> None:
+    crowd = WAITING_BYTES // GROUP_BYTES + 5
+    may_go_on = threading.Event()
+
+    async def write(n: int) -> None:
+        await database.write(lambda tx: put(tx, f"{n}"), size_bytes=GROUP_BYTES)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(database.write, lambda tx: may_go_on.wait(30))
+        await anyio.wait_all_tasks_blocked()  # it has begun
+        for n in range(crowd):
+            tasks.start_soon(write, n)
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(StoreBusyError, match="too many changes"):
+            await database.write(lambda tx: put(tx, "late"), deadline=0.01)
+        may_go_on.set()
+
+    assert len(await names(database)) == crowd
+
+
+async def test_a_durable_change_is_synced_and_another_may_follow_later(database: Database) -> None:
+    def sync(tx: Tx) -> object:
+        row = tx.one("PRAGMA synchronous")
+        return row and row[0]
+
+    full, normal = 2, 1  # https://www.sqlite.org/pragma.html#pragma_synchronous
+    assert await database.write(sync) == full
+    assert await database.write(sync, durable=False) == normal
+    assert await database.write(sync) == full
 
 
 async def test_reads_see_one_snapshot_and_cannot_write(database: Database) -> None:

@@ -259,6 +259,41 @@ def test_a_file_where_the_state_directory_should_be_is_refused_by_name(tmp_path:
 # -- the file
 
 
+def test_a_state_directory_removed_in_service_is_noticed_before_anything_is_acknowledged(
+    daemons: Daemons, tmp_path: Path
+) -> None:
+    daemon = daemons()
+    daemon.start()
+    daemon.load(HOOKED)
+    (tmp_path / "state").rename(tmp_path / "elsewhere")
+
+    answer = daemon.deliver("hooked", {"n": 1})
+
+    assert (answer.status, answer.code) == (503, "store.replaced")
+    assert daemon.wait() == 75
+    (line,) = daemon.logged("gave up")
+    assert line["code"] == "store.replaced"
+    assert str(tmp_path / "state" / "stackd.db") in line["reason"]
+    assert not daemon.unforeseen()
+
+
+def test_a_log_of_the_store_removed_in_service_costs_nothing(
+    daemons: Daemons, tmp_path: Path
+) -> None:
+    daemon = daemons()
+    daemon.start()
+    daemon.load(HOOKED)
+    accepted = daemon.deliver("hooked", {"n": 1}).json["executionId"]
+    daemon.until(accepted, "completed")
+    (tmp_path / "state" / "stackd.db-wal").unlink()
+
+    assert daemon.deliver("hooked", {"n": 2}).code == "store.replaced"
+    assert daemon.wait() == 75
+
+    daemon.start()
+    assert daemon.execution(accepted)["status"] == "completed"
+
+
 @pytest.mark.parametrize(
     ("first", "last"), [(0, 1), (1, None)], ids=["header", "everything-after-the-header"]
 )
