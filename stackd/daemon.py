@@ -42,6 +42,7 @@ from stackd.http.egress import EgressPolicy
 from stackd.queue import processes
 from stackd.queue.admission import Admission
 from stackd.queue.job import RetryPolicy
+from stackd.queue.processes import SILENT_LEASES
 from stackd.runtime.blobs import BlobFolder
 from stackd.runtime.run import Limits, Tools
 from stackd.runtime.versions import Versions
@@ -152,6 +153,12 @@ def _locks(state_dir: Path, roles: tuple[str, ...]) -> Iterator[None]:
         except OSError as error:
             raise _unusable(state_dir, error) from error
         yield
+
+
+def _excluded(role: str) -> frozenset[str]:
+    """The roles that nobody else can run while this process holds the locks of `role`."""
+    held = LOCKED_ROLES.intersection(ROLES[role])
+    return frozenset(other for other, services in ROLES.items() if held.intersection(services))
 
 
 def _unusable(state_dir: Path, error: OSError) -> StoreError:
@@ -271,7 +278,9 @@ class _Daemon:
         ) as store:
             now = self._clock.time()
             await store.write(
-                lambda tx: processes.register(tx, self._identity, role=self._role, now=now)
+                lambda tx: processes.register(
+                    tx, self._identity, role=self._role, now=now, excluded=_excluded(self._role)
+                )
             )
             yield store
 
@@ -299,6 +308,8 @@ class _Daemon:
             job_retry=RetryPolicy(
                 settings.retry_delay, settings.max_retry_delay, settings.max_retries + 1
             ),
+            # A process is taken for dead after SILENT_LEASES; its last sign of life may be a renewal older.
+            send_within=(SILENT_LEASES - 1) * settings.lease,
         )
         runtime = self._runtime = WorkflowRuntime(tools, versions, roll=random.random)
         context = Context(
@@ -366,18 +377,22 @@ class _Daemon:
                 print(f"dev token: {self._token} (kept in {where})", flush=True)  # noqa: T201
 
     async def _obey_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             task_status.started()
             asked = False
             async with anyio.create_task_group() as tasks:
                 async for received in signals:
-                    if asked:
+                    if received == signal.SIGHUP and self._settings.env == "production":
+                        # Of a service it asks to read its settings again; in `dev` the terminal was closed.
+                        _log.warning("SIGHUP changes nothing: restart to apply changed settings")
+                    elif asked:
                         _log.warning("stopping now", signal=received.name)
                         self._supervisor.stop()
                         return
-                    asked = True
-                    _log.info("draining", signal=received.name)
-                    tasks.start_soon(self._drain)
+                    else:
+                        asked = True
+                        _log.info("draining", signal=received.name)
+                        tasks.start_soon(self._drain)
 
     async def _drain(self) -> None:
         """No new work, finish what is in hand, then end the API; cut off what outlasts the deadline."""

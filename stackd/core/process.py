@@ -1,4 +1,4 @@
-"""Which process this is, in a way that survives pid reuse and reboots."""
+"""Which process this is, in a way that survives pid reuse, reboots and containers."""
 
 from __future__ import annotations
 
@@ -14,24 +14,31 @@ class ProcessIdentity:
     """A process on this machine; equal only if it is the same run of the same process."""
 
     boot_id: str
+    namespace: (
+        int  # inode of its pid namespace: pids mean something only inside one (pid_namespaces(7))
+    )
     pid: int
     start_ticks: int  # clock ticks after boot, field 22 of /proc/PID/stat (proc(5))
 
     @property
     def id(self) -> str:
-        return f"{self.boot_id}:{self.pid}:{self.start_ticks}"
+        return f"{self.boot_id}:{self.namespace}:{self.pid}:{self.start_ticks}"
 
 
 def current_process() -> ProcessIdentity:
     pid = os.getpid()
-    return ProcessIdentity(boot_id(), pid, start_ticks(pid) or 0)
+    return ProcessIdentity(boot_id(), pid_namespace(), pid, start_ticks("self") or 0)
 
 
 def boot_id() -> str:
     return BOOT_ID.read_text().strip()
 
 
-def start_ticks(pid: int) -> int | None:
+def pid_namespace() -> int:
+    return Path("/proc/self/ns/pid").stat().st_ino
+
+
+def start_ticks(pid: int | str) -> int | None:
     """When `pid` started, in ticks since boot; None if there is no such process (a zombie counts as none)."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
@@ -41,6 +48,18 @@ def start_ticks(pid: int) -> int | None:
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
-def is_alive(identity: ProcessIdentity) -> bool:
-    """Whether exactly this process still runs. A pid namespace that hides it makes this False."""
-    return identity.boot_id == boot_id() and start_ticks(identity.pid) == identity.start_ticks
+def is_gone(identity: ProcessIdentity) -> bool:
+    """Whether this process is proven to have ended.
+
+    False also where nothing can be known: of a process in another pid namespace, such as another container
+    on the same state directory, or where /proc shows another namespace than ours.
+    """
+    if identity.boot_id != boot_id():
+        return True
+    if identity.namespace != pid_namespace() or not _shows_our_pids():
+        return False
+    return start_ticks(identity.pid) != identity.start_ticks
+
+
+def _shows_our_pids() -> bool:
+    return Path("/proc/self").readlink().name == str(os.getpid())

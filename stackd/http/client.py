@@ -140,9 +140,9 @@ class _Sent:
 
     def note(self) -> None:
         if not self.is_true:
-            self.is_true = True
             if self.tell is not None:
-                self.tell()
+                self.tell()  # may refuse: then nothing leaves
+            self.is_true = True
 
 
 class _JudgingResolver(abc.AbstractResolver):
@@ -243,7 +243,8 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         """Send `request` and read its answer.
 
         Args:
-            on_sent: called once, when a connection stands and before the first byte leaves.
+            on_sent: called once, when a connection stands and before the first byte leaves. If it raises,
+                nothing is sent and the error is raised here.
 
         Raises:
             NodeError: there is no usable answer; `sent` says whether the far side may have seen the request.

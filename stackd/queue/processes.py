@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from stackd.core.clock import Clock
-from stackd.core.process import ProcessIdentity, is_alive
+from stackd.core.process import ProcessIdentity, is_gone
 from stackd.queue import statements as sql
 from stackd.store.connection import Tx
 
@@ -24,32 +25,75 @@ class ProcessRow:
 
 
 class Watch:
-    """Who is silent for too long: seen with one's own eyes, by a clock that does not jump as wall clocks do."""
+    """Who is silent for too long: seen with one's own eyes, by a clock that does not jump as wall clocks do.
+
+    A time in which this process did not look says nothing: it may have been stopped together with the others.
+    """
 
     def __init__(self, clock: Clock, *, patience: float) -> None:
         self._clock = clock
         self._patience = patience  # seconds
-        self._heard: dict[
-            str, tuple[float | None, float]
-        ] = {}  # process -> (heartbeat, first seen at)
+        self._heard: dict[str, _Heard] = {}  # by process
 
     def is_silent(self, process: str, heartbeat_at: float | None) -> bool:
         """Whether the heartbeat of `process` has stood still for as long as this watch has patience."""
         now = self._clock.monotonic()
         heard = self._heard.get(process)
-        if heard is None or heard[0] != heartbeat_at:
-            heard = self._heard[process] = (heartbeat_at, now)
-        return now - heard[1] >= self._patience
+        if (
+            heard is None
+            or heard.heartbeat_at != heartbeat_at
+            or now - heard.looked_at > self._patience / 2
+        ):
+            heard = self._heard[process] = _Heard(heartbeat_at, since=now, looked_at=now)
+        heard.looked_at = now
+        return now - heard.since >= self._patience
 
 
-def register(tx: Tx, identity: ProcessIdentity, *, role: str, now: float) -> None:
-    """Make `identity` known, so that it may own claims; forget who is gone and was silent for long."""
+@dataclass(slots=True)
+class _Heard:
+    """A heartbeat, when it was first seen and when last. By the monotonic clock."""
+
+    heartbeat_at: float | None
+    since: float
+    looked_at: float
+
+
+def register(
+    tx: Tx,
+    identity: ProcessIdentity,
+    *,
+    role: str,
+    now: float,
+    excluded: Collection[str] = (),
+) -> None:
+    """Make `identity` known, so that it may own claims; forget who is gone and was silent for long.
+
+    Args:
+        excluded: roles that nobody else can run now, because this process holds a lock which they need.
+            A process of another pid namespace that is known under one of them has ended: so a container
+            that starts again takes back at once what its predecessor held.
+    """
     tx.execute(
         sql.REGISTER_PROCESS,
-        (identity.id, role, identity.boot_id, identity.pid, identity.start_ticks, now, now),
+        (
+            identity.id,
+            role,
+            identity.boot_id,
+            identity.namespace,
+            identity.pid,
+            identity.start_ticks,
+            now,
+            now,
+        ),
     )
-    for process, boot_id, pid, start_ticks in tx.rows(sql.SILENT_PROCESSES, (now - FORGET_AFTER,)):
-        if not is_alive(ProcessIdentity(boot_id, pid, start_ticks)):
+    for row in listed(tx):
+        is_elsewhere = row.identity.namespace != identity.namespace
+        if row.role in excluded and is_elsewhere:
+            tx.execute(sql.FORGET_PROCESS, (row.identity.id,))
+    for process, boot, namespace, pid, ticks in tx.rows(
+        sql.SILENT_PROCESSES, (now - FORGET_AFTER,)
+    ):
+        if is_gone(ProcessIdentity(boot, namespace, pid, ticks)):
             tx.execute(sql.FORGET_PROCESS, (process,))
 
 
@@ -64,6 +108,8 @@ def forget(tx: Tx, identity: ProcessIdentity) -> None:
 
 def listed(tx: Tx) -> list[ProcessRow]:
     return [
-        ProcessRow(ProcessIdentity(boot, pid, ticks), role, started_at, heartbeat_at)
-        for _, role, boot, pid, ticks, started_at, heartbeat_at in tx.rows(sql.LIST_PROCESSES)
+        ProcessRow(ProcessIdentity(boot, namespace, pid, ticks), role, started_at, heartbeat_at)
+        for _, role, boot, namespace, pid, ticks, started_at, heartbeat_at in tx.rows(
+            sql.LIST_PROCESSES
+        )
     ]

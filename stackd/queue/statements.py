@@ -64,8 +64,8 @@ WHERE kind = ? AND subject = ? AND finished_at IS NULL AND state <> 'running'
 RETURNING id, fence, concurrency_key"""
 
 RUNNING_OWNERS = """
-SELECT DISTINCT jobs.owner, processes.boot_id, processes.pid, processes.start_ticks,
-       processes.heartbeat_at
+SELECT DISTINCT jobs.owner, processes.boot_id, processes.pid_namespace, processes.pid,
+       processes.start_ticks, processes.heartbeat_at
 FROM jobs LEFT JOIN processes ON processes.id = jobs.owner
 WHERE jobs.state = 'running'"""
 
@@ -95,11 +95,13 @@ SET_CONTROL = "INSERT INTO queue_control VALUES (?, ?) ON CONFLICT (name) DO UPD
 GET_CONTROL = "SELECT value FROM queue_control WHERE name = ?"
 
 REGISTER_PROCESS = """
-INSERT INTO processes VALUES (?, ?, ?, ?, ?, ?, ?)
+INSERT INTO processes VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET role = excluded.role, heartbeat_at = excluded.heartbeat_at"""
 BEAT = "UPDATE processes SET heartbeat_at = ? WHERE id = ?"
 FORGET_PROCESS = "DELETE FROM processes WHERE id = ?"
 SILENT_PROCESSES = """
-SELECT id, boot_id, pid, start_ticks FROM processes WHERE heartbeat_at < ?
+SELECT id, boot_id, pid_namespace, pid, start_ticks FROM processes WHERE heartbeat_at < ?
 AND NOT EXISTS (SELECT 1 FROM jobs WHERE owner = processes.id AND state = 'running')"""
-LIST_PROCESSES = "SELECT id, role, boot_id, pid, start_ticks, started_at, heartbeat_at FROM processes ORDER BY started_at"
+LIST_PROCESSES = """
+SELECT id, role, boot_id, pid_namespace, pid, start_ticks, started_at, heartbeat_at FROM processes
+ORDER BY started_at"""

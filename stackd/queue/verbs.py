@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from stackd.core.process import ProcessIdentity, is_alive
+from stackd.core.process import ProcessIdentity, is_gone
 from stackd.queue import statements as sql
 from stackd.queue.job import (
     LIVE,
@@ -144,15 +144,16 @@ def cancel_pending(tx: Tx, *, kind: str, subject: int | str, now: float) -> bool
 def dead_owners(tx: Tx, *, me: str, watch: Watch) -> list[str]:
     """Processes that hold running jobs and are proven dead: gone by pid and start time, or silent too long.
 
-    Never `me`: a process does not rescue its own.
+    Never `me`: a process does not rescue its own. An owner that is not known any more is dead: it is forgotten
+    only then.
     """
     dead = []
-    for owner, boot_id, pid, start_ticks, heartbeat_at in tx.rows(sql.RUNNING_OWNERS):
+    for owner, boot, namespace, pid, ticks, heartbeat_at in tx.rows(sql.RUNNING_OWNERS):
         if owner == me:
             continue
         if (
             pid is None
-            or not is_alive(ProcessIdentity(boot_id, pid, start_ticks))
+            or is_gone(ProcessIdentity(boot, namespace, pid, ticks))
             or watch.is_silent(owner, heartbeat_at)
         ):
             dead.append(owner)

@@ -10,6 +10,7 @@ from typing import Protocol
 import anyio
 
 from stackd.core.clock import Clock
+from stackd.core.errors import NodeError
 from stackd.core.json import Json
 from stackd.http.client import Request, Response
 
@@ -42,6 +43,8 @@ class NodeContext:
         max_bytes: the largest output.
         sent: set once the first byte of a request may have left.
         deadline: ends this try when `timeout` is over.
+        send_before: by the monotonic clock; a first byte after it is refused. This process may have been
+            stopped since, taken for dead, and the execution gone on elsewhere.
     """
 
     clock: Clock
@@ -55,6 +58,7 @@ class NodeContext:
     tell_answered: Callable[[], None]
     sent: bool = False
     deadline: anyio.CancelScope | None = None
+    send_before: float = math.inf
 
     def on_answered(self) -> None:
         """Called once the far side has answered in full: what is left to do is ours, and takes its time."""
@@ -63,8 +67,18 @@ class NodeContext:
         self.tell_answered()
 
     def on_sent(self) -> None:
-        """Called by the seam before the first byte leaves."""
+        """Called by the seam before the first byte leaves.
+
+        Raises:
+            NodeError: too much time has passed since this try was written down; nothing was sent.
+        """
         if not self.sent:
+            if self.clock.monotonic() > self.send_before:
+                raise NodeError(
+                    "this process was held up before it could send; nothing was sent",
+                    kind="network",
+                    code="node.too_late",
+                )
             self.sent = True
             self.tell_sent()
 

@@ -79,6 +79,7 @@ class Tools:
     events: EventBus
     limits: Limits
     job_retry: RetryPolicy
+    send_within: float  # seconds after its intent was written; later, another may own the execution
     flush_after: float = FLUSH_AFTER
 
 
@@ -417,10 +418,12 @@ class Run:
             tell_sent=lambda: events.emit(NodeSent(execution_id, row.key, row.attempt)),
             tell_answered=lambda: events.emit(NodeAnswered(execution_id, row.key, row.attempt)),
         )
+        began_at = self._tools.clock.monotonic()
         try:
             if node.effect is not Effect.READ:  # the intent is on disk before the first byte
                 self._record(row)
                 await self._flush()
+                context.send_before = began_at + self._tools.send_within
             events.emit(NodeStarted(execution_id, row.key, row.attempt))
             output = await self._call(node, params, context)
         except NodeError as error:

@@ -91,7 +91,7 @@ class Database:
         self._crowd = 0  # writers that wait for room
         self._sweeps_at = math.inf  # when deadlines are looked at next, by the loop's clock
         self._failure: StoreError | None = None
-        self._synced_at = float("-inf")
+        self._synced_at = -math.inf
         self._busy_since: float | None = None  # when the commit under way began
         self._closing = False
         self._files: _Files | None = None  # as they were at the first commit
@@ -104,7 +104,7 @@ class Database:
 
     @property
     def synced_at(self) -> float:
-        """When a commit last reached the disk, by the monotonic clock; minus infinity before the first."""
+        """When a commit last reached the disk, by the monotonic clock; minus infinity if none did since one failed."""
         return self._synced_at
 
     def is_behind(self, seconds: float) -> bool:
@@ -264,7 +264,9 @@ class Database:
             self._busy_since = self._clock.monotonic()
             wrote = await self._writer.run(self._commit_on_thread, group)
             self._busy_since = None
-            if wrote and self._syncing:
+            if wrote is None:
+                self._synced_at = -math.inf  # what an earlier commit proved holds no more
+            elif wrote and self._syncing:
                 self._synced_at = self._clock.monotonic()
         for member in group:
             for event in member.events:
@@ -290,8 +292,8 @@ class Database:
         _log.error("the store has stopped writing", reason=failure.message)
         self.events.emit(StoreWritesStopped(failure.code, failure.message))
 
-    def _commit_on_thread(self, group: list[_Member[Any]]) -> bool:
-        """Run the group and tell each member its fate; whether anything was written."""
+    def _commit_on_thread(self, group: list[_Member[Any]]) -> bool | None:
+        """Run the group and tell each member its fate; whether anything was written, None if that failed."""
         raw = self._writer.raw
         changes = raw.total_changes
         try:
@@ -317,7 +319,7 @@ class Database:
                 member.error = fate
                 member.result = None
                 member.events = []
-            return False
+            return None if isinstance(fate, StoreError) else False
         return raw.total_changes > changes
 
     def _check_files(self) -> None:

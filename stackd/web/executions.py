@@ -10,7 +10,7 @@ from stackd.client.models import ExecutionList, QueueView
 from stackd.core.clock import rfc3339
 from stackd.core.errors import InputError
 from stackd.core.json import dumps
-from stackd.core.process import is_alive
+from stackd.core.process import is_gone
 from stackd.queue import processes, verbs
 from stackd.store.connection import Tx
 from stackd.web.answers import rested
@@ -122,7 +122,7 @@ async def queue_status(request: web.Request) -> web.Response:
                     "role": row.role,
                     "startedAt": rfc3339(row.started_at),
                     "heartbeatAt": rfc3339(row.heartbeat_at),
-                    "alive": is_alive(row.identity),
+                    "alive": not is_gone(row.identity),
                 }
                 for row in processes.listed(tx)
             ],

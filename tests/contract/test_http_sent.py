@@ -219,6 +219,21 @@ async def test_the_sender_is_told_once_and_before_the_first_byte_arrives(http, f
     assert order == ["sent", "byte", "sent", "byte", "byte"]
 
 
+@pytest.mark.parametrize("fresh", [False, True], ids=["pooled", "fresh"])
+async def test_a_sender_that_refuses_sends_nothing_and_harms_no_later_request(http, fresh):
+    def refuse() -> None:
+        raise NodeError("too late", kind="network", code="node.too_late")
+
+    async with far_side(answers(OK)) as far:
+        for _ in range(2):  # the second finds a connection in the pool, unless fresh
+            with pytest.raises(NodeError) as refused:
+                await http.request(post(far.url(), fresh_connection=fresh), on_sent=refuse)
+            assert refused.value.sent is False
+            await http.request(post(far.url(), fresh_connection=fresh))
+
+    assert len(far.requests) == 2
+
+
 async def test_two_requests_that_wait_for_one_name_each_know_what_they_sent():
     hold = anyio.Event()
     names = Names({"inner.example": ["10.0.0.1"]}, hold=hold)

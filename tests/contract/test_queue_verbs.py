@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stackd.core.events import Event, EventBus
-from stackd.core.process import ProcessIdentity, current_process
+from stackd.core.process import current_process
 from stackd.queue import processes, verbs
 from stackd.queue.job import (
     MAX_RESCUES,
@@ -321,9 +321,10 @@ async def test_renew_extends_the_leases_of_one_owner(queue: Queue) -> None:
 
 async def test_only_processes_proven_dead_are_rescued_from(queue: Queue) -> None:
     alive = THIS_PROCESS
-    gone = ProcessIdentity(alive.boot_id, alive.pid, alive.start_ticks + 1)  # the pid was reused
-    other_boot = ProcessIdentity("00000000-0000", alive.pid, alive.start_ticks)
-    for identity in (alive, gone, other_boot):
+    gone = replace(alive, start_ticks=alive.start_ticks + 1)  # the pid was reused
+    other_boot = replace(alive, boot_id="00000000-0000")
+    elsewhere = replace(alive, namespace=1, start_ticks=1)  # in another container: not to be seen
+    for identity in (alive, gone, other_boot, elsewhere):
         await queue.database.write(
             lambda tx, identity=identity: processes.register(
                 tx, identity, role="worker", now=queue.now
@@ -335,13 +336,53 @@ async def test_only_processes_proven_dead_are_rescued_from(queue: Queue) -> None
     clock = FakeClock()
     watch = Watch(clock, patience=180.0)
     dead = await queue.do(verbs.dead_owners, me="me", watch=watch)
-    clock.advance(179.0)
+    clock.advance(90.0)
+    await queue.do(verbs.dead_owners, me="me", watch=watch)
+    clock.advance(89.0)
     not_yet = await queue.do(verbs.dead_owners, me="me", watch=watch)
     clock.advance(1.0)
     silent = await queue.do(verbs.dead_owners, me="me", watch=watch)
 
     assert set(dead) == set(not_yet) == {gone.id, other_boot.id}
-    assert set(silent) == {alive.id, gone.id, other_boot.id}
+    assert set(silent) == {alive.id, gone.id, other_boot.id, elsewhere.id}
+
+
+async def test_time_in_which_nobody_looked_makes_nobody_dead(queue: Queue) -> None:
+    """As when all processes were stopped and go on together."""
+    await queue.database.write(
+        lambda tx: processes.register(tx, THIS_PROCESS, role="worker", now=queue.now)
+    )
+    await queue.enqueue(NewJob("a"))
+    await queue.claim(1, THIS_PROCESS.id)
+    clock = FakeClock()
+    watch = Watch(clock, patience=180.0)
+
+    for away in (0.0, 91.0, 1000.0):
+        clock.advance(away)
+        assert await queue.do(verbs.dead_owners, me="me", watch=watch) == []
+
+
+async def test_who_holds_the_locks_of_a_role_knows_that_its_predecessor_elsewhere_has_ended(
+    queue: Queue,
+) -> None:
+    before = replace(THIS_PROCESS, namespace=1)
+    visible = replace(THIS_PROCESS, start_ticks=THIS_PROCESS.start_ticks + 1)
+    worker = replace(before, pid=2)
+    for identity, role in ((before, "stack"), (worker, "worker"), (visible, "stack")):
+        await queue.database.write(
+            lambda tx, identity=identity, role=role: processes.register(
+                tx, identity, role=role, now=queue.now
+            )
+        )
+
+    await queue.database.write(
+        lambda tx: processes.register(
+            tx, THIS_PROCESS, role="stack", now=queue.now, excluded={"stack"}
+        )
+    )
+
+    known = {row.identity for row in await queue.database.read(processes.listed)}
+    assert known == {THIS_PROCESS, worker, visible}  # of what is visible, /proc tells more
 
 
 async def test_a_jump_of_the_wall_clock_makes_no_live_process_dead(queue: Queue) -> None:

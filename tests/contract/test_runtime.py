@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
-from support.runs import World
+from support.runs import LEASE, World
 from support.watched import WatchedStore
 
 from stackd.core.errors import NodeError, StoreBusyError, StoreFullError
@@ -16,10 +16,10 @@ from stackd.core.json import loads
 from stackd.http.client import Request, Response
 from stackd.queue import verbs
 from stackd.queue.job import LIVE
-from stackd.runtime.events import NodeRetried, NodeSent
+from stackd.runtime.events import NodeRetried, NodeSent, NodeStarted
 from stackd.runtime.run import FLUSH_AFTER, STORE_RETRY, Limits
 from stackd.store.database import Database
-from stackd.testing import ok
+from stackd.testing import ScriptedHttp, ok
 from stackd.workflows.executions import ExecutionStatus, NodeStatus, TimerSet
 
 COMPLETED, FAILED, SKIPPED = NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.SKIPPED
@@ -622,6 +622,52 @@ async def test_an_unsafe_action_in_flight_is_uncertain_after_a_crash(world):
     assert len(world.http.requests) == 1
 
 
+async def test_a_process_held_up_before_its_first_byte_does_not_send_and_tries_anew(world):
+    held_up = iter([2 * LEASE + 1.0])
+    world.store.events.subscribe(lambda _: world.clock.advance(next(held_up, 0.0)), NodeStarted)
+    started = await world.start(await world.load(flow(call("a", "POST"), edges="start>a")))
+
+    async with world.running(await world.claim()):
+        await world.happens(NodeRetried)
+        world.clock.advance(await world.clock.someone_sleeps())
+
+    (retried,) = [event for event in world.seen if isinstance(event, NodeRetried)]
+    assert retried.code == "node.too_late"
+    assert (await world.row(started)).status is ExecutionStatus.COMPLETED
+    assert len(world.http.requests) == 1
+
+
+async def test_a_process_taken_for_dead_before_its_first_byte_does_not_send_what_another_sent(
+    world,
+):
+    class HeldUp(ScriptedHttp):
+        reached, may_go_on = anyio.Event(), anyio.Event()
+
+        async def request(self, request, *, on_sent=None):
+            self.reached.set()
+            await self.may_go_on.wait()
+            return await super().request(request, on_sent=on_sent)
+
+    started = await world.start(await world.load(flow(call("a", "POST"), edges="start>a")))
+    others, world.http = world.http, HeldUp()
+    taken_for_dead = world.process()
+    first = await world.claim()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(taken_for_dead.execute, first)
+        await HeldUp.reached.wait()
+        world.clock.advance(3 * LEASE)
+        await world.crash_and_rescue()
+        await world.work()
+        assert (await world.row(started)).status is ExecutionStatus.UNCERTAIN
+        await world.resolve(started, "retry")
+        await world.work()
+        HeldUp.may_go_on.set()
+
+    assert (await world.row(started)).status is ExecutionStatus.COMPLETED
+    assert (len(others.requests), len(world.http.requests)) == (1, 0)
+
+
 async def test_a_keyed_action_whose_input_changed_is_uncertain_after_a_crash(world):
     world.http.script.extend([ok(b'{"n": 1}'), gated(anyio.Event()), ok(b'{"n": 2}')])
     text = flow(
@@ -760,10 +806,9 @@ async def test_a_wait_for_a_retry_is_on_disk_though_another_branch_only_waits(wo
     async with world.running(await world.claim()):
         await world.happens(NodeRetried)
         await world.clock.someone_sleeps()
-        states: dict[str, NodeStatus] = {}
-        while states.get("a") is not PENDING:
-            world.clock.advance(FLUSH_AFTER / 100)  # far less in all than the wait for the retry
-            states = await world.states(started)
+        world.clock.advance(FLUSH_AFTER)  # less than the wait for the retry
+        while (await world.states(started))["a"] is not PENDING:
+            world.clock.advance(0.0)  # wakes who began to wait for this moment after it had come
         await world.cancel(started)
         world.runtime.cancel((await world.row(started)).seq)
 

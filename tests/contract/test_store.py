@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import threading
 from dataclasses import dataclass
@@ -117,6 +118,24 @@ async def test_only_a_commit_that_wrote_counts_as_one(database: Database) -> Non
     assert database.synced_at == synced_at
     await database.write(lambda tx: put(tx, "b"))
     assert database.synced_at > synced_at
+
+
+async def test_a_commit_that_fails_ends_what_an_earlier_one_proved(database: Database) -> None:
+    def refuse(_: Tx) -> None:
+        raise StackdError("not now")
+
+    await database.write(lambda tx: put(tx, "a"))
+    with pytest.raises(StackdError, match="not now"):
+        await database.write(refuse)
+    assert database.synced_at > 0  # the store could have done it
+
+    other = sqlite3.connect(database.path, isolation_level=None, check_same_thread=False)
+    await anyio.to_thread.run_sync(other.execute, "BEGIN IMMEDIATE")
+    with pytest.raises(StoreBusyError):
+        await database.write(lambda tx: put(tx, "b"))
+    other.close()
+
+    assert database.synced_at == -math.inf
 
 
 async def test_constraint_failure_is_told_in_our_words(database: Database) -> None:

@@ -7,6 +7,7 @@ claim may fall between any two of them. The runs, the verbs and the file are the
 from __future__ import annotations
 
 import asyncio
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -153,6 +154,7 @@ class Process:
             events=model.store.events,
             limits=Limits(10**6, 10**7),
             job_retry=RetryPolicy(1.0, 60.0),
+            send_within=math.inf,
             flush_after=3600.0,
         )
         self.runtime = WorkflowRuntime(tools, Versions(model.store), roll=lambda: 0.0)
@@ -224,10 +226,11 @@ class Model(RuleBasedStateMachine):
     def _register(self, name: str, *, heartbeat_at: float) -> None:
         self._write(
             lambda tx: tx.execute(
-                "INSERT OR REPLACE INTO processes VALUES (?, 'worker', ?, ?, ?, 0, ?)",
+                "INSERT OR REPLACE INTO processes VALUES (?, 'worker', ?, ?, ?, ?, 0, ?)",
                 (
                     name,
                     THIS_PROCESS.boot_id,
+                    THIS_PROCESS.namespace,
                     THIS_PROCESS.pid,
                     THIS_PROCESS.start_ticks,
                     heartbeat_at,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -138,6 +140,25 @@ def test_past_the_drain_deadline_work_is_given_back_and_the_next_start_goes_on(
     assert closed.hits["/POST", ""] == 1
 
 
+@pytest.mark.parametrize("word", ["start", "dev"])
+def test_sighup_ends_dev_with_its_terminal_and_leaves_a_service_running(
+    daemons: Daemons, word: str
+) -> None:
+    daemon = daemons(ENCRYPTION_MASTER_KEY="0123456789abcdefghijklmnopqrstuvwxyzABCD")
+    daemon.entry = ("-m", "stackd", word)
+    daemon.start()
+
+    os.kill(daemon.pid, signal.SIGHUP)
+
+    if word == "start":
+        said = "SIGHUP changes nothing: restart to apply changed settings"
+        eventually("it says so", lambda: daemon.logged(said))
+        assert daemon.terminate() == 0
+    else:
+        assert daemon.wait() == 0
+        assert daemon.logged("draining")
+
+
 def test_start_serves_production_and_keeps_no_token(daemons: Daemons) -> None:
     key = "0123456789abcdefghijklmnopqrstuvwxyzABCD"
     daemon = daemons(ENCRYPTION_MASTER_KEY=key)
@@ -236,6 +257,63 @@ def test_a_killed_worker_is_replaced_by_another_at_once(
     finally:
         other.kill()
         split["worker"].spawn("worker")
+
+
+OWN_PIDS = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")  # as a container has them
+
+
+@pytest.fixture
+def own_pids() -> tuple[str, ...]:
+    if shutil.which("unshare") is None:
+        pytest.skip("there is no unshare command")
+    tried = subprocess.run([*OWN_PIDS, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode != 0:
+        pytest.skip(f"a pid namespace is not allowed here: {tried.stderr.strip()}")
+    return OWN_PIDS
+
+
+def test_a_worker_whose_pid_cannot_be_seen_is_not_taken_for_dead(
+    daemons: Daemons, closed: FarSide, own_pids: tuple[str, ...]
+) -> None:
+    renewed = {"EXECUTION_LOCK_RENEW_MS": "250", "SCHEDULER_INTERVAL_MS": "500"}
+    stack, worker = daemons(**renewed), daemons(**renewed)
+    worker.within = own_pids
+    stack.start("api")
+    worker.spawn("worker")
+    execution_id = hold(stack, closed, "POST")
+    judge = daemons(**renewed)
+    judge.spawn("scheduler")
+    eventually("the scheduler has looked twice", lambda: looks(judge) > 2)
+
+    closed.is_open.set()
+
+    assert stack.until(execution_id)["status"] == "completed"
+    with stack.file() as raw:
+        assert raw.execute("SELECT max(fence), max(rescues) FROM jobs").fetchone() == (1, 0)
+
+
+def looks(scheduler: DaemonProcess) -> int:
+    """How often it has written its heartbeat since it began."""
+    with scheduler.file() as raw:
+        row = raw.execute(
+            "SELECT heartbeat_at - started_at FROM processes WHERE role = 'scheduler'"
+        ).fetchone()
+    return int(row[0] / 0.5) if row else 0
+
+
+def test_a_stack_in_a_new_container_takes_back_at_once_what_the_last_one_held(
+    daemons: Daemons, closed: FarSide, own_pids: tuple[str, ...]
+) -> None:
+    daemon = daemons()
+    daemon.within = own_pids
+    daemon.start()
+    execution_id = hold(daemon, closed)
+
+    daemon.kill()
+    closed.is_open.set()
+    daemon.start()
+
+    assert daemon.until(execution_id)["status"] == "completed"
 
 
 def test_a_second_stack_on_the_same_state_exits_78_and_names_the_role_and_pid_in_its_way(

@@ -70,6 +70,7 @@ class DaemonProcess:
         self.port = free_port()
         self.environ = environ
         self.entry = (str(MAIN),)  # what Python runs, before the role
+        self.within: tuple[str, ...] = ()  # a command that runs Python
         self.process: subprocess.Popen[bytes] | None = None
         self.log = state.parent / f"{state.name}.log"
         self.stderr: int | None = None  # a file descriptor instead of the log
@@ -92,7 +93,7 @@ class DaemonProcess:
         }
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *self.entry, role],
+                [*self.within, sys.executable, *self.entry, role],
                 env=kept,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -68,6 +68,7 @@ class World:
             events=self.store.events,
             limits=self.limits,
             job_retry=RetryPolicy(base=1.0, cap=60.0),
+            send_within=(SILENT_LEASES - 1) * LEASE,
         )
         return WorkflowRuntime(tools, Versions(self.store), roll=lambda: 0.0)
 

@@ -20,7 +20,7 @@ from stackd.core.errors import InputError
 from stackd.core.events import Event, EventBus
 from stackd.core.ids import ALPHABET, sortable_id
 from stackd.core.json import dumps, loads, loads_strict
-from stackd.core.process import boot_id, current_process, is_alive, start_ticks
+from stackd.core.process import boot_id, current_process, is_gone, pid_namespace, start_ticks
 
 # -- ids
 
@@ -223,7 +223,7 @@ def test_start_time_is_read_whatever_the_process_is_called(name: bytes) -> None:
 
     with named(name):
         assert start_ticks(me.pid) == me.start_ticks
-        assert is_alive(me)
+        assert not is_gone(me)
 
 
 def test_start_time_is_read_of_a_process_whose_name_is_no_text() -> None:
@@ -237,8 +237,8 @@ def test_current_process_is_alive_and_its_id_names_this_run_of_it() -> None:
     me = current_process()
 
     assert me.start_ticks > 0
-    assert me.id == f"{boot_id()}:{os.getpid()}:{me.start_ticks}"
-    assert is_alive(me)
+    assert me.id == f"{boot_id()}:{pid_namespace()}:{os.getpid()}:{me.start_ticks}"
+    assert not is_gone(me)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,14 @@ def test_current_process_is_alive_and_its_id_names_this_run_of_it() -> None:
     ids=["start time", "boot"],
 )
 def test_a_process_with_the_same_pid_is_another(other: dict[str, object]) -> None:
-    assert not is_alive(replace(current_process(), **other))
+    assert is_gone(replace(current_process(), **other))
+
+
+def test_of_a_process_in_another_pid_namespace_nothing_is_proven_until_the_next_boot() -> None:
+    elsewhere = replace(current_process(), namespace=1, start_ticks=1)
+
+    assert not is_gone(elsewhere)
+    assert is_gone(replace(elsewhere, boot_id="00000000-0000-0000-0000-000000000000"))
 
 
 def test_a_zombie_and_a_process_that_is_gone_are_not_alive() -> None:
@@ -255,17 +262,17 @@ def test_a_zombie_and_a_process_that_is_gone_are_not_alive() -> None:
         ticks = start_ticks(child.pid)
         assert ticks is not None
         identity = replace(current_process(), pid=child.pid, start_ticks=ticks)
-        assert is_alive(identity)
+        assert not is_gone(identity)
 
         assert child.stdin is not None
         child.stdin.close()
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # ended, not yet buried
 
         assert start_ticks(child.pid) is None
-        assert not is_alive(identity)
+        assert is_gone(identity)
 
     assert start_ticks(child.pid) is None
-    assert not is_alive(identity)
+    assert is_gone(identity)
 
 
 # -- events

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
-import structlog
 from structlog.testing import capture_logs
 
 from stackd.core.events import Event, EventBus
@@ -46,22 +43,6 @@ def test_a_line_holds_the_facts_of_its_event() -> None:
         bus.emit(BAD)
     assert lines[0]["execution_id"] == "e2"
     assert lines[0]["status"] == "failed"
-
-
-class GonePipe:
-    """Standard error whose reader has gone."""
-
-    def write(self, _: str) -> int:
-        raise BrokenPipeError
-
-    def flush(self) -> None:
-        raise BrokenPipeError
-
-
-def test_a_log_nobody_reads_any_more_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", GonePipe())
-
-    structlog.get_logger().error("lost")
 
 
 def test_a_failing_listener_and_a_failing_log_leave_the_other_listeners_to_hear(

@@ -1,9 +1,10 @@
 -- Instants are epoch seconds (REAL), documents and values are UTF-8 JSON.
 
 CREATE TABLE processes (
-    id TEXT PRIMARY KEY,          -- boot id, pid and start time: one run of one process
+    id TEXT PRIMARY KEY,          -- boot id, pid namespace, pid, start time: one run of one process
     role TEXT NOT NULL,
     boot_id TEXT NOT NULL,
+    pid_namespace INTEGER NOT NULL,
     pid INTEGER NOT NULL,
     start_ticks INTEGER NOT NULL,
     started_at REAL NOT NULL,
