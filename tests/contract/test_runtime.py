@@ -625,7 +625,8 @@ async def test_an_unsafe_action_in_flight_is_uncertain_after_a_crash(world):
 async def test_a_process_held_up_before_its_first_byte_does_not_send_and_tries_anew(world):
     held_up = iter([2 * LEASE + 1.0])
     world.store.events.subscribe(lambda _: world.clock.advance(next(held_up, 0.0)), NodeStarted)
-    started = await world.start(await world.load(flow(call("a", "POST"), edges="start>a")))
+    text = flow(call("a", "POST", extra=", retry: {maxAttempts: 2, initialMs: 0}"), edges="start>a")
+    started = await world.start(await world.load(text))
 
     async with world.running(await world.claim()):
         await world.happens(NodeRetried)
@@ -648,7 +649,9 @@ async def test_a_process_taken_for_dead_before_its_first_byte_does_not_send_what
             await self.may_go_on.wait()
             return await super().request(request, on_sent=on_sent)
 
-    started = await world.start(await world.load(flow(call("a", "POST"), edges="start>a")))
+    patient = ", retry: {maxAttempts: 2, initialMs: 9000}"  # it would leave a timer, and cannot
+    text = flow(call("a", "POST", extra=patient), edges="start>a")
+    started = await world.start(await world.load(text))
     others, world.http = world.http, HeldUp()
     taken_for_dead = world.process()
     first = await world.claim()
