@@ -1,6 +1,6 @@
 """One SQLite connection on its own thread, and the transaction handle that code above may use.
 
-With `database.py` and `migrations.py` beside it, the only place that knows SQLite.
+With what stands beside it in `store/`, the only place that knows SQLite.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from stackd.core.errors import (
     StoreFullError,
 )
 from stackd.core.events import Event
+from stackd.store.file import APPLICATION_ID, refuse_unfit
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -33,7 +34,6 @@ WAL_CHECKPOINT_PAGES = (
     4000  # 16 MiB: fewer, larger checkpoints keep their fsyncs out of most commits
 )
 WAL_KEPT_BYTES = 64 * 1024 * 1024  # the WAL file is cut back to this after a checkpoint
-APPLICATION_ID = 0x73746B64  # "stkd"; marks the file as ours
 
 
 class Tx:
@@ -92,7 +92,8 @@ async def connect(path: Path, *, busy_timeout: float, writable: bool) -> ThreadC
     """Open `path` on a thread of its own.
 
     Args:
-        path: the database file; created when `writable`.
+        path: the database file; created when `writable`. Then only a store of ours, or none yet, is
+            opened; anything else that is found there stays as it is.
         busy_timeout: seconds SQLite waits for another process's lock.
         writable: False opens for reading only.
     Raises:
@@ -100,10 +101,8 @@ async def connect(path: Path, *, busy_timeout: float, writable: bool) -> ThreadC
     """
 
     def connector() -> sqlite3.Connection:
-        mode = "rwc" if writable else "ro"
-        quoted = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
         raw = sqlite3.connect(
-            f"file:{quoted}?mode={mode}",
+            uri(path, "rwc" if writable else "ro"),
             uri=True,
             isolation_level=None,
             cached_statements=CACHED_STATEMENTS,
@@ -117,6 +116,8 @@ async def connect(path: Path, *, busy_timeout: float, writable: bool) -> ThreadC
             raise
         return raw
 
+    if writable:
+        await anyio.to_thread.run_sync(refuse_unfit, path)
     connection = ThreadConnection(connector, 64)
     connection._thread.daemon = True  # noqa: SLF001  # a thread stuck in I/O must not hold up the exit
     try:
@@ -128,6 +129,12 @@ async def connect(path: Path, *, busy_timeout: float, writable: bool) -> ThreadC
     return connection
 
 
+def uri(path: Path, mode: str) -> str:
+    """`path` as SQLite's URI; https://www.sqlite.org/uri.html has the modes."""
+    quoted = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    return f"file:{quoted}?mode={mode}"
+
+
 def _configure(raw: sqlite3.Connection, *, writable: bool) -> None:
     raw.execute("PRAGMA foreign_keys=ON")
     raw.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
@@ -137,8 +144,10 @@ def _configure(raw: sqlite3.Connection, *, writable: bool) -> None:
         raw.execute("PRAGMA query_only=ON")
         return
     if not raw.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
+        raw.execute("BEGIN")  # one commit: after a kill the file is empty, or ours
         raw.execute("PRAGMA auto_vacuum=INCREMENTAL")  # only an empty file takes it
         raw.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        raw.execute("COMMIT")
     raw.execute("PRAGMA journal_mode=WAL")
     raw.execute("PRAGMA synchronous=FULL")
     raw.execute(f"PRAGMA wal_autocheckpoint={WAL_CHECKPOINT_PAGES}")

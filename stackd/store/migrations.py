@@ -1,19 +1,21 @@
-"""Brings a database file to the schema this code knows: numbered SQL files, each in one transaction.
+"""Brings a database file to the schema this code knows: numbered SQL files, applied in one transaction.
 
-Killed in the middle, the file has the schema before or after a migration, never between.
+Killed in the middle, the file has the schema before or after all of them, never between. A copy of the file as
+it was before an upgrade is kept beside it; the next upgrade replaces it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sqlite3
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from stackd.core.errors import SchemaError, StoreCorruptError
-from stackd.store.connection import APPLICATION_ID, begin
+from stackd.core.errors import SchemaError
+from stackd.store.connection import begin, translate, uri
+from stackd.store.file import unusable
 
 FOLDER = Path(__file__).parent / "migrations"
 
@@ -24,6 +26,8 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
     checksum TEXT NOT NULL,
     applied_at REAL NOT NULL
 )"""
+_COPY = r"\.before-v\d+"
+_HALF_MADE = rf"{_COPY}(\.\w+)?\.partial(-journal)?"  # \w+: a name of earlier versions
 _HAS_TABLE = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'schema_migrations'"
 
 
@@ -52,40 +56,52 @@ def known_migrations(folder: Path = FOLDER) -> list[Migration]:
 def migrate(
     raw: sqlite3.Connection, path: Path, *, now: float, migrations: list[Migration] | None = None
 ) -> list[int]:
-    """Apply what is missing; the versions applied. Runs on the connection's thread.
+    """Apply all that is missing, or nothing of it; the versions applied. Runs on the connection's thread.
 
-    Before the first migration of an upgrade a copy of the file is kept as `<file>.before-v<version>`.
+    An upgrade leaves a copy of the file as it was, `<file>.before-v<version>`, and no older one.
 
     Raises:
         SchemaError: the file is newer than this code, or an applied migration was changed since.
-        StoreCorruptError: the file is some other program's database.
+        StoreFullError: there is no room for the copy.
+        StoreError: or a subclass: the copy cannot be made.
     """
     wanted = known_migrations() if migrations is None else migrations
-    _refuse_foreign_file(raw, path)
-    pending = _pending(raw, path, wanted)
-    if not pending:
-        return []
-    if pending[0].version > 1:
-        _keep_copy(raw, path, pending[0].version)
-    applied = []
-    for migration in pending:
-        begin(raw)
-        try:
-            raw.execute(_CREATE_TABLE)
-            if any(m.version == migration.version for m in _pending(raw, path, wanted)):
-                for statement in _statements(migration.sql):
-                    raw.execute(statement)
-                raw.execute(
-                    "INSERT INTO schema_migrations VALUES (?, ?, ?, ?)",
-                    (migration.version, migration.name, migration.checksum, now),
-                )
-                applied.append(migration.version)
-            raw.execute("COMMIT")
-        except BaseException:
-            if raw.in_transaction:
-                raw.execute("ROLLBACK")
-            raise
-    return applied
+    try:
+        if not _pending(raw, path, wanted) and not _beside(path, _HALF_MADE):
+            return []
+        return _apply(raw, path, wanted, now)
+    except OSError as error:
+        raise unusable(path, error) from error
+
+
+def _apply(raw: sqlite3.Connection, path: Path, wanted: list[Migration], now: float) -> list[int]:
+    copy = None
+    begin(raw)
+    try:
+        # Only who holds the write lock makes a copy: one found half-made was left by a kill.
+        for left in _beside(path, _HALF_MADE):
+            left.unlink(missing_ok=True)
+        pending = _pending(raw, path, wanted)
+        if pending and pending[0].version > 1:
+            copy = _keep_copy(path, pending[0].version)
+        raw.execute(_CREATE_TABLE)
+        for migration in pending:
+            for statement in _statements(migration.sql):
+                raw.execute(statement)
+            raw.execute(
+                "INSERT INTO schema_migrations VALUES (?, ?, ?, ?)",
+                (migration.version, migration.name, migration.checksum, now),
+            )
+        raw.execute("COMMIT")
+    except BaseException:
+        if raw.in_transaction:
+            raw.execute("ROLLBACK")
+        raise
+    if copy is not None:
+        for older in _beside(path, _COPY):
+            if older != copy:
+                older.unlink(missing_ok=True)
+    return [migration.version for migration in pending]
 
 
 def _pending(raw: sqlite3.Connection, path: Path, wanted: list[Migration]) -> list[Migration]:
@@ -106,38 +122,50 @@ def _pending(raw: sqlite3.Connection, path: Path, wanted: list[Migration]) -> li
     return [m for m in wanted if m.version not in applied]
 
 
-def _refuse_foreign_file(raw: sqlite3.Connection, path: Path) -> None:
-    (application_id,) = raw.execute("PRAGMA application_id").fetchone()
-    if application_id != APPLICATION_ID:
-        raise StoreCorruptError(
-            f"{path} is a database of another program", hint="name another file"
-        )
-
-
-def _keep_copy(raw: sqlite3.Connection, path: Path, version: int) -> None:
+def _keep_copy(path: Path, version: int) -> Path:
+    """Where the file as it is now was copied to; on disk when this returns. The caller holds the write lock."""
     target = path.with_name(f"{path.name}.before-v{version}")
-    if target.exists():
-        return  # an earlier try of the same upgrade kept it
-    # Processes that upgrade at the same time each make a copy; which of them keeps its name is all one.
-    handle, name = tempfile.mkstemp(prefix=f"{target.name}.", suffix=".partial", dir=path.parent)
-    os.close(handle)
-    partial = Path(name)
+    partial = target.with_name(f"{target.name}.partial")
+    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        copy = sqlite3.connect(partial)
+        _copy(path, partial)
+        os.fsync(descriptor)
+        partial.rename(target)
+        _sync_folder(path.parent)
+    except sqlite3.OperationalError as error:
+        raise translate(error, target) from error
+    finally:
+        os.close(descriptor)
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def _copy(path: Path, target: Path) -> None:
+    source = sqlite3.connect(uri(path, "ro"), uri=True)  # SQLite copies from no open transaction
+    try:
+        copy = sqlite3.connect(uri(target, "rw"), uri=True)
         try:
-            raw.backup(copy)
+            copy.execute("PRAGMA journal_mode=OFF")  # a copy that fails is thrown away
+            copy.execute("PRAGMA synchronous=OFF")  # synced once, when it is whole
+            source.backup(copy)
         finally:
             copy.close()
-        for synced in (partial, None):
-            descriptor = os.open(synced or path.parent, os.O_RDONLY)
-            try:
-                if synced is None:
-                    partial.rename(target)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
     finally:
-        partial.unlink(missing_ok=True)
+        source.close()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _beside(path: Path, suffix: str) -> list[Path]:
+    """The files named as `path` with `suffix`, a pattern, after it."""
+    pattern = re.compile(re.escape(path.name) + suffix)
+    return [found for found in path.parent.iterdir() if pattern.fullmatch(found.name)]
 
 
 def _statements(sql: str) -> list[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from support.daemon import Answer, DaemonProcess, FarSide, clean_environ, eventually
+from support.disk import fill, mounted, remount
 
 Daemons = Callable[..., DaemonProcess]
 
@@ -76,22 +77,6 @@ def left_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def state(left_state: Path, tmp_path: Path) -> Path:
     """A copy of it, to be broken."""
     return shutil.copytree(left_state, tmp_path / "state")
-
-
-@contextmanager
-def mounted(folder: Path, options: str) -> Iterator[None]:
-    """A file system in memory at `folder`; skips the test where mounting is not allowed."""
-    folder.mkdir(exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    if shutil.which("mount") is None:
-        pytest.skip("there is no mount command")
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"mounting is not allowed here: {done.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def command(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -202,17 +187,6 @@ def test_a_start_on_a_full_disk_ends_with_75_and_names_the_place(
     assert not daemon.unforeseen()
 
 
-def fill(file: Path) -> None:
-    """Write to `file` until not a byte more fits."""
-    with file.open("wb", buffering=0) as ballast:
-        for size in (65536, 1):
-            while True:
-                try:
-                    ballast.write(b"\0" * size)
-                except OSError:
-                    break
-
-
 def send(daemon: DaemonProcess, accepted: set[str]) -> Answer:
     answer = daemon.deliver("hooked", {"n": len(accepted)})
     if answer.status == 202:
@@ -236,8 +210,7 @@ def test_a_store_that_became_read_only_is_refused_by_name(
     daemon = daemons()
     with mounted(daemon.state, "size=4m"):
         shutil.copytree(left_state, daemon.state, dirs_exist_ok=True)
-        remount = ["mount", "-o", "remount,ro", str(daemon.state)]
-        subprocess.run(remount, check=True)
+        remount(daemon.state, "ro")
 
         reason = refuses_to_start(daemon, "store.read_only", "worker")  # which takes no lock file
 
@@ -333,7 +306,9 @@ def test_a_page_found_corrupt_in_service_ends_it_with_78(daemons: Daemons, state
     assert not daemon.unforeseen()
 
 
-def test_the_database_of_another_program_is_refused_by_name(daemons: Daemons) -> None:
+def test_the_database_of_another_program_is_refused_by_name_and_left_as_it_is(
+    daemons: Daemons,
+) -> None:
     daemon = daemons()
     daemon.state.mkdir()
     file = daemon.state / "stackd.db"
@@ -341,16 +316,24 @@ def test_the_database_of_another_program_is_refused_by_name(daemons: Daemons) ->
         other.execute("CREATE TABLE theirs (value)")
         other.execute("INSERT INTO theirs VALUES (42)")
     other.close()
+    file.chmod(0o644)
+    before = file.read_bytes()
 
     reason = refuses_to_start(daemon, "store.corrupt")
 
     assert reason == f"{file} is a database of another program"
-    kept = sqlite3.connect(file)
-    assert kept.execute("SELECT name, sql FROM sqlite_schema").fetchall() == [
-        ("theirs", "CREATE TABLE theirs (value)")
-    ]
-    assert kept.execute("SELECT value FROM theirs").fetchall() == [(42,)]
-    kept.close()
+    assert file.read_bytes() == before
+    assert file.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_fifo_where_the_store_should_be_is_refused_by_name(daemons: Daemons) -> None:
+    daemon = daemons()
+    daemon.state.mkdir()
+    os.mkfifo(daemon.state / "stackd.db")
+
+    reason = refuses_to_start(daemon, "store.corrupt")
+
+    assert reason == f"{daemon.state / 'stackd.db'} is no regular file"
 
 
 def test_a_file_of_a_newer_stackd_is_refused_by_name(daemons: Daemons, state: Path) -> None:

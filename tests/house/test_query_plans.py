@@ -14,7 +14,6 @@ from types import ModuleType
 import pytest
 
 from stackd.queue import statements as of_jobs
-from stackd.store.connection import APPLICATION_ID
 from stackd.store.migrations import migrate
 from stackd.workflows import statements as of_workflows
 
@@ -65,7 +64,6 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connectio
     """A migrated file in which most rows have ended."""
     path: Path = tmp_path_factory.mktemp("plans") / "stackd.db"
     raw = sqlite3.connect(path, isolation_level=None)
-    raw.execute(f"PRAGMA application_id={APPLICATION_ID}")
     migrate(raw, path, now=0.0)
     raw.execute("BEGIN")
     raw.execute(

@@ -1,0 +1,185 @@
+"""An upgrade happens whole or not at all, and leaves one copy of the file as it was, whenever it is killed."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+from support.daemon import clean_environ
+from support.disk import mounted, remount
+
+from stackd.core.clock import SystemClock
+from stackd.core.errors import StoreError, StoreFullError
+from stackd.core.events import EventBus
+from stackd.store.database import open_database
+from stackd.store.migrations import Migration, known_migrations
+
+SHIPPED = known_migrations()
+NEXT = len(SHIPPED) + 1
+COPY = f"x.db.before-v{NEXT}"
+ONE_MORE = [Migration(NEXT, "more", "CREATE TABLE more (x);")]
+TWO_MORE = [*ONE_MORE, Migration(NEXT + 1, "still more", "CREATE TABLE still_more (x);")]
+
+# A start of its own process, which dies inside the named call on the half-made copy.
+START = """
+import os, signal, sys
+from pathlib import Path
+import anyio
+from stackd.core.clock import SystemClock
+from stackd.core.events import EventBus
+from stackd.store.database import open_database
+from stackd.store.migrations import Migration, known_migrations
+
+def die(event, arguments):
+    if event == sys.argv[2] and "partial" in str(arguments[0]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+async def start():
+    async with open_database(Path(sys.argv[1]), clock=SystemClock(), events=EventBus(), migrations=wanted):
+        pass
+
+sys.addaudithook(die)
+wanted = known_migrations()
+wanted.append(Migration(len(wanted) + 1, "more", "CREATE TABLE more (x);"))
+anyio.run(start)
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A store of the shipped schema, alone in its folder."""
+    path = tmp_path / "store" / "x.db"
+    path.parent.mkdir()
+    start(path)
+    return path
+
+
+def start(path: Path, *, more: list[Migration] | None = None, note: str | None = None) -> None:
+    """Open the store as a daemon does, with `more` migrations known, write `note`, and close it."""
+
+    async def run() -> None:
+        async with open_database(
+            path, clock=SystemClock(), events=EventBus(), migrations=[*SHIPPED, *(more or [])]
+        ) as store:
+            if note is not None:
+                await store.write(
+                    lambda tx: tx.execute("INSERT INTO queue_control VALUES (?, '')", (note,))
+                )
+
+    anyio.run(run)
+
+
+def spawn(path: Path, die_in: str = "") -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", START, str(path), die_in], env=clean_environ())
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(found.name for found in folder.iterdir())
+
+
+def tables(path: Path) -> set[str]:
+    return {name for (name,) in rows(path, "SELECT name FROM sqlite_schema WHERE type = 'table'")}
+
+
+def notes(path: Path) -> list[str]:
+    return [name for (name,) in rows(path, "SELECT name FROM queue_control ORDER BY name")]
+
+
+def rows(path: Path, sql: str) -> list[tuple[str]]:
+    raw = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        return raw.execute(sql).fetchall()
+    finally:
+        raw.close()
+
+
+@pytest.mark.parametrize("call", ["sqlite3.connect", "os.rename"])
+def test_killed_upgrades_leave_at_most_one_half_made_copy_which_the_next_start_removes(
+    path: Path, call: str
+) -> None:
+    for _ in range(3):
+        assert spawn(path, call).wait(30) == -signal.SIGKILL
+        assert [name for name in names(path.parent) if "before" in name] == [f"{COPY}.partial"]
+        assert "more" not in tables(path)
+
+    start(path)  # of the version before, which upgrades nothing
+    left_by_that = names(path.parent)
+    start(path, more=ONE_MORE)
+
+    assert left_by_that == ["x.db"]
+    assert names(path.parent) == ["x.db", COPY]
+    assert "more" in tables(path)
+
+
+def test_what_earlier_versions_left_half_made_is_removed_and_nothing_else(path: Path) -> None:
+    for name in (f"{COPY}.k3_x9a2b.partial", f"{COPY}.k3_x9a2b.partial-journal", f"{COPY}.mine"):
+        (path.parent / name).touch()
+
+    start(path)
+
+    assert names(path.parent) == ["x.db", f"{COPY}.mine"]
+
+
+def test_starts_that_upgrade_at_the_same_time_upgrade_once_and_keep_one_copy(path: Path) -> None:
+    processes = [spawn(path) for _ in range(4)]
+
+    assert [process.wait(30) for process in processes] == [0, 0, 0, 0]
+    assert names(path.parent) == ["x.db", COPY]
+    assert "more" not in tables(path.parent / COPY)
+    assert rows(path, f"SELECT count(*) FROM schema_migrations WHERE version = {NEXT}") == [(1,)]
+
+
+def test_the_copy_is_private_and_of_the_file_as_it_was_last_not_at_an_earlier_try(
+    path: Path,
+) -> None:
+    earlier = path.parent / COPY
+    earlier.write_bytes(b"of a try long ago")
+    start(path, note="new")
+
+    start(path, more=ONE_MORE)
+
+    assert notes(earlier) == ["new"]
+    assert earlier.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_next_upgrade_keeps_its_own_copy_and_drops_the_older(path: Path) -> None:
+    start(path, more=ONE_MORE)
+    start(path, more=TWO_MORE)
+
+    assert names(path.parent) == ["x.db", f"x.db.before-v{NEXT + 1}"]
+
+
+def test_an_upgrade_of_two_steps_that_fails_in_the_second_undoes_the_first(path: Path) -> None:
+    bad = [*ONE_MORE, Migration(NEXT + 1, "bad", "CREATE TABLE more (x);")]
+
+    with pytest.raises(StoreError, match="already exists"):
+        start(path, more=bad)
+
+    assert "more" not in tables(path)
+    start(path)  # the version before still knows the file
+
+
+def test_an_upgrade_without_room_for_its_copy_is_refused_by_name_and_leaves_nothing(
+    tmp_path: Path,
+) -> None:
+    disk = tmp_path / "disk"
+    with mounted(disk, "size=16m"):
+        path = disk / "x.db"
+        start(path, note="x" * 2_500_000)
+        remount(disk, "size=4m")
+        before = path.read_bytes()
+
+        with pytest.raises(StoreFullError, match=COPY) as caught:
+            start(path, more=ONE_MORE)
+
+        assert caught.value.hint
+        assert names(disk) == ["x.db"]
+        assert path.read_bytes() == before
+        remount(disk, "size=16m")
+        start(path, more=ONE_MORE)
+        assert names(disk) == ["x.db", COPY]
