@@ -22,7 +22,7 @@ import aiohttp
 import anyio
 import psutil
 
-from stackd.cli.demo import ChildDaemon
+from stackd.cli.demo import ChildDaemon, run_until_signalled
 from stackd.core.clock import SystemClock
 from stackd.core.events import EventBus
 from stackd.core.json import dumps, loads
@@ -107,7 +107,7 @@ def run_bench(*, only: str | None, scale: float) -> int:
         if only is not None and only not in name:
             continue
         with _folder() as folder:
-            for figure in anyio.run(measure, folder, scale, backend_options={"use_uvloop": True}):
+            for figure in run_until_signalled(measure, folder, scale, use_uvloop=True):
                 held &= figure.is_within is not False
                 print(json.dumps(figure.as_json()), flush=True)
     return 0 if held else 1

@@ -7,6 +7,8 @@ effect and one completed execution.
 
 from __future__ import annotations
 
+import asyncio
+import os
 import shutil
 import signal
 import socket
@@ -14,11 +16,11 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import aiohttp
 import anyio
@@ -43,7 +45,19 @@ START_WITHIN = 30.0  # seconds
 FINISH_WITHIN = 120.0  # seconds after the last delivery
 SERVICE_DELAY = 0.02  # seconds the service takes, so that the kill meets requests in flight
 
+# What Python runs in the child: it asks to be killed when its parent ends, however that happens, and becomes
+# the command. Popen's preexec_fn could ask too, but is not safe beside threads.
+TIED = """
+import ctypes, os, signal, sys
+PR_SET_PDEATHSIG = 1  # prctl(2); execve keeps it
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+if os.getppid() == int(sys.argv[1]):  # else it ended before we asked
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+
 Advance = Callable[[], None]  # counts one more on a progress bar
+
+T = TypeVar("T")
 
 _clock = SystemClock()
 
@@ -127,7 +141,7 @@ class _Service:
 
 
 class ChildDaemon:
-    """The stack as a child process on a port of its own."""
+    """The stack as a child process on a port of its own. It ends with this process, whatever ends that."""
 
     def __init__(self, state: Path, log: IO[bytes]) -> None:
         self.state = state
@@ -138,14 +152,15 @@ class ChildDaemon:
 
     def start(self) -> None:
         environ = foreign() | {"STACKD_STATE_DIR": str(self.state), "PORT": str(self.port)}
+        tied = [sys.executable, "-I", "-S", "-c", TIED, str(os.getpid())]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "stackd", "dev"],
+            [*tied, sys.executable, "-m", "stackd", "dev"],
             env=environ,
             cwd=self.state,
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
-            start_new_session=True,
+            start_new_session=True,  # Ctrl-C is for this process, which ends it
         )
 
     async def until_ready(self, session: aiohttp.ClientSession) -> None:
@@ -191,11 +206,54 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@contextmanager
+def ended_by_signals() -> Iterator[list[signal.Signals]]:
+    """Cancel the block at Ctrl-C, SIGTERM or SIGHUP; the list it gets then holds the signal.
+
+    A SIGHUP that was ignored from the start (`nohup`) stays so.
+    """
+    loop, scope = asyncio.get_running_loop(), anyio.CancelScope()
+    heeded = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        heeded.remove(signal.SIGHUP)
+    received: list[signal.Signals] = []
+
+    def end(one: signal.Signals) -> None:
+        received.append(one)
+        scope.cancel()
+
+    for one in heeded:
+        loop.add_signal_handler(one, end, one)
+    try:
+        with scope:
+            yield received
+    finally:
+        for one in heeded:
+            loop.remove_signal_handler(one)
+
+
+def run_until_signalled(
+    work: Callable[..., Awaitable[T]], *arguments: Any, use_uvloop: bool = False
+) -> T:
+    """What `work` returns. A signal cancels it; once it has cleaned up, the process ends with 128 + its number."""
+
+    async def main() -> tuple[list[signal.Signals], list[T]]:
+        done: list[T] = []
+        with ended_by_signals() as received:
+            done.append(await work(*arguments))
+        return received, done
+
+    received, done = anyio.run(main, backend_options={"use_uvloop": use_uvloop})
+    if not done:
+        sys.exit(128 + received[0])
+    return done[0]
+
+
 def run_demo(*, keep: bool, deliveries: int, as_json: bool) -> int:
     """Run it and print the account; 0 if nothing was lost or done twice."""
     state = Path(tempfile.mkdtemp(prefix="stackd-demo-"))
     try:
-        return anyio.run(_demo, state, keep, deliveries, as_json)
+        return run_until_signalled(_demo, state, keep, deliveries, as_json)
     finally:
         if not keep:
             shutil.rmtree(state, ignore_errors=True)
@@ -221,6 +279,7 @@ async def _demo(state: Path, keep: bool, deliveries: int, as_json: bool) -> int:
                 _report(account, service, as_json=as_json)
                 if keep:
                     await _stay(daemon)
+            daemon.stop()
         except Exception as error:
             cause = first_error(error)  # task groups wrap it
             if isinstance(cause, StackdError):
@@ -229,7 +288,7 @@ async def _demo(state: Path, keep: bool, deliveries: int, as_json: bool) -> int:
                 raise StackdError(f"the daemon is gone: {cause}\n{daemon.last_words()}") from None
             raise
         finally:
-            daemon.stop()
+            daemon.kill()  # if it was cut off: the store stands that, and nobody waits for a drain
     return _exit_code(account, service.doubled)
 
 
@@ -422,7 +481,6 @@ def _tell_how_to_look(daemon: ChildDaemon) -> None:
 
 async def _stay(daemon: ChildDaemon) -> None:
     """Say how to look around, and return at Ctrl-C."""
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with ended_by_signals():
         _tell_how_to_look(daemon)
-        async for _ in signals:
-            return
+        await anyio.sleep_forever()
