@@ -15,6 +15,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from stackd.core.errors import ApiError, InputError, UnreachableError
 from stackd.core.json import dumps, loads
+from stackd.core.sockets import unix_address
 
 TIMEOUT = 30.0  # seconds without a byte
 
@@ -35,7 +36,8 @@ class _UnixConnection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+        with unix_address(self._path) as address:
+            self.sock.connect(address)
 
 
 class Api:

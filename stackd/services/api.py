@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import stat
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,6 +15,7 @@ from aiohttp import web
 from anyio.abc import TaskStatus
 
 from stackd.core.errors import StackdError
+from stackd.core.sockets import unix_address
 
 BACKLOG = 1024
 CLOSE_WITHIN = 1.0  # seconds open requests get once the API ends
@@ -41,6 +44,7 @@ class Api:
         self._port = port
         self._socket_path = socket_path
         self._announce = announce
+        self._has_bound_unix = False
         self._drained = anyio.Event()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -62,7 +66,7 @@ class Api:
         finally:
             with anyio.CancelScope(shield=True):
                 await runner.cleanup()
-                if self._socket_path is not None:
+                if self._socket_path is not None and self._has_bound_unix:
                     await anyio.to_thread.run_sync(
                         partial(self._socket_path.unlink, missing_ok=True)
                     )
@@ -83,6 +87,7 @@ class Api:
         host, port = sock.getsockname()[:2]
         if self._socket_path is not None:
             unix = await anyio.to_thread.run_sync(_bind_unix, self._socket_path)
+            self._has_bound_unix = True
             await web.SockSite(runner, unix, backlog=BACKLOG).start()
         _log.info("listening", host=host, port=port, socket=str(self._socket_path or ""))
         self._announce(host, port)
@@ -102,14 +107,52 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 def _bind_unix(path: Path) -> socket.socket:
-    """A socket only this user can connect to; one left by a dead process is replaced."""
-    path.unlink(missing_ok=True)
+    """A socket only this user can connect to; one left by a dead process is replaced.
+
+    Raises:
+        StackdError: something else is at `path`.
+    """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        sock.bind(str(path))
-        path.chmod(0o600)
+        with unix_address(path) as address:
+            _remove_if_dead(path, address)
+            os.fchmod(
+                sock.fileno(), 0o600
+            )  # the file is made with it: nobody else gets in meanwhile
+            sock.bind(address)
+    except OSError as error:
+        sock.close()
+        raise _taken(path, str(error.strerror or error)) from error
     except BaseException:
         sock.close()
         raise
     sock.setblocking(False)  # noqa: FBT003  # the socket API
     return sock
+
+
+def _remove_if_dead(path: Path, address: str) -> None:
+    """Make room at `path` if nothing is there but a socket that nobody listens on."""
+    try:
+        is_socket = stat.S_ISSOCK(path.lstat().st_mode)
+    except FileNotFoundError:
+        return
+    if not is_socket:
+        raise _taken(path, "something that is no socket is there")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # noqa: FBT003  # the socket API
+        try:
+            probe.connect(address)
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except BlockingIOError:
+            pass  # it listens, and others wait before us
+    raise _taken(path, "another process listens there")
+
+
+def _taken(path: Path, reason: str) -> StackdError:
+    return StackdError(
+        f"cannot listen on {path}: {reason}",
+        code="api.address_in_use",
+        hint="move it away, or end the other program",
+    )

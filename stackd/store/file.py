@@ -16,6 +16,8 @@ _HEADER_BYTES = 100
 _MAGIC = b"SQLite format 3\0"
 _APPLICATION_ID_AT = slice(68, 72)
 
+PATH_BYTES = 504  # SQLite's limit of 512, less what it adds for the names of its other files
+
 _ANOTHER = "name another file with STACKD_DATABASE_URL"
 
 
@@ -29,6 +31,12 @@ def refuse_unfit(path: Path) -> None:
         StoreCorruptError: something else stands there.
         StoreError: it cannot be looked at, or belongs to another user.
     """
+    if len(os.fsencode(path)) > PATH_BYTES:
+        raise StoreError(
+            f"{path} is a path of more than {PATH_BYTES} bytes, which SQLite does not open",
+            code="store.read_only",
+            hint="set a shorter STACKD_STATE_DIR",
+        )
     try:
         _refuse_odd_kind_or_owner(path, path.lstat())
         header = _read_header(path)

@@ -19,6 +19,7 @@ from stackd.core.clock import SystemClock
 from stackd.core.errors import StoreCorruptError, StoreError
 from stackd.core.events import EventBus
 from stackd.store.database import open_database
+from stackd.store.file import PATH_BYTES
 
 # The first start of its own process, which dies before its first COMMIT, or before what comes after that.
 START = """
@@ -178,6 +179,20 @@ def test_a_path_that_cannot_be_is_refused_by_name(tmp_path: Path, name: str) -> 
     (tmp_path / "file").touch()
 
     assert refusal(tmp_path / name).code == "store.read_only"
+
+
+@pytest.mark.parametrize(("more", "is_taken"), [(0, True), (1, False)], ids=["longest", "longer"])
+def test_a_path_too_long_for_sqlite_is_refused_by_name(
+    tmp_path: Path, more: int, is_taken: bool
+) -> None:
+    folder = tmp_path.joinpath(*["d" * 50] * 5)
+    folder.mkdir(parents=True)
+    path = folder / ("x" * (PATH_BYTES + more - len(str(folder)) - 1))
+
+    if is_taken:
+        start(path)
+    else:
+        assert f"more than {PATH_BYTES} bytes" in refusal(path).message
 
 
 def test_an_empty_file_becomes_a_store_of_its_owner_alone(tmp_path: Path) -> None:

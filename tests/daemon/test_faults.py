@@ -346,6 +346,28 @@ def test_a_file_of_a_newer_stackd_is_refused_by_name(daemons: Daemons, state: Pa
     assert f"{state / 'stackd.db'} has schema 999" in reason
 
 
+# -- the state directory
+
+
+def test_a_state_directory_too_long_for_a_socket_address_serves_after_a_kill_too(
+    daemons: Daemons, tmp_path: Path
+) -> None:
+    state = tmp_path.joinpath(*["d" * 60] * 3)
+    state.parent.mkdir(parents=True)
+    daemon = daemons(state)
+    daemon.start()
+    daemon.load(HOOKED)
+    daemon.kill()
+
+    daemon.start()
+
+    ran = command("workflows", "list", STACKD_STATE_DIR=str(state))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith("hooked")
+    assert daemon.terminate() == 0
+    assert not daemon.unforeseen()
+
+
 # -- the lock
 
 
