@@ -10,7 +10,6 @@ import errno
 import fcntl
 import os
 import random
-import secrets
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -52,7 +51,7 @@ from stackd.services.rotation import Rotation
 from stackd.services.scheduler import Scheduler
 from stackd.services.timers import Timers
 from stackd.services.worker import Worker
-from stackd.settings import Settings
+from stackd.settings import Settings, dev_token_file, ensure_dev_token
 from stackd.store.database import Database, StoreWritesStopped, open_database
 from stackd.supervisor.service import Service
 from stackd.supervisor.supervisor import Supervisor
@@ -195,26 +194,7 @@ def _token(settings: Settings, role: str) -> str | None:
     """The bearer token of `dev`, if `role` serves the API: only one process does, nobody else makes the file."""
     if settings.env != "development" or "api" not in ROLES[role]:
         return None
-    try:
-        return ensure_token(settings.state_dir)
-    except OSError as error:
-        raise _unusable(settings.state_dir, error) from error
-
-
-def token_file(state_dir: Path) -> Path:
-    return state_dir / "dev-token"
-
-
-def ensure_token(state_dir: Path) -> str:
-    """The development token, made at first use and kept with mode 0600."""
-    path = token_file(state_dir)
-    if not path.exists():
-        partial = path.with_name(f"{path.name}.partial")
-        partial.unlink(missing_ok=True)
-        partial.touch(mode=0o600)
-        partial.write_text(secrets.token_urlsafe(32) + "\n")
-        partial.rename(path)  # a kill leaves no empty token behind
-    return path.read_text().strip()
+    return ensure_dev_token(settings.state_dir)
 
 
 class _Daemon:
@@ -372,7 +352,7 @@ class _Daemon:
             url=f"http://{host}:{port}", state=str(self._settings.state_dir),
         )  # fmt: skip
         if self._token is not None:  # for the person at the terminal; no log line holds it
-            where = token_file(self._settings.state_dir)
+            where = dev_token_file(self._settings.state_dir)
             with contextlib.suppress(OSError):  # nobody may be reading
                 print(f"dev token: {self._token} (kept in {where})", flush=True)  # noqa: T201
 

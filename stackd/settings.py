@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import io
 import ipaddress
 import math
 import os
+import pwd
 import re
 import secrets
+import stat
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +23,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from dotenv import dotenv_values
+from dotenv.parser import Binding, parse_stream
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -30,6 +33,8 @@ Mode = Literal["dev", "start"]
 
 KEY_LENGTH = 32  # characters a master key has at least, as the origin asks
 KEY_VARIETY = 8  # different characters it has at least: refuses "aaaa…", not any random key
+TOKEN_LENGTH = 32  # characters the token of `dev` has at least
+FILE_BYTES = 1024 * 1024  # more than this no file of settings or secrets has
 NEAR = 2  # edits by which a foreign name may miss one of ours and still be taken for a misspelling
 
 # Kept names of parts that this version does not have: a truer answer than "unknown".
@@ -67,6 +72,7 @@ _DOMAIN = re.compile(
 )
 # Prefixes of kept names. Others may use them too, so an unknown one is only warned of.
 _FAMILIES = ("EXECUTION_", "ENCRYPTION_", "PLATFORM_NETWORK_", "WORKFLOW_", "TRIGGER_SCHEDULER_")
+_TOKEN = re.compile(rf"[A-Za-z0-9._~+/=-]{{{TOKEN_LENGTH},}}")  # what RFC 6750 lets a token hold
 _USERINFO = re.compile(r"//[^/@]*@")
 
 
@@ -150,9 +156,22 @@ def _read_ranges(value: Any) -> tuple[IPv4Network | IPv6Network, ...]:
 def _expanded(value: Any) -> Path:
     """`value` with its ~ resolved; as it is if that user is unknown."""
     path = Path(str(value))
+    if path.parts[:1] == ("~",) and (home := _home()) is not None:
+        return home.joinpath(*path.parts[1:])
     with contextlib.suppress(RuntimeError):
         path = path.expanduser()
     return path
+
+
+def _home() -> Path | None:
+    """HOME if it is an absolute path, else the folder that the user database has; None if it has none."""
+    named = os.environ.get("HOME", "")
+    if named.startswith("/"):
+        return Path(named)
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        return None
 
 
 def _read_path(value: Any) -> Path:
@@ -433,7 +452,7 @@ def load_settings(
     environ = os.environ if environ is None else environ
     problems: list[str] = []
     warnings: list[str] = []
-    found = _merge(mode, overrides or {}, environ, cwd or Path.cwd(), problems)
+    found = _merge(mode, overrides or {}, environ, cwd or Path(), problems, warnings)
     refused, doubtful = _odd_names(found)
     (problems if mode == "start" else warnings).extend(refused)
     warnings.extend(doubtful)
@@ -443,7 +462,7 @@ def load_settings(
     )
     known = {row.name for row in table()}
     values = {name: given for name, given in found.items() if name in known}
-    _apply_mode(mode, values, found, environ)
+    _apply_mode(mode, values, found, environ, problems)
     settings, bad = _validated(values, problems)
     together: list[str] = []
     _check_together(settings, values, found, together, warnings)
@@ -461,6 +480,7 @@ def _merge(
     environ: Mapping[str, str],
     cwd: Path,
     problems: list[str],
+    warnings: list[str],
 ) -> dict[str, _Given]:
     """Every name meant for us that is given somewhere, from the source that wins; an empty value is no value."""
     ours = _our_names()
@@ -473,7 +493,7 @@ def _merge(
         },
     ]
     if mode == "dev":
-        layers.append(_dotenv(cwd / ".env", ours))
+        layers.append(_dotenv(cwd / ".env", ours, problems, warnings))
     merged: dict[str, _Given] = {}
     for layer in layers:
         for name, given in layer.items():
@@ -484,14 +504,63 @@ def _merge(
     return merged
 
 
-def _dotenv(path: Path, ours: set[str]) -> dict[str, _Given]:
-    if not path.is_file():
+def _dotenv(
+    path: Path, ours: set[str], problems: list[str], warnings: list[str]
+) -> dict[str, _Given]:
+    """What `path` sets of ours; other programs may use the file too. A folder `.env` is a virtual environment."""
+    try:
+        if stat.S_ISDIR(path.stat().st_mode):
+            return {}
+    except FileNotFoundError:
         return {}
-    return {
-        name: _Given(value, str(path))
-        for name, value in dotenv_values(path, interpolate=False).items()
-        if value is not None and _is_meant(name, ours)
-    }
+    except OSError as error:  # of a folder this user may not enter
+        warnings.append(f"{path} cannot be looked at ({error.strerror})")
+        return {}
+    path = path.absolute()
+    try:
+        bindings = _bindings(_read_text(path))
+    except _UnreadableError as error:
+        problems.append(str(error))
+        return {}
+    found: dict[str, _Given] = {}
+    for binding in bindings:
+        name, line = binding.key, binding.original.line
+        if binding.error:
+            warnings.append(f"{path}, line {line}: is no NAME=value, so it is ignored")
+        elif name is not None and binding.value is not None and _is_meant(name, ours):
+            if name in found:
+                warnings.append(f"{name} ({path}): is given again in line {line}, which wins")
+            found[name] = _Given(binding.value, str(path))
+    return found
+
+
+class _UnreadableError(Exception):
+    """A file that cannot be used as it is; the message names it and says why."""
+
+
+def _bindings(text: str) -> list[Binding]:
+    """The lines of `text`: NAME=value, with or without `export` before it and quotes around the value."""
+    return list(parse_stream(io.StringIO(text)))
+
+
+def _read_text(path: Path) -> str:
+    """The text of a regular file, whatever its line ends, without a byte order mark."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for whoever fills it
+            raise _UnreadableError(f"{path} is no regular file")
+        with path.open("rb") as file:
+            content = file.read(FILE_BYTES + 1)
+    except OSError as error:
+        raise _UnreadableError(f"{path} cannot be read ({error.strerror})") from error
+    if len(content) > FILE_BYTES:
+        raise _UnreadableError(f"{path} is larger than {FILE_BYTES:,} bytes")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise _UnreadableError(f"{path} is not UTF-8 text") from None
+    if "\0" in text:
+        raise _UnreadableError(f"{path} is no text, it holds a zero byte")
+    return text
 
 
 def _config_file(
@@ -504,10 +573,11 @@ def _config_file(
     else:
         state = merged.get("STACKD_STATE_DIR")
         folder = _expanded(state.value) if state else default_state_dir(mode)
-        candidates = [folder / "stackd.toml", Path("/etc/stackd/stackd.toml")]
+        folders = [folder, Path("/etc/stackd")] if folder else [Path("/etc/stackd")]
+        candidates = [folder / "stackd.toml" for folder in folders]
     for path in candidates:
         try:
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
             if named is not None:
                 problems.append(f"STACKD_CONFIG: there is no file {path}")
@@ -534,10 +604,12 @@ def _toml(path: Path, text: str, problems: list[str]) -> dict[str, _Given]:
     return found
 
 
-def default_state_dir(mode: Mode) -> Path:
+def default_state_dir(mode: Mode) -> Path | None:
+    """Where the state is unless STACKD_STATE_DIR says; None for `dev` without a home."""
     if mode == "start":
         return Path("/var/lib/stackd")
-    return Path.home() / ".local" / "state" / "stackd"
+    home = _home()
+    return None if home is None else home / ".local" / "state" / "stackd"
 
 
 def _our_names() -> set[str]:
@@ -596,15 +668,25 @@ def _nearest(name: str, ours: set[str]) -> str:
 
 
 def _apply_mode(
-    mode: Mode, values: dict[str, _Given], found: Mapping[str, _Given], environ: Mapping[str, str]
+    mode: Mode,
+    values: dict[str, _Given],
+    found: Mapping[str, _Given],
+    environ: Mapping[str, str],
+    problems: list[str],
 ) -> None:
     """What `dev` and `start` decide themselves, and defaults that differ between them."""
     values["STACKD_ENV"] = _Given(
         "development" if mode == "dev" else "production", f"stackd {mode}"
     )
-    values.setdefault(
-        "STACKD_STATE_DIR", _Given(str(default_state_dir(mode)), f"default of {mode}")
-    )
+    if "STACKD_STATE_DIR" not in values:
+        folder = default_state_dir(mode)
+        if folder is None:
+            problems.append(
+                f"STACKD_STATE_DIR: its default is below your home, but HOME names none and user "
+                f"{os.getuid()} is not in the user database; set one of the two"
+            )
+        else:
+            values["STACKD_STATE_DIR"] = _Given(str(folder), f"default of {mode}")
     if mode == "dev":
         values.setdefault("STACKD_LOG_STYLE", _Given("console", "default of dev"))
     alias = found.get("INLINE_EXECUTION_WORKER")
@@ -677,7 +759,7 @@ def _check_together(
     if settings.queue_driver == "inmemory" and settings.database is not None:
         warnings.append("STACKD_DATABASE_URL: has no effect with QUEUE_DRIVER=inmemory")
     key = settings.encryption_master_key
-    if key and (len(key) < KEY_LENGTH or len(set(key)) < KEY_VARIETY):
+    if key and _is_weak(key):
         problems.append(
             f"ENCRYPTION_MASTER_KEY ({values['ENCRYPTION_MASTER_KEY'].source}): too weak; it needs "
             f"{KEY_LENGTH} characters, {KEY_VARIETY} of them different; make one with "
@@ -686,6 +768,10 @@ def _check_together(
     _check_inline_worker(settings, found, problems, warnings)
     both = set(settings.network_allow_domains) & set(settings.network_deny_domains)
     warnings.extend(f"{domain} is on both network lists; deny wins" for domain in sorted(both))
+
+
+def _is_weak(key: str) -> bool:
+    return len(key) < KEY_LENGTH or len(set(key)) < KEY_VARIETY
 
 
 def _check_inline_worker(
@@ -737,40 +823,86 @@ def _unusable(folder: Path) -> str | None:
 
 
 def ensure_dev_secrets(settings: Settings) -> Settings:
-    """`settings` with the secrets `dev` needs; missing ones are made once and kept in `secrets.env`, mode 0600.
+    """`settings` with the secrets `dev` needs; missing ones are made once and kept in `secrets.env`.
 
     Raises:
         SettingsError: the state directory or that file cannot be used.
     """
     if settings.env != "development" or settings.encryption_master_key:
         return settings
-    path = settings.state_dir / "secrets.env"
+    name, path = "ENCRYPTION_MASTER_KEY", settings.state_dir / "secrets.env"
+    bindings = _bindings(_kept(path, f"{name}={secrets.token_urlsafe(48)}\n"))
+    match [one.value for one in bindings if one.key == name and one.value]:
+        case [key] if not _is_weak(key):
+            idle = sorted({one.key for one in bindings if one.key} - {name})
+            warnings = tuple(f"{one} ({path}): has no effect there" for one in idle)
+            filled = settings.model_copy(update={"encryption_master_key": key})
+            return filled.told(
+                {**settings.sources, name: str(path)}, (*settings.warnings, *warnings)
+            )
+        case []:
+            problem = f"{path} holds no {name}"
+        case [_]:
+            problem = f"{path} holds a weak {name}"
+        case _:
+            problem = f"{path} holds more than one {name}"
+    raise SettingsError([f"{problem}; put it right, or remove the file to make a new one"])
+
+
+def dev_token_file(state_dir: Path) -> Path:
+    return state_dir / "dev-token"
+
+
+def ensure_dev_token(state_dir: Path) -> str:
+    """The bearer token of `dev`, made at first use and kept; never a short or blank one.
+
+    Raises:
+        SettingsError: the state directory or the file of the token cannot be used.
+    """
+    path = dev_token_file(state_dir)
+    token = _kept(path, f"{secrets.token_urlsafe(32)}\n").strip()
+    if not _TOKEN.fullmatch(token):
+        raise SettingsError(
+            [
+                f"{path} holds no token: {TOKEN_LENGTH} or more letters, digits or any of -._~+/=; "
+                "remove the file to make a new one"
+            ]
+        )
+    return token
+
+
+def _kept(path: Path, fresh: str) -> str:
+    """The text of the file of secrets at `path`, `fresh` if there was none; for its owner alone from now on."""
     try:
-        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        key = _kept_key(path)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            _make_once(path, fresh)
+        text = _read_text(path)
+        found = path.stat()
+        if found.st_uid != os.geteuid():
+            raise SettingsError([f"{path} belongs to another user (uid {found.st_uid})"])
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            path.chmod(0o600)
+    except _UnreadableError as error:
+        raise SettingsError([f"{error}; remove it to make a new one"]) from error
     except OSError as error:
         raise SettingsError([f"{path} cannot be used ({error.strerror})"]) from error
-    if len(key) < KEY_LENGTH:
-        raise SettingsError([f"{path} holds no ENCRYPTION_MASTER_KEY; remove the file to make one"])
-    sources = {**settings.sources, "ENCRYPTION_MASTER_KEY": str(path)}
-    filled = settings.model_copy(update={"encryption_master_key": key})
-    return filled.told(sources, settings.warnings)
+    return text
 
 
-def _kept_key(path: Path) -> str:
+def _make_once(path: Path, content: str) -> None:
+    """`path` holds `content`, or what another first start at the same time put there; whole even after a kill."""
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    if not path.exists():
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(f"ENCRYPTION_MASTER_KEY={secrets.token_urlsafe(48)}\n")
-                file.flush()
-                os.fsync(file.fileno())
-            with contextlib.suppress(FileExistsError):
-                path.hardlink_to(partial)  # two first starts at once: one of them wins, whole
-        finally:
-            partial.unlink()
-    return dotenv_values(path, interpolate=False).get("ENCRYPTION_MASTER_KEY") or ""
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(partial)
+    finally:
+        partial.unlink()
 
 
 # -- the client's side
@@ -794,7 +926,7 @@ def connection_settings(
     folders = (
         [_expanded(state)] if state else [default_state_dir("dev"), default_state_dir("start")]
     )
-    sockets = [folder / "stackd.sock" for folder in folders]
+    sockets = [folder / "stackd.sock" for folder in folders if folder is not None]
     return Connection(
         url=environ.get("STACKD_URL") or None,
         token=environ.get("STACKD_TOKEN") or None,

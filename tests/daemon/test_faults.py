@@ -451,6 +451,23 @@ def test_bad_settings_are_refused_all_at_once(tmp_path: Path, word: str) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("content", [b"", b"\xc2\xa0\n"], ids=["empty", "no-break-space"])
+def test_a_blank_token_file_is_refused_by_name(daemons: Daemons, content: bytes) -> None:
+    daemon = daemons()
+    daemon.state.mkdir()
+    file = daemon.state / "dev-token"
+    file.write_bytes(content)
+
+    daemon.spawn()
+    code = daemon.wait()
+
+    (line,) = daemon.logged("cannot go on")
+    assert (code, line["code"]) == (78, "settings.invalid")
+    assert f"{file} holds no token" in line["reason"]
+    assert file.read_bytes() == content
+    assert not daemon.unforeseen()
+
+
 # -- the port
 
 
