@@ -150,11 +150,21 @@ class ChildDaemon:
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        assert self.process is not None  # noqa: S101  # it was started
+        return self.process.pid
+
+    @property
+    def words(self) -> list[str]:
+        """What Python runs in it."""
+        return ["-m", "stackd", "dev"]
+
     def start(self) -> None:
         environ = foreign() | {"STACKD_STATE_DIR": str(self.state), "PORT": str(self.port)}
         tied = [sys.executable, "-I", "-S", "-c", TIED, str(os.getpid())]
         self.process = subprocess.Popen(
-            [*tied, sys.executable, "-m", "stackd", "dev"],
+            [*tied, sys.executable, *self.words],
             env=environ,
             cwd=self.state,
             stdin=subprocess.DEVNULL,

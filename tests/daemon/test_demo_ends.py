@@ -56,7 +56,7 @@ def has_started(folder: Path) -> bool:
 
 
 def is_serving(folder: Path) -> bool:
-    return any(folder.glob("*/stackd.sock"))
+    return any(any(folder.glob(place)) for place in ("*/stackd.sock", "*/ours/stackd.sock"))
 
 
 @pytest.mark.parametrize(
