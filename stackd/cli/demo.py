@@ -161,6 +161,7 @@ class ChildDaemon:
         return ["-m", "stackd", "dev"]
 
     def start(self) -> None:
+        """Call it on the main thread: a child is tied to the thread that starts it."""
         environ = foreign() | {"STACKD_STATE_DIR": str(self.state), "PORT": str(self.port)}
         tied = [sys.executable, "-I", "-S", "-c", TIED, str(os.getpid())]
         self.process = subprocess.Popen(

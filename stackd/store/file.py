@@ -24,7 +24,7 @@ _ANOTHER = "name another file with STACKD_DATABASE_URL"
 def refuse_unfit(path: Path) -> None:
     """Return if a store may be opened at `path`: nothing is there, or an empty file, or a store of ours.
 
-    A kill at the very first start leaves an empty file. Call it before this process has the file open:
+    A kill at the very first start leaves an empty file, but no log: SQLite would drop one unread. Call it before this process has the file open:
     closing a file gives up every lock the process holds on it (https://www.sqlite.org/howtocorrupt.html).
 
     Raises:
@@ -38,17 +38,19 @@ def refuse_unfit(path: Path) -> None:
             hint="set a shorter STACKD_STATE_DIR",
         )
     try:
-        _refuse_odd_kind_or_owner(path, path.lstat())
-        header = _read_header(path)
-        is_cut = not header and _size(path.with_name(f"{path.name}-wal")) > 0
-    except FileNotFoundError:
-        return
+        log = _lstat(
+            path.with_name(f"{path.name}-wal")
+        )  # first: another start makes the file before it
+        found = _lstat(path)
+        if found is not None:
+            _refuse_odd_kind_or_owner(path, found)
+        header = _read_header(path) if found is not None else b""
     except OSError as error:
         raise unusable(path, error) from error
-    if is_cut:
+    if not header and log is not None and log.st_size > 0:
         raise StoreCorruptError(
-            f"{path} is empty, but its log {path.name}-wal is not: it was cut to nothing",
-            hint="restore a backup, or move both away to start empty",
+            f"{path} is {'missing' if found is None else 'empty'}, but its log {path.name}-wal is not",
+            hint="restore a backup in the place of both, or move both away to start empty",
         )
     if not any(header):
         return  # nothing, or a power cut in the first commit: SQLite undoes that, or refuses the file
@@ -97,5 +99,8 @@ def _read_header(path: Path) -> bytes:
         return file.read(_HEADER_BYTES)
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+def _lstat(path: Path) -> os.stat_result | None:
+    try:
+        return path.lstat()
+    except FileNotFoundError:
+        return None

@@ -105,6 +105,10 @@ OTHERS: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda path: (path.touch(), path.with_name(f"{path.name}-wal").write_bytes(b"x"))[0],
         "is empty, but its log x.db-wal is not",
     ),
+    "only-its-log": (
+        lambda path: path.with_name(f"{path.name}-wal").write_bytes(b"x") and None,
+        "is missing, but its log x.db-wal is not",
+    ),
 }
 
 
@@ -121,7 +125,8 @@ def test_a_file_that_is_not_ours_is_refused_and_stays_as_it_is(tmp_path: Path, k
     path = tmp_path / "x.db"
     make, reason = OTHERS[kind]
     make(path)
-    path.chmod(0o644)
+    for found in tmp_path.iterdir():
+        found.chmod(0o644)
     before = everything_in(tmp_path)
 
     error = refusal(path)
