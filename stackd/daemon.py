@@ -297,7 +297,7 @@ class _Daemon:
             store=store,
             versions=versions,
             blobs=self._blobs,
-            admission=Admission(settings.max_jobs),
+            admission=Admission(settings.max_jobs, store.reserve),
             clock=self._clock,
             events=self._events,
             identity=self._identity,

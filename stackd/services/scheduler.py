@@ -1,5 +1,7 @@
 """Keeps the queue whole: takes back the claims of dead processes and forgets what has expired.
 
+Also keeps disk space aside for a full disk, and gives back what the store needs no more.
+
 Schedules and polled triggers will be started from here.
 """
 
@@ -18,12 +20,14 @@ from stackd.core.process import ProcessIdentity
 from stackd.queue import processes, verbs
 from stackd.queue.processes import SILENT_LEASES, Watch
 from stackd.runtime.workflow_runtime import rescue
+from stackd.store import space
 from stackd.store.connection import Tx
 from stackd.store.database import Database
 from stackd.workflows import executions
 
 PRUNE_BATCH = 500  # rows per transaction: small steps never hold up the writer
 PRUNE_BATCHES = 20  # per round; the rest follows in the next
+PAGES_GIVEN = 256  # free pages, 1 MiB, given back to the disk per round
 JOBS_KEPT = 900.0  # seconds an ended job stays visible; the execution is the history
 
 _log = structlog.get_logger(__name__)
@@ -92,13 +96,16 @@ class Scheduler:
         rescued = await self._store.write(take_back, durable=False)
         if rescued:
             _log.info("took back jobs of dead processes", jobs=rescued)
-        return Done(
+        done = Done(
             rescued,
             await self._prune(lambda tx: executions.prune_keys(tx, now=now, limit=PRUNE_BATCH)),
             await self._prune(
                 lambda tx: verbs.prune(tx, before=now - JOBS_KEPT, limit=PRUNE_BATCH)
             ),
         )
+        await self._store.write(lambda tx: space.give_back(tx, limit=PAGES_GIVEN), durable=False)
+        await self._store.keep_reserve()
+        return done
 
     async def _prune(self, change: Callable[[Tx], int]) -> int:
         """Repeat `change`, a batch each time, until nothing is left or the round's share is done; rows gone."""

@@ -170,6 +170,10 @@ def is_fatal(error: BaseException) -> bool:
     }
 
 
+def is_full(error: sqlite3.Error) -> bool:
+    return _primary_code(error) == sqlite3.SQLITE_FULL
+
+
 def translate(error: BaseException, path: Path) -> BaseException:
     """`error` in the words of `core.errors`; what is not SQLite's comes back as it is."""
     if not isinstance(error, sqlite3.Error):

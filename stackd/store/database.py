@@ -32,8 +32,17 @@ from stackd.core.errors import (
     StoreReplacedError,
 )
 from stackd.core.events import Event, EventBus
-from stackd.store.connection import ThreadConnection, Tx, begin, connect, is_fatal, translate
+from stackd.store.connection import (
+    ThreadConnection,
+    Tx,
+    begin,
+    connect,
+    is_fatal,
+    is_full,
+    translate,
+)
 from stackd.store.migrations import Migration, migrate
+from stackd.store.reserve import Reserve
 
 T = TypeVar("T")
 Change = Callable[[Tx], T]
@@ -81,6 +90,7 @@ class Database:
     ) -> None:
         self.path = path
         self.events = events
+        self.reserve = Reserve(path)
         self._clock = clock
         self._writer = writer
         self._free_readers = list(readers)
@@ -132,7 +142,7 @@ class Database:
             size_bytes: about how much it writes; bounds a group.
         Raises:
             StoreBusyError: the deadline passed before it began, or another process kept the write lock.
-            StoreFullError: the disk is full; nothing of the whole group was kept.
+            StoreFullError: the disk is full, its reserve spent; nothing of the whole group was kept.
             StoreFailedError, StoreCorruptError, StoreReplacedError: writing has stopped for good.
         Cancellation: a change that has not begun is dropped; one that has begun commits, its events are
             delivered, and its result is lost to the caller.
@@ -149,6 +159,10 @@ class Database:
         if expires_at < self._sweeps_at:
             self._sweep_at(loop, expires_at)
         return await member.future
+
+    async def keep_reserve(self) -> None:
+        """Make the reserve again if it was spent and there is room; only for who holds the scheduler's role."""
+        await anyio.to_thread.run_sync(self.reserve.make)
 
     async def read(self, query: Callable[[Tx], T]) -> T:
         """Run `query` on a reader's thread, in one consistent snapshot.
@@ -299,22 +313,17 @@ class Database:
         changes = raw.total_changes
         try:
             self._set_sync(raw, durable=any(member.durable for member in group))
-            begin(raw)
             try:
-                for member in group:
-                    _apply(raw, member)
-            except BaseException as error:
-                if len(group) == 1 or is_fatal(error) or not raw.in_transaction:
+                self._run_group(raw, group)
+            except sqlite3.Error as error:
+                if not (is_full(error) and self.reserve.free()):
                     raise
-                raw.execute("ROLLBACK")
-                begin(raw)
-                for member in group:
-                    _apply_apart(raw, member, self.path)
-            raw.execute("COMMIT")
+                _log.warning("the disk is full: its reserve was freed, and nothing new is taken in")
+                _roll_back(raw)
+                self._run_group(raw, group)
             self._check_files()
         except BaseException as error:  # noqa: BLE001  # every member must learn its fate
-            if raw.in_transaction:
-                raw.execute("ROLLBACK")
+            _roll_back(raw)
             fate = translate(error, self.path)
             for member in group:
                 member.error = fate
@@ -322,6 +331,21 @@ class Database:
                 member.events = []
             return None if isinstance(fate, StoreError) else False
         return raw.total_changes > changes
+
+    def _run_group(self, raw: sqlite3.Connection, group: list[_Member[Any]]) -> None:
+        """One transaction of all members; if one fails, anew with each apart."""
+        begin(raw)
+        try:
+            for member in group:
+                _apply(raw, member)
+        except BaseException as error:
+            if len(group) == 1 or is_fatal(error) or not raw.in_transaction:
+                raise
+            raw.execute("ROLLBACK")
+            begin(raw)
+            for member in group:
+                _apply_apart(raw, member, self.path)
+        raw.execute("COMMIT")
 
     def _check_files(self) -> None:
         """Refuse to call a commit kept that went to a file which is no longer the store's.
@@ -371,9 +395,15 @@ def _closed() -> StoreError:
     return StoreError("the store is closed", code="store.closed")
 
 
+def _roll_back(raw: sqlite3.Connection) -> None:
+    if raw.in_transaction:
+        raw.execute("ROLLBACK")
+
+
 def _apply(raw: sqlite3.Connection, member: _Member[Any]) -> None:
     """Run one change inside the open transaction."""
     tx = Tx(raw)
+    member.error = None  # of an earlier try
     try:
         member.result = member.change(tx)
     except StopIteration as error:  # a future refuses to carry it
@@ -443,6 +473,7 @@ async def open_database(
         for _ in range(readers):
             opened.append(await connect(path, busy_timeout=busy_timeout, writable=False))  # noqa: PERF401
         database = Database(path, writer, opened[1:], clock=clock, events=events)
+        await anyio.to_thread.run_sync(database.reserve.look)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(database.run_writer)
             try:

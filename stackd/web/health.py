@@ -51,7 +51,14 @@ class Health:
         )
 
     async def _checks(self, context: Context) -> dict[str, CheckView]:
-        checks = {"store.write": await self._check_write(context)}
+        full = context.store.reserve.is_spent
+        checks = {
+            "store.write": await self._check_write(context),
+            "store.space": CheckView(
+                status="fail" if full else "pass",
+                reason="the disk is full; nothing new is taken in" if full else None,
+            ),
+        }
         for name, (state, reason) in context.supervisor.states().items():
             good = state is ServiceState.READY
             checks[f"service.{name}"] = CheckView(

@@ -13,7 +13,6 @@ import pytest
 from support.disk import fill, mounted
 
 from stackd.core.clock import SystemClock
-from stackd.core.errors import StoreFullError
 from stackd.core.events import EventBus
 from stackd.store.database import open_database
 from stackd.store.reserve import RESERVE_BYTES, ROOM_BYTES, Reserve
@@ -128,7 +127,7 @@ def test_space_that_cannot_be_had_after_all_leaves_nothing(disk: Path) -> None:
     assert reserve.make() is True
 
 
-def test_a_full_store_can_make_room_once_the_reserve_is_freed(tmp_path: Path) -> None:
+def test_a_store_that_meets_a_full_disk_frees_the_reserve_and_goes_on(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     with mounted(disk, f"size={ROOM_BYTES + 16 * MIB}"):
         fill_and_make_room(disk)
@@ -148,12 +147,11 @@ def fill_and_make_room(disk: Path) -> None:
             )
             assert await anyio.to_thread.run_sync(reserve.make)
             await anyio.to_thread.run_sync(fill, disk / "ballast")
-            with pytest.raises(StoreFullError):
-                await store.write(lambda tx: tx.execute("DELETE FROM queue_control"))
-
-            assert await anyio.to_thread.run_sync(reserve.free)
 
             assert await store.write(lambda tx: tx.execute("DELETE FROM queue_control")) == 500
+
+            assert store.reserve.is_spent
+            assert store.synced_at > 0
 
     anyio.run(run)
     raw = sqlite3.connect(path)

@@ -70,7 +70,7 @@ class Site:
             store=database,
             versions=Versions(database),
             blobs=self.world.blobs,
-            admission=Admission(1000),
+            admission=Admission(1000, database.reserve),
             clock=clock,
             events=events,
             identity=THIS_PROCESS,

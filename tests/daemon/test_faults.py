@@ -70,6 +70,9 @@ def left_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finally:
         daemon.kill()
     (daemon.state / "stackd.sock").unlink(missing_ok=True)
+    (daemon.state / "stackd.db.reserve").unlink(
+        missing_ok=True
+    )  # some tests copy it to a small disk
     return daemon.state
 
 
@@ -150,13 +153,15 @@ def test_a_full_disk_is_answered_507_and_everything_acknowledged_ends_once_there
         unready = eventually(
             "it says so", lambda: (a := daemon.http("GET", "/readyz?verbose")).status == 503 and a
         )
-        waiting = eventually("the run waits", lambda: daemon.logged("waiting for the store"))
+        eventually(
+            "the run waits",
+            lambda: held in [e.get("execution_id") for e in daemon.logged("waiting for the store")],
+        )
         ballast.unlink()
 
         for answer in (refused, binary):
             assert (answer.status, answer.code) == (507, "store.full")
         assert "no space left" in unready.json["checks"]["store.write"]["reason"]
-        assert any(line["execution_id"] == held for line in waiting)
         assert daemon.until(held)["status"] == "completed"
         eventually("a delivery is taken", lambda: send(daemon, accepted).status == 202)
         for execution_id in accepted:
@@ -166,6 +171,47 @@ def test_a_full_disk_is_answered_507_and_everything_acknowledged_ends_once_there
         assert {item["id"] for item in stored} == accepted | {held}
         assert far_side.keys[held] == {f"{held}:book"}
         assert far_side.hits["/book", held] == 1
+        assert daemon.terminate() == 0
+        assert not daemon.unforeseen()
+
+
+def test_with_a_reserve_what_was_taken_in_ends_on_a_full_disk_and_nothing_new_is_taken_in(
+    daemons: Daemons, tmp_path: Path, far_side: FarSide
+) -> None:
+    with mounted(tmp_path / "state", "size=64m"):
+        daemon = daemons(SCHEDULER_INTERVAL_MS="500")
+        daemon.start()
+        reserve = daemon.state / "stackd.db.reserve"
+        eventually("the reserve is made", lambda: reserve.exists() and reserve.stat().st_size)
+        daemon.load(HOOKED)
+        daemon.load(BOOKING.format(url=far_side.url))
+        far_side.is_open.clear()
+        held = daemon.begin("booking")
+        far_side.arrived("/book")
+        accepted: set[str] = set()
+
+        ballast = daemon.state / "ballast"
+        fill(ballast)
+        refused = eventually(
+            "a delivery is refused",
+            lambda: (a := send(daemon, accepted)).status != 202 and a,
+        )
+        far_side.is_open.set()
+        for execution_id in accepted | {held}:
+            daemon.until(execution_id, "completed")
+        unready = daemon.http("GET", "/readyz?verbose")
+
+        assert (refused.status, refused.code) == (507, "store.full")
+        assert reserve.stat().st_size == 0
+        assert unready.status == 503
+        assert "disk is full" in unready.json["checks"]["store.space"]["reason"]
+        assert send(daemon, accepted).status == 507
+        ballast.unlink()
+        eventually("a delivery is taken", lambda: send(daemon, accepted).status == 202)
+        assert reserve.stat().st_size == 16 * 1024 * 1024
+        for execution_id in accepted:
+            daemon.until(execution_id, "completed")
+        assert daemon.http("GET", "/readyz").status == 200
         assert daemon.terminate() == 0
         assert not daemon.unforeseen()
 

@@ -91,6 +91,10 @@ class WatchedStore:
                 await self.after_read()
             return found
 
+    async def keep_reserve(self) -> None:
+        async with self._call(deque()):
+            await self._store.keep_reserve()
+
     @asynccontextmanager
     async def _call(self, failing: deque[StackdError | None]) -> AsyncIterator[None]:
         error = failing.popleft() if failing else None
