@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import io
 import ipaddress
 import math
@@ -27,7 +28,7 @@ from dotenv.parser import Binding, parse_stream
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from stackd.core.errors import SettingsError
+from stackd.core.errors import SettingsError, StoreFullError
 
 Mode = Literal["dev", "start"]
 
@@ -858,6 +859,7 @@ def ensure_dev_token(state_dir: Path) -> str:
 
     Raises:
         SettingsError: the state directory or the file of the token cannot be used.
+        StoreFullError: there is no room for it.
     """
     path = dev_token_file(state_dir)
     token = _kept(path, f"{secrets.token_urlsafe(32)}\n").strip()
@@ -886,6 +888,8 @@ def _kept(path: Path, fresh: str) -> str:
     except _UnreadableError as error:
         raise SettingsError([f"{error}; remove it to make a new one"]) from error
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreFullError(f"no space left for {path}", hint="free disk space") from error
         raise SettingsError([f"{path} cannot be used ({error.strerror})"]) from error
     return text
 

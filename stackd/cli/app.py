@@ -16,7 +16,14 @@ import typer
 from stackd import __version__
 from stackd.cli import config, executions, queue, workflows
 from stackd.cli.context import DEBUG
-from stackd.core.errors import ApiError, InputError, SettingsError, StackdError, UnreachableError
+from stackd.core.errors import (
+    ApiError,
+    InputError,
+    SettingsError,
+    StackdError,
+    StoreFullError,
+    UnreachableError,
+)
 from stackd.settings import Settings, ensure_dev_secrets, load_settings
 
 app = typer.Typer(
@@ -81,13 +88,16 @@ def start(role: RoleArgument = Role.stack) -> None:
 
 
 def _run(settings: Callable[[], Settings], role: Role) -> NoReturn:
-    from stackd.daemon import EXIT_CONFIG, run_daemon
+    from stackd.daemon import EXIT_CONFIG, EXIT_GAVE_UP, run_daemon
 
     try:
         usable = settings()
     except SettingsError as error:
         print(error.message, file=sys.stderr)
         sys.exit(EXIT_CONFIG)
+    except StoreFullError as error:
+        print(f"{error.message}; {error.hint}", file=sys.stderr)
+        sys.exit(EXIT_GAVE_UP)
     sys.exit(run_daemon(usable, role.value))
 
 

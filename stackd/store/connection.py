@@ -5,6 +5,7 @@ With what stands beside it in `store/`, the only place that knows SQLite.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -125,7 +126,7 @@ async def connect(path: Path, *, busy_timeout: float, writable: bool) -> ThreadC
     except sqlite3.Error as error:
         # aiosqlite asked the thread to end; wait for it, so that nothing reports to a closed loop.
         await anyio.to_thread.run_sync(connection._thread.join)  # noqa: SLF001
-        raise translate(error, path) from error
+        raise await anyio.to_thread.run_sync(translate, error, path) from error
     return connection
 
 
@@ -175,7 +176,7 @@ def is_full(error: sqlite3.Error) -> bool:
 
 
 def translate(error: BaseException, path: Path) -> BaseException:
-    """`error` in the words of `core.errors`; what is not SQLite's comes back as it is."""
+    """`error` in the words of `core.errors`; what is not SQLite's comes back as it is. May look at the disk."""
     if not isinstance(error, sqlite3.Error):
         return error
     match _primary_code(error):
@@ -190,6 +191,8 @@ def translate(error: BaseException, path: Path) -> BaseException:
                 f"{path} is not a sound SQLite database: {error}",
                 hint="restore a backup, or move the file away to start empty",
             )
+        case sqlite3.SQLITE_CANTOPEN if _is_out_of_inodes(path):
+            return StoreFullError(f"no inode left for {path}", hint="remove files from that disk")
         case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
             return StoreError(
                 f"{path} cannot be written: {error}",
@@ -202,6 +205,15 @@ def translate(error: BaseException, path: Path) -> BaseException:
             return StackdError(f"constraint failed: {error}", code="store.constraint")
         case _:
             return StoreError(f"{path}: {error}")
+
+
+def _is_out_of_inodes(path: Path) -> bool:
+    """SQLite does not say why it could not make a file."""
+    try:
+        disk = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return disk.f_files > 0 and disk.f_favail == 0
 
 
 def _primary_code(error: sqlite3.Error) -> int:

@@ -175,7 +175,7 @@ class Database:
         try:
             return await _shielded_read(reader, query)
         except sqlite3.Error as error:
-            raise translate(error, self.path) from error
+            raise await anyio.to_thread.run_sync(translate, error, self.path) from error
         finally:
             self._free_readers.append(reader)
             self._reader_freed.release()
@@ -469,7 +469,7 @@ async def open_database(
         try:
             await writer.run(_prepare, writer, path, clock.time(), migrations)
         except sqlite3.Error as error:
-            raise translate(error, path) from error
+            raise await anyio.to_thread.run_sync(translate, error, path) from error
         for _ in range(readers):
             opened.append(await connect(path, busy_timeout=busy_timeout, writable=False))  # noqa: PERF401
         database = Database(path, writer, opened[1:], clock=clock, events=events)

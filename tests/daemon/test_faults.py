@@ -240,6 +240,23 @@ def send(daemon: DaemonProcess, accepted: set[str]) -> Answer:
     return answer
 
 
+@pytest.mark.parametrize(
+    "inodes", [4, 6, 8]
+)  # for the locks, the token, SQLite's files; 12 are enough
+def test_a_start_on_a_disk_without_inodes_ends_with_75_and_names_the_place(
+    daemons: Daemons, inodes: int
+) -> None:
+    daemon = daemons()
+    with mounted(daemon.state, f"size=64m,nr_inodes={inodes}"):
+        daemon.spawn()
+        assert daemon.wait() == 75, daemon.tail()
+
+    (line,) = daemon.logged("cannot go on")
+    assert line["code"] == "store.full"
+    assert str(daemon.state) in line["reason"]
+    assert not daemon.unforeseen()
+
+
 def test_a_read_only_state_directory_is_refused_by_name(tmp_path: Path) -> None:
     state = tmp_path / "state"
     with mounted(state, "ro"):
