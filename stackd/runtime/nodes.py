@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from codecs import BOM_UTF8
-from datetime import UTC, datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-from stackd.core.clock import rfc3339
+from stackd.core.clock import epoch, rfc3339
 from stackd.core.errors import InputError, NodeError
 from stackd.core.json import Json, dumps, loads_strict
 from stackd.core.text import codec
@@ -39,12 +39,11 @@ def set_values(params: dict[str, Json]) -> Json:
 def delay_until(params: dict[str, Json], *, now: float) -> tuple[float, Json]:
     """When a delay ends (epoch seconds), and its output.
 
-    Raises:
-        InputError: `until` is no instant, or the sum is negative.
+    The parameters are what `NODE_TYPES` says of them.
     """
     until = params.get("until")
     if until is not None:
-        due_at = _instant(until)
+        due_at = epoch(until) if isinstance(until, str) else float(until)
     else:
         units = (
             ("delayMs", 0.001),
@@ -55,20 +54,6 @@ def delay_until(params: dict[str, Json], *, now: float) -> tuple[float, Json]:
         due_at = now + sum(float(params.get(name) or 0) * unit for name, unit in units)
     delayed = max(due_at - now, 0.0)
     return due_at, {"delayedMs": round(delayed * 1000), "resumeAt": rfc3339(due_at)}
-
-
-def _instant(value: Json) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    try:
-        parsed = datetime.fromisoformat(str(value))
-    except ValueError:
-        raise InputError(
-            f"until {value!r} is no RFC 3339 instant", code="delay.bad_instant"
-        ) from None
-    if parsed.tzinfo is None:
-        raise InputError(f"until {value!r} names no time zone", code="delay.no_zone")
-    return parsed.timestamp()
 
 
 async def request(params: dict[str, Json], context: NodeContext) -> Json:

@@ -34,10 +34,9 @@ from stackd.workflows.filters import (
     bounded,
     contains,
     equal,
+    guess,
     joined,
     kind_of,
-    nearest,
-    nearest_key,
     over_limit,
     require_order,
     text_of,
@@ -54,7 +53,8 @@ __all__ = [
     "Scope",
     "Template",
     "evaluate",
-    "iter_template_errors",
+    "iter_expressions",
+    "parse_condition",
     "parse_expression",
     "parse_template",
 ]
@@ -88,6 +88,7 @@ class Scope:
 
 Run = Callable[[Scope], Json]
 Path = tuple[str | int, ...]
+Position = tuple[int, int]  # line and column, from 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +97,20 @@ class Expression:
 
     Attributes:
         roots: the names it reads.
-        paths: what it reads below them, as far as it is fixed: `("price", "body", "amount")`.
+        paths: what it reads below them, as far as it is fixed: `("price", "body", "amount")`; each with the
+            place where the text does so first.
         weight: its steps, without those of filters over data.
     """
 
     text: str
     roots: frozenset[str]
-    paths: frozenset[Path]
+    paths: Mapping[Path, Position] = field(hash=False)
     weight: int
     run: Run = field(repr=False, compare=False)
 
 
-def parse_expression(text: str) -> Expression:
-    """The expression in `text`, which has no `{{ }}` around it.
+def parse_expression(text: str, *, at: Position = (1, 1)) -> Expression:
+    """The expression in `text`, which has no `{{ }}` around it. Places are counted as if it began `at` there.
 
     Raises:
         ExpressionError: with line and column, naming the construct, the unknown filter and its nearest
@@ -118,19 +120,45 @@ def parse_expression(text: str) -> Expression:
         raise ExpressionError(
             f"the expression is longer than {MAX_TEXT:,} characters",
             code="expression.limit",
-            line=1,
-            column=MAX_TEXT + 1,
+            line=at[0],
+            column=at[1],
         )
     if not text.strip():
-        raise ExpressionError("the expression is empty", line=1, column=1)
-    compiler = _Compiler(text.replace("\r\n", "\n").replace("\r", "\n"))
+        raise ExpressionError("the expression is empty", line=at[0], column=at[1])
+    compiler = _Compiler(text.replace("\r\n", "\n").replace("\r", "\n"), at)
     run = compiler.compile(compiler.parse(), 1)
     return Expression(
         text=text.strip(),
         roots=frozenset(compiler.roots),
-        paths=frozenset(compiler.paths),
+        paths={path: compiler.position(offset) for path, offset in compiler.paths.items()},
         weight=compiler.weight,
         run=run,
+    )
+
+
+def parse_condition(text: str) -> Expression:
+    """The expression of a condition, which may stand in `{{ }}` or not.
+
+    Raises:
+        ExpressionError: as `parse_expression`; also for a text that holds more than the one expression.
+    """
+    if text.lstrip().startswith("{{"):
+        pieces = [p for p in _pieces(text) if not (isinstance(p, str) and p.isspace())]
+        if len(pieces) == 1 and isinstance(pieces[0], Expression):
+            return pieces[0]
+        if len(pieces) == 1 and isinstance(pieces[0], ExpressionError):
+            raise pieces[0]
+    else:
+        try:
+            return parse_expression(text)
+        except ExpressionError:
+            if "{{" not in text:
+                raise
+    line, column = _moved((1, 1), text, 0, text.index("{{"))
+    raise ExpressionError(
+        "a condition is one expression: write {{ }} around all of it or not at all",
+        line=line,
+        column=column,
     )
 
 
@@ -288,16 +316,20 @@ class _Compiler:
     The token stream carries offsets where jinja2 keeps line numbers, so every node knows its column.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, at: Position) -> None:
         self.text = text
+        self.at = at
         self.roots: set[str] = set()
-        self.paths: set[Path] = set()
+        self.paths: dict[Path, int] = {}
         self.weight = 0
         self.soft = False  # as asked for the node whose handler is called
         self._offset = 0  # of the token being read
 
+    def position(self, offset: int) -> Position:
+        return _moved(self.at, self.text, 0, offset)
+
     def error(self, message: str, offset: int, *, code: str | None = None) -> ExpressionError:
-        line, column = _position(self.text, offset)
+        line, column = self.position(offset)
         return ExpressionError(message, code=code, line=line, column=column)
 
     def parse(self) -> Any:
@@ -374,8 +406,12 @@ def _keep_backslash(match: re.Match[str]) -> str:
     return match[1] or "\\\\"
 
 
-def _position(text: str, offset: int) -> tuple[int, int]:
-    return text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
+def _moved(at: Position, text: str, start: int, end: int) -> Position:
+    """Where `end` stands if `start` stands `at`."""
+    lines = text.count("\n", start, end)
+    if not lines:
+        return at[0], at[1] + end - start
+    return at[0] + lines, end - text.rfind("\n", start, end)
 
 
 def _const(compiler: _Compiler, node: Any, _depth: int) -> Run:
@@ -421,7 +457,7 @@ def _path(compiler: _Compiler, node: Any, depth: int) -> Run:
         if not isinstance(key, (str, int)):
             break
         fixed.append(key)
-    compiler.paths.add((root, *fixed))
+    compiler.paths.setdefault((root, *fixed), node.lineno)
     if len(fixed) == len(keys):
         return _read_fixed(root, tuple(fixed), soft=soft)
     return _read_below(_read_fixed(root, (), soft=soft), root, keys, soft=soft)
@@ -513,7 +549,7 @@ def _unknown_root(scope: Scope, root: str, keys: Path) -> ExpressionError:
         ", …" if len(known) > _KNOWN_ROOTS_SHOWN else ""
     )
     return ExpressionError(
-        f'{_path_text((root, *keys))}: there is no "{_short(root)}"{nearest(root, known)} (known: {shown})',
+        f'{_path_text((root, *keys))}: there is no "{_short(root)}"{guess(root, known)} (known: {shown})',
         code="expression.missing",
     )
 
@@ -525,7 +561,7 @@ def _missing(root: str | None, keys: Path, index: int, parent: Json) -> Expressi
     message = f'{whole}: {holder} has no "{_path_text(keys)}"'
     key = keys[index]
     if type(parent) is dict:
-        message += nearest_key(key, parent) if isinstance(key, str) else " (it is a map)"
+        message += guess(key, parent) if isinstance(key, str) else " (it is a map)"
     else:
         place = f'"{_path_text(above)}"' if above else "it"
         kind = f"a list of {len(parent)}" if type(parent) is list else kind_of(parent)
@@ -638,7 +674,7 @@ def _call(compiler: _Compiler, node: Any, _depth: int) -> Run:
         )
     name = node.node.name
     if name not in FUNCTIONS:
-        hint = nearest(name, FUNCTIONS) or (
+        hint = guess(name, FUNCTIONS) or (
             f"; as a filter it is written value|{name}" if name in FILTERS else ""
         )
         raise compiler.error(f'unknown function "{_short(name)}"{hint}', node.node.lineno)
@@ -653,7 +689,7 @@ def _applying(table: Mapping[str, Filter], word: str) -> _Handler:
         soft = compiler.soft
         known = table.get(name)
         if known is None:
-            hint = nearest(name, table)
+            hint = guess(name, table)
             raise compiler.error(f'unknown {word} "{_short(name)}"{hint}', node.lineno)
         operand = compiler.compile(node.node, depth + 1, soft=known.sees_missing)
         if type(node.node).__name__ == "Const":
@@ -678,7 +714,7 @@ def _arguments(compiler: _Compiler, node: Any, known: Filter, depth: int) -> lis
     names = [parameter.name for parameter in known.parameters]
     for keyword in node.kwargs or []:
         if keyword.key not in names:
-            hint = nearest(keyword.key, names)
+            hint = guess(keyword.key, names)
             message = f'{node.name} has no argument "{_short(keyword.key)}"{hint}'
             raise compiler.error(message, keyword.lineno)
         if keyword.key in given:
@@ -764,8 +800,6 @@ _HANDLERS: Final[dict[str, _Handler]] = {
 
 # --- templates ----------------------------------------------------------------------------------------
 
-Pieces = tuple[str | Expression, ...]
-
 
 @dataclass(frozen=True, slots=True)
 class Template:
@@ -841,23 +875,35 @@ def parse_template(value: Json, *, where: str = "") -> Template:
     """
     builder = _Builder(where)
     run = builder.build(value, ())
-    if builder.problems:
-        raise builder.problems[0][1]
     return Template(
         roots=frozenset().union(*(expression.roots for expression in builder.expressions)),
         paths=frozenset().union(*(expression.paths for expression in builder.expressions)),
         where=where,
         value=value,
         run=run,
-        url=_render_url(_pieces(value), where) if run is not None and type(value) is str else None,
+        url=_render_url(builder.pieces, where) if run is not None and type(value) is str else None,
     )
 
 
-def iter_template_errors(value: Json) -> Iterator[tuple[Path, ExpressionError]]:
-    """Every error `parse_template` would find, each with the place of its text in `value`."""
-    builder = _Builder("")
-    builder.build(value, ())
-    yield from builder.problems
+def iter_expressions(value: Json) -> Iterator[tuple[Path, Expression | ExpressionError]]:
+    """Every expression in `value` with the place of its text there; for each that cannot be used, why not.
+
+    Text by text: who has seen enough may stop.
+    """
+    open_values: list[tuple[Path, Json]] = [((), value)]
+    while open_values:
+        place, current = open_values.pop()
+        if type(current) is str:
+            yield from ((place, piece) for piece in _pieces(current) if not isinstance(piece, str))
+        elif type(current) is dict:
+            yield from (((*place, key), _no_key()) for key in current if "{{" in key)
+            open_values += reversed([((*place, key), inner) for key, inner in current.items()])
+        elif type(current) is list:
+            open_values += reversed([((*place, i), inner) for i, inner in enumerate(current)])
+
+
+def _no_key() -> ExpressionError:
+    return ExpressionError("a key cannot hold an expression")
 
 
 class _Builder:
@@ -866,7 +912,7 @@ class _Builder:
     def __init__(self, where: str) -> None:
         self.where = where
         self.expressions: list[Expression] = []
-        self.problems: list[tuple[Path, ExpressionError]] = []
+        self.pieces: list[str | Expression] = []  # of the last text that holds an expression
 
     def build(self, value: Json, place: Path) -> Run | None:
         kind = type(value)
@@ -876,15 +922,14 @@ class _Builder:
             return None
         if len(place) >= MAX_TEMPLATE_DEPTH:
             message = f"nested deeper than {MAX_TEMPLATE_DEPTH} levels"
-            self._refuse(over_limit(message), place)
-            return None
+            raise _at(over_limit(message), self._named(place))
         return self._map(value, place) if kind is dict else self._list(value, place)
 
     def _map(self, value: dict[str, Json], place: Path) -> Run | None:
         moving: list[tuple[str, Run]] = []
         for key, member in value.items():
             if "{{" in key:
-                self._refuse(ExpressionError("a key cannot hold an expression"), (*place, key))
+                raise _at(_no_key(), self._named((*place, key)))
             run = self.build(member, (*place, key))
             if run is not None:
                 moving.append((key, run))
@@ -897,17 +942,14 @@ class _Builder:
         pairs = zip(runs, value, strict=True)
         return _render_list([run or functools.partial(_fixed, element) for run, element in pairs])
 
-    def _text(self, text: str, place: Path) -> Run | None:
-        try:
-            pieces = _pieces(text)
-        except ExpressionError as error:
-            self._refuse(error, place)
-            return None
-        self.expressions += (piece for piece in pieces if isinstance(piece, Expression))
-        return _render_text(pieces, self._named(place))
-
-    def _refuse(self, error: ExpressionError, place: Path) -> None:
-        self.problems.append((place, _at(error, self._named(place))))
+    def _text(self, text: str, place: Path) -> Run:
+        self.pieces = []
+        for piece in _pieces(text):
+            if isinstance(piece, ExpressionError):
+                raise _at(piece, self._named(place))
+            self.pieces.append(piece)
+        self.expressions += (piece for piece in self.pieces if isinstance(piece, Expression))
+        return _render_text(self.pieces, self._named(place))
 
     def _named(self, place: Path) -> str:
         if not self.where or not place:
@@ -933,27 +975,34 @@ _MARK = re.compile(
 )
 
 
-def _pieces(text: str) -> Pieces:
-    """Plain texts and expressions in turn; only the expressions where blanks are all that is around one."""
-    pieces: list[str | Expression] = []
-    done = 0
+def _pieces(text: str) -> list[str | Expression | ExpressionError]:
+    """Plain texts and expressions in turn; an error stands for an expression that cannot be used.
+
+    Only the expression where blanks are all that is around one.
+    """
+    pieces: list[str | Expression | ExpressionError] = []
+    done, at = 0, (1, 1)
     while (start := text.find("{{", done)) >= 0:
         if start > done:
             pieces.append(text[done:start])
-        end = _closing(text, start)
-        pieces.append(_parse_inside(text, start + 2, end))
-        done = end + 2
+        at = _moved(at, text, done, start)
+        try:
+            end = _closing(text, start, at)
+        except ExpressionError as error:
+            return [*pieces, error]
+        try:
+            pieces.append(_parse_inside(text, start + 2, end, at))
+        except ExpressionError as error:
+            pieces.append(error)
+        at, done = _moved(at, text, start, end + 2), end + 2
     if done < len(text):
         pieces.append(text[done:])
-    expressions = [piece for piece in pieces if isinstance(piece, Expression)]
-    if len(expressions) == 1 and all(
-        isinstance(piece, Expression) or not piece.strip() for piece in pieces
-    ):
-        return tuple(expressions)
-    return tuple(pieces)
+    inside = [piece for piece in pieces if not isinstance(piece, str)]
+    is_alone = len(inside) == 1 and all(p is inside[0] or not str(p).strip() for p in pieces)
+    return list(inside) if is_alone else pieces
 
 
-def _closing(text: str, start: int) -> int:
+def _closing(text: str, start: int, at: Position) -> int:
     """Where the `}}` is that closes the `{{` at `start`, over quoted texts and maps."""
     depth = 0
     reason = ""
@@ -966,35 +1015,23 @@ def _closing(text: str, start: int) -> int:
         elif found == "}" and text.startswith("}}", mark.start()):
             return mark.start()
         elif found in "'\"":
-            quote_line, quote_column = _position(text, mark.start())
+            quote_line, quote_column = _moved(at, text, start, mark.start())
             reason = f" (the quote at line {quote_line}, column {quote_column} stays open)"
             break
-    line, column = _position(text, start)
-    raise ExpressionError(f'"{{{{" is never closed{reason}', line=line, column=column)
+    raise ExpressionError(f'"{{{{" is never closed{reason}', line=at[0], column=at[1])
 
 
-def _parse_inside(text: str, start: int, end: int) -> Expression:
-    """As `parse_expression`, with positions that count in the whole `text`."""
-    line, column = _position(text, start)
+def _parse_inside(text: str, start: int, end: int, at: Position) -> Expression:
+    """The expression from `start` to `end`; its `{{` stands `at` there."""
+    inside = (at[0], at[1] + 2)
     if text[start] in "-+":
         sign = text[start]
         raise ExpressionError(
             f'"{{{{{sign}" is not supported; for a sign write "{{{{ {sign}"',
-            line=line,
-            column=column,
+            line=inside[0],
+            column=inside[1],
         )
-    try:
-        return parse_expression(text[start:end])
-    except ExpressionError as error:
-        if error.line is None or error.column is None:
-            raise
-        if error.line == 1:
-            column += error.column - 1
-        else:
-            column = error.column
-        raise ExpressionError(
-            error.message, code=error.code, line=line + error.line - 1, column=column
-        ) from None
+    return parse_expression(text[start:end], at=inside)
 
 
 def _render_map(value: dict[str, Json], moving: list[tuple[str, Run]]) -> Run:
@@ -1015,7 +1052,7 @@ def _render_list(runs: list[Run]) -> Run:
     return lambda scope: [value for run in runs if (value := run(scope)) is not OMIT]
 
 
-def _render_text(pieces: Pieces, where: str) -> Run:
+def _render_text(pieces: list[str | Expression], where: str) -> Run:
     if len(pieces) == 1 and isinstance(pieces[0], Expression):
         return _render_whole(pieces[0], where)
     parts = [_render_part(piece, where) for piece in pieces]
@@ -1057,7 +1094,7 @@ def _render_part(piece: str | Expression, where: str) -> str | Callable[[Scope],
     return lambda scope: text_of(whole(scope), around)
 
 
-def _render_url(pieces: Pieces, where: str) -> Callable[[Scope], str]:
+def _render_url(pieces: list[str | Expression], where: str) -> Callable[[Scope], str]:
     parts = [_render_part(piece, where) for piece in pieces]
 
     def render(scope: Scope) -> str:

@@ -8,7 +8,6 @@ Every loop over data is paid for from the `Budget`; nothing is built before its 
 from __future__ import annotations
 
 import decimal
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterable
@@ -17,6 +16,7 @@ from typing import Any, Final
 
 from stackd.core.errors import ExpressionError, InputError
 from stackd.core.json import Json, dumps, loads_strict
+from stackd.core.names import nearest
 
 MAX_RESULT_BYTES = 1024 * 1024  # of one expression
 MAX_RENDERED_BYTES = (
@@ -28,7 +28,6 @@ _NODES_PER_STEP = 4  # measuring a value is that much cheaper than working on it
 _CHARACTERS_PER_STEP = 500  # 1 MiB read once is about 2,000 steps and 1 ms
 _CODED_BYTES_PER_STEP = 64  # turned into JSON or back
 _UTF8_BYTES = 3  # at most, per character that is no surrogate pair
-_SUGGESTION_KEYS = 200  # a map with more keys gets no "did you mean"
 
 
 class Omit:
@@ -75,14 +74,10 @@ def kind_of(value: Json) -> str:
     return _KINDS.get(type(value), "an unknown value")
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def guess(name: str, known: Iterable[str]) -> str:
     """A `; did you mean …` for a message, or nothing."""
-    close = difflib.get_close_matches(name[:100], list(known), n=1)
-    return f'; did you mean "{close[0]}"?' if close else ""
-
-
-def nearest_key(key: str, value: dict[str, Json]) -> str:
-    return nearest(key, value) if len(value) <= _SUGGESTION_KEYS else ""
+    meant = nearest(name, known)
+    return f'; did you mean "{meant}"?' if meant else ""
 
 
 def over_limit(message: str) -> ExpressionError:

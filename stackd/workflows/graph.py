@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -14,7 +14,7 @@ from stackd.workflows.expressions import (
     Expression,
     Scope,
     Template,
-    parse_expression,
+    parse_condition,
     parse_template,
 )
 from stackd.workflows.model import Edge, Node, Retry, Workflow
@@ -113,25 +113,22 @@ def reach(starts: Iterable[str], out_edges: dict[str, tuple[GraphEdge, ...]]) ->
 def compile_graph(workflow: Workflow) -> Graph:
     """The graph of a workflow that `read_document` accepted."""
     edges = [_edge(edge) for edge in workflow.edges]
-    nodes = {node.id: _node(node, edges) for node in workflow.nodes}
+    into: dict[str, list[GraphEdge]] = {node.id: [] for node in workflow.nodes}
+    out_of: dict[str, list[GraphEdge]] = {node.id: [] for node in workflow.nodes}
+    for edge in edges:
+        into[edge.target].append(edge)
+        out_of[edge.source].append(edge)
+    nodes = {node.id: _node(node, into[node.id], out_of[node.id]) for node in workflow.nodes}
     return Graph(workflow, nodes, order_of([n.id for n in workflow.nodes], edges))
 
 
 def _edge(edge: Edge) -> GraphEdge:
     if isinstance(edge.when, str):
-        return GraphEdge(edge.source, edge.target, parse_expression(condition(edge.when)), edge.on)
+        return GraphEdge(edge.source, edge.target, parse_condition(edge.when), edge.on)
     return GraphEdge(edge.source, edge.target, None, edge.on, never=edge.when is False)
 
 
-def condition(text: str) -> str:
-    """The expression of a `when`, which may stand in `{{ }}` or not."""
-    stripped = text.strip()
-    if stripped.startswith("{{") and stripped.endswith("}}"):
-        return stripped[2:-2]
-    return stripped
-
-
-def _node(node: Node, edges: list[GraphEdge]) -> GraphNode:
+def _node(node: Node, into: list[GraphEdge], out_of: list[GraphEdge]) -> GraphNode:
     is_trigger = NODE_TYPES[node.type].is_trigger
     params = {} if is_trigger else dict(node.params)
     url: Template | None = None
@@ -144,8 +141,8 @@ def _node(node: Node, edges: list[GraphEdge]) -> GraphNode:
     return GraphNode(
         id=node.id,
         type=node.type,
-        in_edges=tuple(edge for edge in edges if edge.target == node.id),
-        out_edges=tuple(edge for edge in edges if edge.source == node.id),
+        in_edges=tuple(into),
+        out_edges=tuple(out_of),
         retry=node.retry,
         timeout=None if node.timeout_ms is None else node.timeout_ms / 1000,
         effect=effect_of(node),
@@ -172,10 +169,10 @@ def _dedupe(node: Node) -> Expression | None:
     """What a webhook trigger tells its deliveries apart by, if it is an expression."""
     asked = node.params.get("dedupe")
     text = asked.get("expression") if isinstance(asked, dict) else None
-    return None if text is None else parse_expression(condition(text))
+    return None if text is None else parse_condition(text)
 
 
-def order_of(ids: list[str], edges: list[GraphEdge]) -> tuple[str, ...]:
+def order_of(ids: list[str], edges: Sequence[GraphEdge | Edge]) -> tuple[str, ...]:
     """`ids` with sources before targets; what stands in or behind a cycle is left out."""
     open_edges = dict.fromkeys(ids, 0)
     targets: dict[str, list[str]] = {key: [] for key in ids}
@@ -200,7 +197,6 @@ __all__ = [
     "GraphEdge",
     "GraphNode",
     "compile_graph",
-    "condition",
     "order_of",
     "reach",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 from pydantic.alias_generators import to_camel
 
 ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"  # of workflows
@@ -75,12 +75,18 @@ class Node(_Part):
         return "pinned" in self.model_fields_set
 
 
+def _when(value: object) -> object:
+    if value is None or isinstance(value, str | bool):
+        return value
+    raise ValueError("must be an expression, true or false")
+
+
 class Edge(_Part):
     """Taken when its source ended as `on` says and `when`, if given, is true."""
 
     source: Annotated[str, Field(alias="from", min_length=1)]
     target: Annotated[str, Field(alias="to", min_length=1)]
-    when: str | bool | None = None
+    when: Annotated[str | bool | None, PlainValidator(_when)] = None
     on: Annotated[str, Field(min_length=1)] = "success"
 
 

@@ -9,12 +9,15 @@ from enum import StrEnum
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from stackd.core.clock import epoch, is_instant
 from stackd.core.json import Json
+from stackd.core.names import nearest
 from stackd.workflows.model import Node
 
 WEBHOOK_PATH = re.compile(r"[A-Za-z0-9_~.-]+(/[A-Za-z0-9_~.-]+)*")
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 LONGEST_TIMEOUT_MS = 86_400_000  # a day
+LONGEST_DELAY_DAYS = 366  # by each of its parameters; `until` may lie further off
 
 
 class Effect(StrEnum):
@@ -28,12 +31,13 @@ class Effect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """One parameter. `check` answers what is wrong with a value, or None."""
+    """One parameter. `check` answers what is wrong with a value, or None; `choices`: if these are all it takes."""
 
     check: Callable[[Json], str | None]
     required: bool = False
     is_static: bool = False  # read before any execution: may hold no expression
     is_raw: bool = False  # its expressions are its own matter: checked and handed on as written
+    choices: tuple[str, ...] = ()
 
 
 Problem = tuple[str, str]  # (parameter, what is wrong)
@@ -100,8 +104,12 @@ def _number(low: float, high: float) -> Callable[[Json], str | None]:
     return check
 
 
-def _among(*choices: str) -> Callable[[Json], str | None]:
-    return lambda value: None if value in choices else f"must be one of {', '.join(choices)}"
+def _one_of(*choices: str, is_static: bool = False) -> Param:
+    def check(value: Json) -> str | None:
+        ok = isinstance(value, str) and value in choices
+        return None if ok else f"must be one of {', '.join(choices)}"
+
+    return Param(check, is_static=is_static, choices=choices)
 
 
 def _method(value: Json) -> str | None:
@@ -168,9 +176,15 @@ def _statuses(value: Json) -> str | None:
 
 
 def _dedupe(value: Json) -> str | None:
-    known = {"header", "expression", "windowMs"}
-    if not isinstance(value, dict) or not value or set(value) - known:
+    known = ("header", "expression", "windowMs")
+    if not isinstance(value, dict) or not value:
         return "must be a map of header or expression, and windowMs"
+    for key in value:
+        if key not in known:
+            meant = nearest(key, known)
+            return f"has no {key[:80]!r}; " + (
+                f"did you mean {meant!r}?" if meant else f"it takes: {', '.join(known)}"
+            )
     if "header" in value and "expression" in value:
         return "takes header or expression, not both"
     if any(
@@ -185,10 +199,20 @@ def _dedupe(value: Json) -> str | None:
 
 
 def _instant(value: Json) -> str | None:
-    return None if isinstance(value, str) or _is_number(value) else "must be an RFC 3339 instant"
+    if isinstance(value, str):
+        try:
+            epoch(value)
+        except ValueError as error:
+            return str(error)
+        return None
+    if _is_number(value) and is_instant(value):
+        return None
+    return "must be an RFC 3339 instant, or seconds since 1970 within the years 1 to 9999"
 
 
-_DELAY = Param(_number(0, 366 * LONGEST_TIMEOUT_MS))
+def _delay(per_day: int) -> Param:
+    return Param(_number(0, LONGEST_DELAY_DAYS * per_day))
+
 
 _TYPES: Final = (
     NodeType(
@@ -196,7 +220,7 @@ _TYPES: Final = (
         {
             "path": Param(_webhook_path, is_static=True),
             "methods": Param(_methods, is_static=True),
-            "respond": Param(_among("accepted", "last"), is_static=True),
+            "respond": _one_of("accepted", "last", is_static=True),
             "dedupe": Param(_dedupe, is_raw=True),
         },
         is_trigger=True,
@@ -206,7 +230,7 @@ _TYPES: Final = (
         "action.http.request",
         {
             "url": Param(_url, required=True),
-            "method": Param(_method),
+            "method": Param(_method, choices=METHODS),
             "query": Param(_scalars),
             "headers": Param(_headers),
             "json": Param(_any),
@@ -215,7 +239,7 @@ _TYPES: Final = (
             "body": Param(_any),
             "timeoutMs": Param(_number(1, LONGEST_TIMEOUT_MS)),
             "followRedirects": Param(_boolean),
-            "responseType": Param(_among("auto", "json", "text", "blob")),
+            "responseType": _one_of("auto", "json", "text", "blob"),
             "allowStatus": Param(_statuses),
         },
         one_of=(("json", "form", "multipart", "body"),),
@@ -224,10 +248,10 @@ _TYPES: Final = (
     NodeType(
         "action.time.delay",
         {
-            "delayMs": _DELAY,
-            "delaySeconds": _DELAY,
-            "delayMinutes": _DELAY,
-            "delayHours": _DELAY,
+            "delayMs": _delay(86_400_000),
+            "delaySeconds": _delay(86_400),
+            "delayMinutes": _delay(1440),
+            "delayHours": _delay(24),
             "until": Param(_instant),
         },
         one_of=tuple(

@@ -18,7 +18,8 @@ from stackd.workflows.expressions import (
     OMIT,
     Scope,
     evaluate,
-    iter_template_errors,
+    iter_expressions,
+    parse_condition,
     parse_expression,
     parse_template,
 )
@@ -422,7 +423,9 @@ def test_expression_tells_its_roots_and_paths():
 
     assert expression.text == 'a.b[0]["c d"] + b[c.x].y|default(now()) ~ null'
     assert expression.roots == {"a", "b", "c"}
-    assert expression.paths == {("a", "b", 0, "c d"), ("b",), ("c", "x")}
+    assert expression.paths == {
+        ("a", "b", 0, "c d"): (1, 2), ("b",): (1, 18), ("c", "x"): (1, 20),
+    }  # fmt: skip
 
 
 def test_uuid_is_the_same_when_the_node_run_is_replayed_and_another_at_each_call():
@@ -575,13 +578,61 @@ def test_template_tells_its_roots():
     assert template.paths == {("hook", "body"), ("items", 0)}
 
 
-def test_iter_template_errors_gives_all_of_them_with_their_places():
-    value = {"a": "{{ x|uper }}", "b": ["ok {{ y }}", "{{"], "c": {"d": "{{ 1 ** 2 }}"}}
+def test_iter_expressions_gives_all_of_them_with_their_places_and_what_is_wrong():
+    value = {
+        "a": "{{ x|uper }} {{ x }}\n {{ 2|lowr }} {{",
+        "b": ["ok {{ y }}", "plain"],
+        "{{ c }}": {"d": "{{ 1 ** 2 }}"},
+    }
 
-    places = [place for place, _ in iter_template_errors(value)]
+    found = [
+        (place, (one.line, one.column) if isinstance(one, ExpressionError) else dict(one.paths))
+        for place, one in iter_expressions(value)
+    ]
 
-    assert places == [("a",), ("b", 1), ("c", "d")]
-    assert list(iter_template_errors({"a": "{{ x }}"})) == []
+    assert found == [
+        (("{{ c }}",), (None, None)),
+        (("a",), (1, 6)),
+        (("a",), {("x",): (1, 17)}),
+        (("a",), (2, 7)),
+        (("a",), (2, 15)),
+        (("b", 0), {("y",): (1, 7)}),
+        (("{{ c }}", "d"), (1, 4)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        ("a.b > 1", {("a", "b"): (1, 1)}),
+        ("{{ a.b > 1 }}", {("a", "b"): (1, 4)}),
+        ("\n  {{\n  a.b }}\n", {("a", "b"): (3, 3)}),
+        ("{{ {'x': {'y': a}} }}", {("a",): (1, 16)}),
+        ("a == '{{ b }}'", {("a",): (1, 1)}),
+    ],
+)
+def test_a_condition_is_an_expression_in_braces_or_not(text, paths):
+    assert parse_condition(text).paths == paths
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "place"),
+    [
+        ("{{ a }} == {{ b }}", "a condition is one expression", (1, 1)),
+        ("not\n {{ a }}", "a condition is one expression", (2, 2)),
+        ("{{ a }} or", "a condition is one expression", (1, 1)),
+        ("a == 'x", "a text is never closed", (1, 6)),
+        ("\n{{ a | lowr }}", "unknown filter", (2, 8)),
+        ("{{ a", "is never closed", (1, 1)),
+        ("{{ }}", "the expression is empty", (1, 3)),
+        ("", "the expression is empty", (1, 1)),
+    ],
+)
+def test_a_condition_that_is_none_is_refused_with_its_place(text, message, place):
+    with pytest.raises(ExpressionError, match=message) as caught:
+        parse_condition(text)
+
+    assert (caught.value.line, caught.value.column) == place
 
 
 def test_template_nested_without_end_is_refused():
@@ -750,4 +801,4 @@ def test_any_expression_ends_in_a_value_or_an_expression_error(text):
 def test_any_template_ends_in_a_value_or_an_expression_error(text, expression):
     _survive(lambda: render({"a": [text, f"x{{{{ {expression} }}}}"]}, odd=ODD))
     _survive(lambda: parse_template(text).render_url(make_scope(odd=ODD)))
-    _survive(lambda: list(iter_template_errors([text])))
+    _survive(lambda: list(iter_expressions([text])))

@@ -1,0 +1,454 @@
+"""Every mistake of a document we could think of: its code, its place, its nearest name, and nothing else told."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections import Counter
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytest
+from support.flows import SET, findings, flow, read
+
+from stackd.core.json import dumps
+from stackd.workflows.findings import MAX_FINDINGS, DocumentError
+
+
+def place(text: str, mark: str) -> tuple[int, int]:
+    """Line and column of `mark`, which stands in `text` once; a ¦ in it is where exactly."""
+    whole, before = mark.replace("¦", ""), mark.find("¦") if "¦" in mark else 0
+    assert text.count(whole) == 1, f"{whole!r} stands {text.count(whole)} times in:\n{text}"
+    offset = text.index(whole) + before
+    return text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
+
+
+HTTP = "{id: a, type: action.http.request, params: {url: 'http://a'%s}%s}"
+
+
+def http(params: str = "", extra: str = "") -> str:
+    return HTTP % (params and f", {params}", extra and f", {extra}")
+
+
+# (document, every error it has: code, where it stands, and a part of its hint)
+MISTAKES: dict[str, tuple[str, list[tuple[str, str, str | None]]]] = {
+    # -- keys
+    "unknown key of the document": (
+        flow(SET("a"), top="nmae: x\nconcurency: 2\n"),
+        [("document.unknown_key", "nmae", "'name'"), ("document.unknown_key", "concurency", "'concurrency'")],
+    ),
+    "unknown key of a node": (
+        flow("{id: a, type: transform.data.set, prams: {}, params: {values: {}}, onEror: fail}"),
+        [("document.unknown_key", "prams", "'params'"), ("document.unknown_key", "onEror", "'onError'")],
+    ),
+    "a key in another spelling": (
+        flow(http(extra="on_error: fail, TIMEOUTMS: 5")),
+        [("document.unknown_key", "on_error", "'onError'"), ("document.unknown_key", "TIMEOUTMS", "'timeoutMs'")],
+    ),
+    "a key like none": (
+        flow("{id: a, type: transform.data.set, params: {values: {}}, xyz: 1}"),
+        [("document.unknown_key", "xyz", "known here: id, type, name")],
+    ),
+    "unknown key of an edge": (
+        flow(SET("a"), edges="{from: start, to: a, wehn: true}"),
+        [("document.unknown_key", "wehn", "'when'")],
+    ),
+    "unknown key of retry": (
+        flow(http(extra="retry: {maxAttempts: 2, initalMs: 5}")),
+        [("document.unknown_key", "initalMs", "'initialMs'")],
+    ),
+    "unknown param": (
+        flow(http("mehtod: GET")), [("params.unknown", "mehtod", "'method'")],
+    ),
+    "unknown param of a node that takes none": (
+        "id: x\nnodes:\n  - {id: start, type: trigger.time.manual, params: {cron: 1}}\n",
+        [("params.unknown", "cron", "nothing")],
+    ),
+    "a key twice": (flow("{id: a, id: b}"), [("document.duplicate_key", "id: b", None)]),
+    "a key that is no text": (flow("{id: a, {b: c}: d}"), [("document.key", "{b: c}", "quotes")]),
+    # -- what is missing
+    "no id": ("nodes:\n  - {id: start, type: trigger.time.manual}\n", [("document.missing", "nodes", None)]),
+    "no nodes": ("id: x\n", [("document.missing", "id", None)]),
+    "no node": ("id: x\nnodes: []\n", [("document.no_nodes", "nodes", None)]),
+    "no trigger": (
+        "id: x\nnodes:\n  - {id: a, type: transform.data.set, params: {values: {}}}\n",
+        [("document.no_trigger", "nodes", "trigger.webhook.inbound")],
+    ),
+    "no type": (flow("{id: a, params: {}}"), [("document.missing", "{id: a, params", None)]),
+    "no to": (flow(SET("a"), edges="{from: start}"), [("document.missing", "{from: start}", None)]),
+    "no url": (
+        flow("{id: a, type: action.http.request}"),
+        [("params.invalid", "{id: a, type: action.http.request", None)],
+    ),
+    "no maxAttempts": (flow(http(extra="retry: {maxMs: 5}")), [("document.missing", "retry", None)]),
+    # -- kinds of values
+    "a list instead of a document": ("- 1\n", [("document.not_map", "- 1", None)]),
+    "nodes as a map": ("id: x\nnodes: {a: 1}\n", [("document.bad_value", "nodes", None)]),
+    "edges as a text": (flow(SET("a"), edges="").replace("[]", "a"), [("document.bad_value", "edges", None)]),
+    "a node as a text": (flow("hello"), [("document.bad_value", "hello", None)]),
+    "an edge as a text": (flow(SET("a"), edges="start to a"), [("document.bad_value", "start to a", None)]),
+    "an id that is a number": (flow("{id: 7, type: transform.data.set, params: {values: {}}}"), [("document.bad_value", "id: 7", None)]),
+    "a type that is a list": (flow("{id: a, type: [b]}"), [("document.bad_value", "type: [b]", None)]),
+    "params without a value": (flow("{id: a, type: action.http.request, params: }"), [("document.bad_value", "params", None)]),
+    "a truth in words": (flow(SET("a", "disabled: yes")), [("document.bad_value", "disabled", None)]),
+    "half a millisecond": (flow(http(extra="timeoutMs: 0.5")), [("document.bad_value", "timeoutMs", None)]),
+    "no time at all": (flow(http(extra="timeoutMs: 0")), [("document.bad_value", "timeoutMs", None)]),
+    "more tries than there may be": (flow(http(extra="retry: {maxAttempts: 1000}")), [("document.bad_value", "maxAttempts", None)]),
+    "a policy that is none": (flow(SET("a", "onError: contineu")), [("document.bad_value", "onError", "'continue'")]),
+    "an effect that is none": (flow(http(extra="effect: idempotant")), [("document.bad_value", "effect", "'idempotent'")]),
+    "a name too long": (flow(SET("a"), top=f"name: {'n' * 201}\n"), [("document.bad_value", "name", None)]),
+    "vars as a list": (flow(SET("a"), top="vars: [1]\n"), [("document.bad_value", "vars", None)]),
+    "a condition that is a number": (flow(SET("a"), edges="{from: start, to: a, when: 3}"), [("document.bad_value", "when", None)]),
+    "a map where a method belongs": (flow(http("method: {a: 1}")), [("params.invalid", "method", None)]),
+    "a method that is none": (flow(http("method: DELTE")), [("params.invalid", "method", "'DELETE'")]),
+    "a choice that is none": (flow(http("responseType: jsn")), [("params.invalid", "responseType", "'json'")]),
+    "two bodies": (flow(http("json: 1, body: a")), [("params.invalid", "body", None)]),
+    "a static param with an expression": (
+        flow("{id: h, type: trigger.webhook.inbound, params: {path: '{{ start }}'}}"),
+        [("params.invalid", "path", None)],
+    ),
+    "an instant that is none": (
+        flow("{id: a, type: action.time.delay, params: {until: tomorrow}}"), [("params.invalid", "until", None)],
+    ),
+    "an instant nowhere": (
+        flow("{id: a, type: action.time.delay, params: {until: '2030-01-01T00:00:00'}}"),
+        [("params.invalid", "until", None)],
+    ),
+    "an instant beyond the calendar": (
+        flow("{id: a, type: action.time.delay, params: {until: 1e300}}"), [("params.invalid", "until", None)],
+    ),
+    "an unknown key of dedupe": (
+        flow("{id: h, type: trigger.webhook.inbound, params: {dedupe: {haeder: x}}}"),
+        [("params.invalid", "dedupe", None)],
+    ),
+    # -- ids and types
+    "a workflow id with a space": (flow(SET("a")).replace("id: x", "id: a b"), [("document.bad_id", "id: a b", None)]),
+    "a node id with a dash": (flow(SET("a-b"), edges="{from: start, to: a-b}"), [("document.bad_id", "id: a-b", None)]),
+    "an id twice": (flow(SET("a"), SET("b").replace("id: b", "id:  a")), [("node.duplicate_id", "id:  a", None)]),
+    "a reserved id": (
+        flow(SET("item"), edges="{from: start, to: item}"), [("node.reserved_id", "id: item", None)],
+    ),
+    "an unknown type": (flow("{id: a, type: action.htp.request}"), [("node.unknown_type", "type: action.htp", "'action.http.request'")]),
+    "a type of another kind": (flow("{id: a, type: send.email}"), [("node.unknown_type", "type: send", None)]),
+    "an unknown trigger": ("id: x\nnodes:\n  - {id: h, type: trigger.webhok.inbound}\n", [("node.unknown_type", "type", "'trigger.webhook.inbound'")]),
+    "a type of the plan": (flow("{id: a, type: logic.branch}"), [("node.type_not_available", "type: logic", None)]),
+    "a disabled trigger": (
+        "id: x\nnodes:\n  - {id: start, type: trigger.time.manual, disabled: true}\n",
+        [("node.trigger_policy", "{id: start", None)],
+    ),
+    "a path twice": (
+        flow("{id: h, type: trigger.webhook.inbound, params: {path: a}}", "{id: i, type: trigger.webhook.inbound, params: { path: a}}"),
+        [("webhook.path_taken", "{ ¦path: a}", None)],
+    ),
+    # -- edges
+    "edges to nowhere": (
+        flow(SET("alpha"), edges="{from: strat, to: alpa}"),
+        [("edge.unknown_node", "from: strat", "'start'"), ("edge.unknown_node", "to: alpa", "'alpha'")],
+    ),
+    "an edge from a node to itself": (
+        flow(SET("a"), edges="{from: start, to: a}, {from: a, to: a}"), [("edges.cycle", "{from: a, to: a}", "take an edge")],
+    ),
+    "two cycles": (
+        flow(SET("a"), SET("b"), SET("c"), SET("d"), edges="{from: a, to: b}, {from: b, to: a}, {from: c, to: d}, {from: d, to: c}"),
+        [("edges.cycle", "{from: b, to: a}", None), ("edges.cycle", "{from: d, to: c}", None)],
+    ),
+    "an edge twice": (
+        flow(SET("a"), edges="{from: start, to: a}, { from: start, to: a}"), [("edge.duplicate", "{ from: start", None)],
+    ),
+    "an edge into a trigger": (
+        flow(SET("a"), edges="{from: a, to: start}"), [("edge.into_trigger", "to: start", None)],
+    ),
+    "an edge for an outcome that is none": (
+        flow(SET("a"), edges="{from: start, to: a, on: sucess}"), [("edge.unknown_case", "on: sucess", "'success'")],
+    ),
+    "an edge that is never taken": (
+        flow(SET("a"), SET("b"), edges="{from: start, to: a}, {from: a, to: b, on: error}"),
+        [("edge.never_taken", "on: error", "onError: route on a")],
+    ),
+    # -- expressions
+    "an unknown filter": (flow(SET("a", v="'x {{ start | lowr }}'")), [("expression.invalid", "lowr", None)]),
+    "an unknown test": (flow(SET("a", v="'{{ start is defind }}'")), [("expression.invalid", "is defind", None)]),
+    "an unknown function": (flow(SET("a", v="'{{ nwo() }}'")), [("expression.invalid", "nwo", None)]),
+    "an expression that ends too soon": (flow(SET("a", v="'{{ 1 + }}'")), [("expression.invalid", "1 +¦", None)]),
+    "an expression that is never closed": (flow(SET("a", v="'ab {{ start'")), [("expression.invalid", "{{ start", None)]),
+    "an expression in a key": (flow("{id: a, type: transform.data.set, params: {values: {'{{ x }}': 1}}}"), [("expression.invalid", "'{{ x }}'", None)]),
+    "an unknown name": (
+        flow(SET("a", v="'{{ strat.b }}'"), edges="{from: start, to: a}"), [("expression.unknown_root", "strat", "'start'")],
+    ),
+    "an unknown variable": (
+        flow(SET("a", v="'{{ vars.ur }}'"), top="vars: {url: 1}\n"), [("expression.unknown_var", "vars.ur ", "'url'")],
+    ),
+    "a node that comes later": (
+        flow(SET("a", v="'{{ b.v }}'"), SET("b"), edges="{from: start, to: a}, {from: a, to: b}"),
+        [("expression.not_upstream", "b.v", "an edge that leads from b")],
+    ),
+    "a node that reads itself": (
+        flow(SET("a", v="'{{ a.v }}'"), edges="{from: start, to: a}"), [("expression.not_upstream", "a.v", None)],
+    ),
+    "a condition that reads its target": (
+        flow(SET("aim"), edges="{from: start, to: aim, when: aim.v}"), [("expression.not_upstream", "aim.v", None)],
+    ),
+    "several mistakes in one text": (
+        flow(SET("a", v="'{{ one }} {{ two | lowr }} {{ three }} {{ four'")),
+        [
+            ("expression.unknown_root", "one", None),
+            ("expression.invalid", "lowr", None),
+            ("expression.unknown_root", "three", None),
+            ("expression.invalid", "{{ four", None),
+        ],
+    ),
+    "mistakes in a key of idempotency": (
+        flow(http("method: POST", "effect: keyed, idempotencyKey: 'k {{ strat.id }}'"), edges="{from: start, to: a}"),
+        [("expression.unknown_root", "strat", "'start'")],
+    ),
+    "a condition of two expressions": (
+        flow(SET("a"), edges="{from: start, to: a, when: '{{ start.a }} == {{ start.b }}'}"),
+        [("expression.invalid", "{{ start.a", None)],
+    ),
+    "an empty condition": (flow(SET("a"), edges="{from: start, to: a, when: ''}"), [("expression.invalid", "''", None)]),
+    "dedupe that reads a node": (
+        flow("{id: hook, type: trigger.webhook.inbound, params: {dedupe: {expression: 'hok.body.id'}}}"),
+        [("expression.unknown_root", "hok.body", "'hook'")],
+    ),
+    # -- a mistake hides no other
+    "mistakes beside a mistake": (
+        flow(
+            "{id: a, type: action.http.request, xyz: 1, effect: [], params: {url: 'ftp://a', bdy: '{{ start | lowr }}'}}",
+            SET("a").replace("values: {}", "values: '{{ nope }}'").replace("id: a", "id:  a"),
+        ),
+        [
+            ("document.unknown_key", "xyz", None),
+            ("document.bad_value", "effect", None),
+            ("params.invalid", "url", None),
+            ("params.unknown", "bdy", "'body'"),
+            ("expression.invalid", "lowr", None),
+            ("node.duplicate_id", "id:  a", None),
+            ("expression.unknown_root", "nope", None),
+        ],
+    ),
+    # -- the text itself
+    "half a character in JSON": ('{"id": "x", "vars": {"a": "b\\ud800"}}', [("document.text", '"b', "both halves")]),
+    "half a character in YAML": ('id: x\nvars:\n  a: "\\ud800"\n', [("document.text", '"\\ud', "both halves")]),
+    "half a character in a key": ('{"id": "x", "vars": {"\\udc00": 1}}', [("document.text", '"\\ud', None)]),
+    "a comma too few": ('{"id": "x"\n "nodes": []}', [("json.malformed", '"nodes', None)]),
+    "a number beyond all": ('{"id": "x",\n "vars": {"n": 1e999}}', [("json.number", "1e999", None)]),
+    "a number without end": ('{"id": "x",\n "vars": {"n": %s}}' % ("7" * 5000), [("json.number", "7" * 5000, None)]),
+    "no number": ('{"id": "x",\n "vars": [NaN]}', [("json.constant", "NaN", None)]),
+    "a key twice in JSON": ('{"id": "x",\n "id": "y"}', [("document.duplicate_key", '"id": "y"', None)]),
+    "too deep": ('{"id": "x", "vars":\n' + '{"a":' * 63 + '[7]' + "}" * 63 + "}", [("document.depth", "[7]", None)]),
+    "a control character": ("id: x\nname: a\x01b\n", [("document.malformed", "\x01", None)]),
+    "a bracket of another kind": ("id: x\nnodes: [{id: a])\n", [("document.malformed", "])", None)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_told_once_with_its_place_and_the_nearest_name(name):
+    text, mistakes = MISTAKES[name]
+
+    found = [one for one in findings(text) if one.severity == "error"]
+
+    assert [(one.code, (one.line, one.column)) for one in found] == sorted(
+        ((code, place(text, mark)) for code, mark, _ in mistakes), key=lambda one: one[1]
+    )
+    hints = {place(text, mark): hint for _, mark, hint in mistakes}
+    for one in found:
+        assert (hints[one.line, one.column] or "") in (one.hint or ""), one
+
+
+MULTILINE = r"""
+id: x
+nodes:
+  - {id: start, type: trigger.time.manual}
+  - id: a
+    type: transform.data.set
+    params:
+      values:
+        literal: |
+          first
+            {{ n1.x }} and
+          {{ start | f1 }}
+        kept: |2+
+
+            {{ n2 }}
+        folded: >-
+          some {{ start.a
+          | f2 }} text
+
+          {{ n3
+          }}
+        plain: of two
+          lines {{ n4 }}
+        single: 'it''s {{ n5 }}
+
+          ''{{ start |
+          f3 }}'''
+        double: "tab\t \x41\u00e4\U0001f600 \ud83d\ude00 {{ n6 }} \
+          \n  {{ start
+           | f4 }} \"{{ n7 }}\""
+edges:
+  - from: start
+    to: a
+    when: >
+      start.x
+      and n8
+"""
+
+
+@pytest.mark.parametrize("text", [MULTILINE, MULTILINE.replace("\n", "\r\n")], ids=["lf", "crlf"])
+def test_a_mistake_inside_a_text_of_many_lines_is_told_where_it_stands(text):
+    marks = [f"n{number}" for number in range(1, 9)] + [f"f{number}" for number in range(1, 5)]
+
+    found = {(one.line, one.column) for one in findings(text)}
+
+    assert found == {place(text, mark) for mark in marks}
+
+
+@pytest.mark.parametrize(
+    ("node", "code"),
+    [
+        ("{id: a, type: transform.data.set, effect: unsafe, params: {values: {}}}", "node.no_effect"),
+        ("{id: a, type: transform.data.set, params: {values: {}}}", "node.unreachable"),
+        ("{id: a, type: action.http.request, idempotencyKey: k, params: {url: 'http://a'}}", "node.key_unused"),
+    ],
+)  # fmt: skip
+def test_what_is_odd_but_usable_is_a_warning(node, code):
+    assert code in [w.code for w in read(flow(node)).warnings]
+
+
+def test_what_somebody_wrote_is_cut_short_in_a_message():
+    long = "n" * 5000
+    edge = {"from": long, "to": long, long: 1}
+
+    told = findings(dumps({"id": long, "nodes": [{"id": "a", "type": "t" * 200}], "edges": [edge]}))
+
+    assert {one.code for one in told} == {
+        "document.bad_id", "document.unknown_key", "edge.unknown_node", "node.unknown_type",
+    }  # fmt: skip
+    assert max(len(one.message) for one in told) < 400
+
+
+def test_of_many_findings_the_first_are_shown_and_the_message_says_so():
+    with pytest.raises(DocumentError, match=r"over 99 more; the first 100 are listed") as caught:
+        read(flow(*(SET("a") for _ in range(200))))
+
+    assert len(caught.value.findings) == MAX_FINDINGS
+
+
+# -- work
+
+
+def node(number: int, text: str = "") -> dict[str, Any]:
+    values = {"v": text} if text else {}
+    return {"id": f"n{number}", "type": "transform.data.set", "params": {"values": values}}
+
+
+def document(nodes: list[dict[str, Any]], edges: list[tuple[str, str]], **more: Any) -> bytes:
+    start = {"id": "n", "type": "trigger.time.manual"}
+    return dumps(
+        {
+            "id": "x",
+            "nodes": [start, *nodes],
+            "edges": [{"from": a, "to": b} for a, b in edges],
+            **more,
+        }
+    )
+
+
+def chain(size: int) -> bytes:
+    nodes = [node(i, f"{{{{ n{i - 1 if i else ''} }}}}") for i in range(size)]
+    return document(nodes, [(f"n{i - 1 if i else ''}", f"n{i}") for i in range(size)])
+
+
+def chain_from_the_end(size: int) -> bytes:
+    nodes = [node(i, f"{{{{ n{i - 1 if i else ''} }}}}") for i in reversed(range(size))]
+    return document(nodes, [(f"n{i - 1 if i else ''}", f"n{i}") for i in range(size)])
+
+
+def layers(size: int) -> bytes:
+    """Each node of a layer of four leads to each of the next, and reads the first node of all."""
+    nodes = [node(i, "{{ n }}") for i in range(size)]
+    edges = [(f"n{i}", f"n{j}") for i in range(size) for j in range(i // 4 * 4 + 4, i // 4 * 4 + 8)]
+    return document(
+        nodes, [("n", f"n{i}") for i in range(4)] + [(a, b) for a, b in edges if int(b[1:]) < size]
+    )
+
+
+def ring(size: int) -> bytes:
+    nodes = [node(i) for i in range(size)]
+    return document(nodes, [(f"n{i}", f"n{(i + 1) % size}") for i in range(size)])
+
+
+def unknown_names(size: int) -> bytes:
+    return document([node(i, f"{{{{ n{i}x }}}}") for i in range(size)], [])
+
+
+def unknown_ends(size: int) -> bytes:
+    return document([node(i) for i in range(size)], [("n", f"n{i}x") for i in range(size)])
+
+
+def unknown_vars(size: int) -> bytes:
+    texts = "".join(f"{{{{ vars.v{i}x }}}}" for i in range(size))
+    return document([node(0, texts)], [("n", "n0")], vars={f"v{i}": 1 for i in range(size)})
+
+
+def unknown_filters(size: int) -> bytes:
+    return document([node(0, "{{ n | lowr }}" * size)], [("n", "n0")])
+
+
+def one_id(size: int) -> bytes:
+    return document([node(0) for _ in range(size)], [])
+
+
+def unusable_nodes(size: int) -> bytes:
+    return document([{"idd": 1} for _ in range(size)], [])
+
+
+WORST = [
+    chain, chain_from_the_end, layers, ring, unknown_names, unknown_ends, unknown_vars, unknown_filters,
+    one_id, unusable_nodes,
+]  # fmt: skip
+
+
+def lines_run(what: Callable[[], object]) -> Counter[str]:
+    """How many lines of our code `what` goes through, by function: its work, whatever the machine is."""
+    lines: Counter[str] = Counter()
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if "/stackd/" not in frame.f_code.co_filename:
+            return None
+        if event in ("call", "line"):
+            lines[frame.f_code.co_name if event == "line" else f"{frame.f_code.co_name}()"] += 1
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        what()
+    finally:
+        sys.settrace(before)
+    return lines
+
+
+def judged(data: bytes) -> None:
+    with contextlib.suppress(DocumentError):
+        read(data)
+
+
+@pytest.mark.parametrize("make", WORST, ids=lambda make: make.__name__)
+def test_the_work_of_a_check_grows_as_the_document_does(make):
+    judged(make(2))  # what is loaded at first use is loaded
+
+    small = lines_run(lambda: judged(make(150))).total()
+    large = lines_run(lambda: judged(make(600))).total()
+
+    assert large < 4.5 * small
+
+
+@pytest.mark.parametrize(
+    "make", [unknown_names, unknown_ends, unknown_vars], ids=lambda m: m.__name__
+)
+def test_a_nearest_name_is_looked_for_only_where_it_is_shown(make):
+    judged(make(2))
+
+    assert lines_run(lambda: judged(make(300)))["nearest()"] == MAX_FINDINGS
