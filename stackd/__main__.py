@@ -1,8 +1,18 @@
 """`stackd`, `python -m stackd`."""
 
-from stackd.cli.app import main
+import sys
 
 __all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line. Loading it takes a moment, in which Ctrl-C may come."""
+    try:
+        from stackd.cli.app import main as run
+    except KeyboardInterrupt:
+        sys.exit(130)
+    run()
+
 
 if __name__ == "__main__":
     main()

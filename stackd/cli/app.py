@@ -1,6 +1,7 @@
 """The command tree and the one place where errors become exit codes.
 
-0 done · 1 the thing asked about failed or is unhealthy · 2 usage or bad input · 3 daemon unreachable.
+0 done · 1 the thing asked about failed or is unhealthy · 2 usage or bad input · 3 daemon unreachable ·
+130 interrupted.
 `dev` and `start` exit as `daemon.py` says.
 """
 
@@ -9,13 +10,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from enum import StrEnum
+from io import TextIOWrapper
 from typing import Annotated, NoReturn
 
 import typer
 
 from stackd import __version__
 from stackd.cli import config, executions, queue, workflows
-from stackd.cli.context import DEBUG
+from stackd.cli.context import DEBUG, complain, finish_output, say
 from stackd.core.errors import (
     ApiError,
     InputError,
@@ -25,6 +27,8 @@ from stackd.core.errors import (
     UnreachableError,
 )
 from stackd.settings import Settings, ensure_dev_secrets, load_settings
+
+INTERRUPTED = 130  # as shells have it: 128 and the number of SIGINT
 
 app = typer.Typer(
     name="stackd",
@@ -55,7 +59,7 @@ RoleArgument = Annotated[Role, typer.Argument(help="stack runs all five in one p
 
 def _tell_version(asked: bool) -> None:
     if asked:
-        print(__version__)
+        say(__version__)
         raise typer.Exit
 
 
@@ -93,11 +97,12 @@ def _run(settings: Callable[[], Settings], role: Role) -> NoReturn:
     try:
         usable = settings()
     except SettingsError as error:
-        print(error.message, file=sys.stderr)
+        complain(error.message)
         sys.exit(EXIT_CONFIG)
     except StoreFullError as error:
-        print(f"{error.message}; {error.hint}", file=sys.stderr)
+        complain(f"{error.message}; {error.hint}")
         sys.exit(EXIT_GAVE_UP)
+    DEBUG.on = True  # what a daemon did not foresee belongs in its log in full
     sys.exit(run_daemon(usable, role.value))
 
 
@@ -147,26 +152,50 @@ def health(
 
 def main() -> None:
     """Run the command line; the process exits with the code of what happened."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # whatever the locale can show
+    code = _code_of(app)
+    sys.exit(_code_of(finish_output) or code)
+
+
+def _code_of(act: Callable[[], object]) -> int:
+    """Act, and tell the error that ends it, if one does; the exit code."""
     try:
-        app()
-    except UnreachableError as error:
-        _tell(error, 3)
-    except SettingsError as error:
-        _tell(error, 2)
-    except InputError as error:
-        _tell(error, 2)
-    except ApiError as error:
-        _tell(error, 2 if error.http_status in (400, 404, 409, 413, 422) else 1)
-    except StackdError as error:
-        _tell(error, 1)
+        act()
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 0
     except BrokenPipeError:
-        sys.exit(1)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except StackdError as error:
+        return _tell(error, error.message, error.hint)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        return _tell(error, f"{place}{error.strerror or error}")
+    except Exception as error:  # noqa: BLE001  # a fault of ours; who typed the command gets one line
+        words = f"this is a fault of stackd: {type(error).__name__}: {error}"
+        return _tell(error, words, "the same command as `stackd --debug …` shows where")
+    return 0
 
 
-def _tell(error: StackdError, code: int) -> None:
+def _tell(error: Exception, message: str, hint: str | None = None) -> int:
     if DEBUG.on:
         raise error
-    print(f"error: {error.message}", file=sys.stderr)
-    if error.hint:
-        print(f"  try: {error.hint}", file=sys.stderr)
-    sys.exit(code)
+    complain(f"error: {message}")
+    if hint:
+        complain(f"  try: {hint}")
+    return _exit_code(error)
+
+
+def _exit_code(error: Exception) -> int:
+    match error:
+        case UnreachableError():
+            return 3
+        case SettingsError() | InputError():
+            return 2
+        case ApiError(http_status=400 | 404 | 409 | 413 | 422):
+            return 2
+        case _:
+            return 1

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from stackd.cli.context import JsonFlag, print_json, print_table
+from stackd.cli.context import JsonFlag, complain, print_json, print_table, say
 from stackd.core.errors import SettingsError
 from stackd.settings import load_settings
 
@@ -37,7 +37,7 @@ def show(mode: ModeOption = Mode.dev, as_json: JsonFlag = False) -> None:
         empty="",
     )
     for warning in settings.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        complain(f"warning: {warning}")
 
 
 @app.command()
@@ -53,9 +53,9 @@ def check(mode: ModeOption = Mode.start, as_json: JsonFlag = False) -> None:
         print_json({"ok": not problems, "problems": problems, "warnings": warnings})
     else:
         for problem in problems:
-            print(f"problem: {problem}")
+            say(f"problem: {problem}")
         for warning in warnings:
-            print(f"warning: {warning}")
+            say(f"warning: {warning}")
         if not problems:
-            print("settings can be used")
+            say("settings can be used")
     sys.exit(2 if problems else 0)

@@ -1,19 +1,33 @@
-"""What commands share: how to reach the daemon, and how to print."""
+"""What commands share: how to reach the daemon, and how to print.
+
+All that a command prints goes through here, so that text from outside is shown and never obeyed: by the
+terminal, or by what reads our lines.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
 from stackd.client.api import Api
+from stackd.core.errors import StackdError
+from stackd.core.text import plain, plain_json
 from stackd.settings import connection_settings
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class OutputError(StackdError):
+    """Standard output cannot be written."""
+
+    code = "output.failed"
 
 
 @dataclass(slots=True)
@@ -25,37 +39,99 @@ DEBUG = _Debug()
 
 
 def daemon() -> Api:
-    """The daemon of this environment: STACKD_URL if set, else the Unix socket of the state directory."""
+    """The daemon of this environment: STACKD_URL if set, else the Unix socket of the state directory.
+
+    Raises:
+        InputError: STACKD_URL or STACKD_TOKEN cannot be used.
+    """
     place = connection_settings()
     if place.url is not None:
         return Api(url=place.url, token=place.token)
     return Api(socket_path=place.socket_path)
 
 
+def say(line: str) -> None:
+    """Print one line."""
+    _write(plain(line) + "\n")
+
+
+def complain(text: str) -> None:
+    """Print `text` on standard error, as far as that can be written; further lines of it are indented."""
+    first, *further = text.split("\n")
+    with suppress(OSError, ValueError):
+        print(plain(first), file=sys.stderr)
+        for line in further:
+            print(f"  {plain(line.strip())}", file=sys.stderr)
+
+
 def print_json(value: Any) -> None:
-    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")
+    _write(plain_json(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
     """A table on a terminal, tab-separated lines elsewhere; `empty` says what to do when there is nothing."""
-    listed = list(rows)
-    if not sys.stdout.isatty():
-        for row in listed:
-            print("\t".join(row))
+    listed = [[plain(cell) for cell in row] for row in rows]
+    if not is_terminal():
+        _write("".join("\t".join(row) + "\n" for row in listed))
         return
     if not listed:
-        print(empty)
+        say(empty)
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in listed:
-        table.add_row(*row)
-    Console().print(table)
+        table.add_row(*map(Text, row))  # as they are: markup of others is theirs
+    console = Console()
+    with console.capture() as drawn:
+        console.print(table)
+    _write(drawn.get())
+
+
+def is_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+def _write(text: str) -> None:
+    """Write to standard output; who has closed it wants nothing.
+
+    Raises:
+        OutputError: it cannot be written, as on a full disk.
+        BrokenPipeError: its reader has gone.
+    """
+    if sys.stdout is not None:
+        with _writing():
+            sys.stdout.write(text)
+
+
+def finish_output() -> None:
+    """Write out what is still held back. Raises as `_write`."""
+    if sys.stdout is not None:
+        with _writing():
+            sys.stdout.flush()
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        _drop_output()
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise OutputError(f"standard output cannot be written: {error.strerror}") from error
+
+
+def _drop_output() -> None:
+    """Let what was not written go: the interpreter would try once more at its end, and complain."""
+    with suppress(OSError, ValueError):  # no file behind it
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)
 
 
 def short_error(error: dict[str, Any] | None) -> str:

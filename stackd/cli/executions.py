@@ -11,8 +11,10 @@ import typer
 from stackd.cli.context import (
     JsonFlag,
     daemon,
+    is_terminal,
     print_json,
     print_table,
+    say,
     seconds,
     short_error,
 )
@@ -48,8 +50,8 @@ def list_(
         ),
         empty="no executions yet; start one with `stackd workflows run ID`",
     )
-    if page["nextCursor"] and sys.stdout.isatty():
-        print(f"more: --cursor {page['nextCursor']}")
+    if page["nextCursor"] and is_terminal():
+        say(f"more: --cursor {page['nextCursor']}")
 
 
 @app.command()
@@ -66,26 +68,26 @@ def show(execution_id: IdArgument, as_json: JsonFlag = False) -> None:
 
 def print_execution(view: dict[str, Any]) -> None:
     """The execution as a person reads it: its state, then a line per node run with a bar of its time."""
-    print(f"{view['id']}  {view['workflowId']} v{view['version']}  {view['status']}")
-    print(f"  created {view['createdAt']}  finished {view['finishedAt'] or '-'}")
+    say(f"{view['id']}  {view['workflowId']} v{view['version']}  {view['status']}")
+    say(f"  created {view['createdAt']}  finished {view['finishedAt'] or '-'}")
     if view["error"]:
-        print(f"  error   {short_error(view['error'])}")
+        say(f"  error   {short_error(view['error'])}")
     longest = max((n["durationMs"] or 0.0 for n in view["nodes"]), default=0.0)
     width = max((len(n["id"]) for n in view["nodes"]), default=0)
     for node in view["nodes"]:
         share = 0.0 if not longest else (node["durationMs"] or 0.0) / longest
         bar = "━" * round(share * BAR_WIDTH)
         tries = f" x{node['attempt']}" if node["attempt"] > 1 else ""
-        print(
+        say(
             f"  {node['id']:<{width}}  {node['status'] + tries:<12} {seconds(node['durationMs']):>8} {bar}"
         )
         if node["error"]:
-            print(f"  {'':<{width}}  {short_error(node['error'])}")
-    print(f"  output  {_short(view['output'])}")
+            say(f"  {'':<{width}}  {short_error(node['error'])}")
+    say(f"  output  {_short(view['output'])}")
     uncertain = [n["id"] for n in view["nodes"] if n["status"] == "uncertain"]
     for key in uncertain if view["status"] == "uncertain" else []:
-        print(f"  nobody knows whether {key} happened; look at the far side, then:")
-        print(f"    stackd executions resolve {view['id']} --node {key} --retry | --skip | --fail")
+        say(f"  nobody knows whether {key} happened; look at the far side, then:")
+        say(f"    stackd executions resolve {view['id']} --node {key} --retry | --skip | --fail")
 
 
 def _short(value: Any) -> str:
@@ -100,11 +102,11 @@ def cancel(execution_id: IdArgument, as_json: JsonFlag = False) -> None:
     if as_json:
         print_json(answer)
     elif answer["status"] in ("completed", "failed"):
-        print(f"{execution_id} was already {answer['status']}")
+        say(f"{execution_id} was already {answer['status']}")
     elif answer["status"] == "cancelled":
-        print(f"{execution_id} is cancelled")
+        say(f"{execution_id} is cancelled")
     else:
-        print(f"{execution_id} is being cancelled")
+        say(f"{execution_id} is being cancelled")
 
 
 @app.command()
@@ -132,4 +134,4 @@ def resolve(
     if as_json:
         print_json(answer)
     else:
-        print(f"{execution_id} goes on ({chosen[0]})")
+        say(f"{execution_id} goes on ({chosen[0]})")

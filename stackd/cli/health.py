@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stackd.cli.context import daemon, print_json
+from stackd.cli.context import daemon, print_json, say
 
 
 def show(path: str, *, verbose: bool, as_json: bool) -> int:
@@ -12,9 +12,9 @@ def show(path: str, *, verbose: bool, as_json: bool) -> int:
     if as_json:
         print_json(answer.body)
         return 0 if ok else 1
-    print("healthy" if ok else "not healthy")
+    say("healthy" if ok else "not healthy")
     for name, check in answer.body["checks"].items():
         if verbose or check["status"] != "pass":
             reason = f"  {check['reason']}" if check["reason"] else ""
-            print(f"  {check['status']:<4} {name}{reason}")
+            say(f"  {check['status']:<4} {name}{reason}")
     return 0 if ok else 1

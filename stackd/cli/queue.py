@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from stackd.cli.context import JsonFlag, daemon, print_json
+from stackd.cli.context import JsonFlag, daemon, print_json, say
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -33,10 +33,10 @@ def _show(view: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(view)
         return
-    print("paused" if view["paused"] else "running")
+    say("paused" if view["paused"] else "running")
     for state, count in view["counts"].items():
-        print(f"  {state:<10} {count}")
-    print(f"  oldest due job waits {view['oldestWaitSeconds']:.1f} s")
+        say(f"  {state:<10} {count}")
+    say(f"  oldest due job waits {view['oldestWaitSeconds']:.1f} s")
     for worker in view["workers"]:
         gone = "" if worker["alive"] else "  (gone)"
-        print(f"  {worker['role']} pid {worker['pid']} last heard {worker['heartbeatAt']}{gone}")
+        say(f"  {worker['role']} pid {worker['pid']} last heard {worker['heartbeatAt']}{gone}")

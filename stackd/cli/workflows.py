@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import math
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from stackd.cli.context import JsonFlag, daemon, print_json, print_table
-from stackd.core.errors import InputError
+from stackd.cli.context import JsonFlag, complain, daemon, print_json, print_table, say
+from stackd.client.api import TIMEOUT, Answer
+from stackd.core.clock import SystemClock
+from stackd.core.errors import InputError, TooLargeError
 from stackd.core.json import loads_strict
+from stackd.core.text import plain
 
 app = typer.Typer(no_args_is_help=True)
+
+LONGEST_FILE = 64 * 1024 * 1024  # bytes; what STACKD_MAX_DOCUMENT_BYTES may be at most
+LONGEST_WAIT = 300.0  # seconds the API holds a request; whoever waits longer asks again
+POLL = 1.0  # seconds between these questions
+RESTED = ("completed", "failed", "cancelled", "uncertain")
 
 IdArgument = Annotated[str, typer.Argument(help="The workflow's id.")]
 
@@ -30,9 +41,9 @@ def import_(
     """Store documents as the current versions of their workflows."""
     results = []
     for file in files:
-        name = "standard input" if str(file) == "-" else str(file)
+        name = "standard input" if str(file) == "-" else plain(str(file))
         answer = daemon().post(
-            "/api/workflows", _read(file), activate="true" if activate else None, name=name
+            "/api/workflows", _read(file, name), activate="true" if activate else None, name=name
         )
         results.append(answer)
         if not as_json:
@@ -41,25 +52,32 @@ def import_(
         print_json(results[0] if len(results) == 1 else results)
 
 
-def _read(file: Path) -> bytes:
-    if str(file) == "-":
-        return sys.stdin.buffer.read()
+def _read(file: Path, name: str) -> bytes:
     try:
-        return file.read_bytes()
+        if str(file) != "-":
+            with file.open("rb") as opened:
+                content = opened.read(LONGEST_FILE + 1)
+        elif sys.stdin is not None:
+            content = sys.stdin.buffer.read(LONGEST_FILE + 1)
+        else:
+            raise InputError("standard input is closed", code="file.unreadable")
     except OSError as error:
-        raise InputError(f"{file}: {error.strerror}", code="file.unreadable") from None
+        raise InputError(f"{name}: {error.strerror}", code="file.unreadable") from None
+    if len(content) > LONGEST_FILE:
+        raise TooLargeError(f"{name} is over {LONGEST_FILE:,} bytes", code="document.too_large")
+    return content
 
 
 def _tell_import(answer: dict[str, Any], name: str) -> None:
     state = "active" if answer["active"] else "inactive"
-    print(f"{answer['id']} version {answer['version']} ({state})")
+    say(f"{answer['id']} version {answer['version']} ({state})")
     for webhook in answer["webhooks"]:
-        print(f"  webhook {webhook['node']}: {webhook['url']}")
+        say(f"  webhook {webhook['node']}: {webhook['url']}")
     for warning in answer["warnings"]:
         place = f"{name}:{warning['line']}:{warning['column']}"
-        print(f"  warning {place} {warning['code']}: {warning['message']}")
+        say(f"  warning {place} {warning['code']}: {warning['message']}")
     if not answer["active"]:
-        print(f"  activate it with: stackd workflows activate {answer['id']}")
+        say(f"  activate it with: stackd workflows activate {answer['id']}")
 
 
 @app.command("list")
@@ -94,9 +112,9 @@ def show(workflow_id: IdArgument, as_json: JsonFlag = False) -> None:
         print_json(view)
         return
     state = "active" if view["active"] else "inactive"
-    print(f"{view['id']}  {view['name']}  version {view['version']}  {state}")
+    say(f"{view['id']}  {view['name']}  version {view['version']}  {state}")
     for webhook in view["webhooks"]:
-        print(f"  webhook {webhook['node']}: {webhook['url']}")
+        say(f"  webhook {webhook['node']}: {webhook['url']}")
     print_json(view["document"])
 
 
@@ -117,9 +135,15 @@ def _set_active(workflow_id: str, verb: str, *, as_json: bool) -> None:
     if as_json:
         print_json(view)
         return
-    print(f"{view['id']} is {'active' if view['active'] else 'inactive'}")
+    say(f"{view['id']} is {'active' if view['active'] else 'inactive'}")
     for webhook in view["webhooks"]:
-        print(f"  webhook {webhook['node']}: {webhook['url']}")
+        say(f"  webhook {webhook['node']}: {webhook['url']}")
+
+
+def _finite(value: float) -> float:
+    if not 0 <= value < math.inf:
+        raise typer.BadParameter(f"{value} is not a number of seconds from 0 on")
+    return value
 
 
 @app.command()
@@ -127,27 +151,62 @@ def run(
     workflow_id: IdArgument,
     given: Annotated[str, typer.Option("--input", help="The trigger's output, JSON.")] = "null",
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it rests and show it.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 300.0,
+    timeout: Annotated[
+        float, typer.Option(callback=_finite, help="Seconds to wait.")
+    ] = LONGEST_WAIT,
     as_json: JsonFlag = False,
 ) -> None:
     """Start an execution by hand."""
-    body = {"input": loads_strict(given.encode())}
-    answer = daemon().request(
-        "POST",
-        f"/api/workflows/{workflow_id}/run",
-        body=body,
-        query={"wait": timeout if wait else None},
-        timeout=timeout + 30,
-    )
+    body = {"input": _json(given)}
+    if wait:
+        answer = _run_and_wait(workflow_id, body, timeout)
+    else:
+        answer = daemon().request("POST", f"/api/workflows/{workflow_id}/run", body=body)
     if as_json:
         print_json(answer.body)
     elif answer.status == 202:
-        print(f"started {answer.body['executionId']}")
+        say(f"started {answer.body['executionId']}")
         if wait:
-            print(f"not over yet; see `stackd executions show {answer.body['executionId']}`")
+            say(f"not over yet; see `stackd executions show {answer.body['executionId']}`")
     else:
         from stackd.cli.executions import print_execution
 
         print_execution(answer.body)
     if answer.status == 200 and answer.body["status"] != "completed":
         sys.exit(1)
+
+
+def _json(given: str) -> Any:
+    try:
+        return loads_strict(os.fsencode(given))
+    except InputError as error:
+        raise InputError(
+            f"--input: {error.message}",
+            code=error.code,
+            hint="""give it as JSON in UTF-8: --input '{"name": "Ada"}'""",
+        ) from None
+
+
+def _run_and_wait(workflow_id: str, body: dict[str, Any], timeout: float) -> Answer:
+    """Start an execution; the answer once it rests, or the one to its start if it does not within `timeout`."""
+    clock, at_once = SystemClock(), min(timeout, LONGEST_WAIT)
+    give_up_at = clock.monotonic() + timeout
+    try:
+        started = daemon().request(
+            "POST",
+            f"/api/workflows/{workflow_id}/run",
+            body=body,
+            query={"wait": at_once},
+            timeout=at_once + TIMEOUT,
+        )
+        if started.status != 202:
+            return started
+        while (left := give_up_at - clock.monotonic()) > 0:
+            time.sleep(min(POLL, left))
+            view = daemon().get(f"/api/executions/{started.body['executionId']}")
+            if view["status"] in RESTED:
+                return Answer(200, view)
+    except KeyboardInterrupt:
+        complain(f"interrupted; it goes on, see `stackd executions list --workflow {workflow_id}`")
+        raise
+    return started

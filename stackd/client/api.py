@@ -5,19 +5,25 @@ http.client of the standard library: the CLI must start fast and makes one reque
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
-from stackd.core.errors import ApiError, InputError, UnreachableError
+from stackd.core.errors import ApiError, InputError, NoAnswerError, UnreachableError
 from stackd.core.json import dumps, loads
 from stackd.core.sockets import unix_address
+from stackd.core.text import plain
 
 TIMEOUT = 30.0  # seconds without a byte
+CONNECT_TIMEOUT = 10.0  # seconds; a daemon of this machine accepts at once
+
+_PLAIN_URL = re.compile(r"[^\x00-\x20\x7f-\x9f\ud800-\udfff]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +47,23 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class Api:
-    """One daemon. `url` wins over `socket_path`; over TCP, `token` is sent."""
+    """One daemon. `url` wins over `socket_path`; over TCP, `token` is sent.
+
+    Raises:
+        InputError: `url` is none, or `token` cannot be sent.
+    """
 
     def __init__(
         self, *, socket_path: Path | None = None, url: str | None = None, token: str | None = None
     ) -> None:
         self._socket_path = socket_path
-        self._url = url
-        self._token = token
+        self._url = None if url is None else _usable_url(url)
+        self._token = None if token is None else _usable_token(token)
 
     @property
     def place(self) -> str:
         """Where the daemon is looked for, for messages."""
-        return self._url or str(self._socket_path)
+        return str(self._socket_path) if self._url is None else self._url.geturl()
 
     def get(self, path: str, **query: Any) -> Any:
         return self.request("GET", path, query=query).body
@@ -79,64 +89,129 @@ class Api:
         Args:
             path: as text; what a URL cannot hold is percent-encoded.
             body: bytes are sent as they are, anything else as JSON.
+            timeout: seconds without a byte of the answer.
             allow: statuses of 400 and above that are an answer, not an error.
 
         Raises:
-            InputError: `url` is none.
-            UnreachableError: nothing answers there.
-            ApiError: it answered with a problem.
+            UnreachableError: nothing listens there, so nothing was asked.
+            NoAnswerError: it was asked and gave no whole answer.
+            ApiError: it answered with a problem, or as no daemon of ours does.
         """
         wanted = {k: v for k, v in (query or {}).items() if v is not None}
-        target = f"{quote(path)}?{urlencode(wanted)}" if wanted else quote(path)
+        target = quote(
+            path, errors="surrogateescape"
+        )  # as a shell hands on bytes that are no UTF-8
+        if wanted:
+            target += f"?{urlencode(wanted, errors='surrogateescape')}"
         sent = {"Accept": "application/json", **(headers or {})}
         if self._token is not None:
             sent["Authorization"] = f"Bearer {self._token}"
         content = body if isinstance(body, bytes) or body is None else dumps(body)
-        connection = self._connect(timeout)
-        try:
-            connection.request(method, target, body=content, headers=sent)
-            response = connection.getresponse()
-            raw = response.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise UnreachableError(
-                f"no daemon answers at {self.place} ({str(error) or type(error).__name__})",
-                hint="start one with `stackd dev` or `systemctl start stackd`",
-            ) from error
-        finally:
-            connection.close()
-        is_json = "json" in (response.getheader("Content-Type") or "")
-        answer = loads(raw) if is_json and raw else raw.decode("utf-8", "replace")
-        if response.status >= 400 and response.status not in allow:
-            raise _problem(response.status, answer)
-        return Answer(response.status, answer)
+        with contextlib.closing(self._connection()) as connection:
+            self._connect(connection, timeout)
+            try:
+                # Who answers before it has read all of the request may close: the answer is there all the same.
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    connection.request(method, target, body=content, headers=sent)
+                response = connection.getresponse()
+                raw = response.read()
+            except (OSError, http.client.HTTPException) as error:
+                raise self._no_answer(method, error, timeout) from error
+        return self._answer(response, raw, allow)
 
-    def _connect(self, timeout: float) -> http.client.HTTPConnection:
+    def _connection(self) -> http.client.HTTPConnection:
         if self._url is None:
             assert self._socket_path is not None  # noqa: S101  # one of the two is always given
-            return _UnixConnection(self._socket_path, timeout)
-        kinds: dict[str, type[http.client.HTTPConnection]] = {
-            "http": http.client.HTTPConnection,
-            "https": http.client.HTTPSConnection,
-        }
+            return _UnixConnection(self._socket_path, CONNECT_TIMEOUT)
+        kind = (
+            http.client.HTTPSConnection
+            if self._url.scheme == "https"
+            else http.client.HTTPConnection
+        )
+        return kind(self._url.hostname or "", self._url.port, timeout=CONNECT_TIMEOUT)
+
+    def _connect(self, connection: http.client.HTTPConnection, timeout: float) -> None:
         try:
-            parts = urlsplit(self._url)
-            return kinds[parts.scheme](parts.hostname or "127.0.0.1", parts.port, timeout=timeout)
-        except (KeyError, ValueError):
+            connection.connect()
+        except OSError as error:
+            hint = (
+                "start one with `stackd dev` or `systemctl start stackd`, "
+                "or set STACKD_URL to where one runs"
+            )
+            if isinstance(error, PermissionError):
+                hint = "run this as the user of the daemon, or set STACKD_URL and STACKD_TOKEN"
+            reason = error.strerror or str(error) or type(error).__name__
+            raise UnreachableError(
+                f"no daemon answers at {self.place} ({reason})", hint=hint
+            ) from error
+        connection.sock.settimeout(timeout)
+
+    def _no_answer(self, method: str, error: Exception, timeout: float) -> NoAnswerError:
+        fact = (
+            f"gave no answer within {timeout:g} s"
+            if isinstance(error, TimeoutError)
+            else "closed the connection before it had answered"
+        )
+        hint = "it may be busy or stopping; see `stackd health --verbose`"
+        if method != "GET":
+            hint = "it may have done what was asked: look before you ask again"
+        return NoAnswerError(f"the daemon at {self.place} {fact}", hint=hint)
+
+    def _answer(
+        self, response: http.client.HTTPResponse, raw: bytes, allow: frozenset[int]
+    ) -> Answer:
+        answer: Any = None
+        if "json" in (response.getheader("Content-Type") or ""):
+            with contextlib.suppress(ValueError, RecursionError):
+                answer = loads(raw)
+        if response.status >= 400 and response.status not in allow:
+            raise _problem(response.status, answer)
+        if not isinstance(answer, dict):
+            raise ApiError(
+                f"what answers at {self.place} is no stackd daemon",
+                code="api.foreign",
+                http_status=response.status,
+                hint="set STACKD_URL to http://HOST:PORT of one",
+            )
+        return Answer(response.status, answer)
+
+
+def _usable_url(url: str) -> SplitResult:
+    """The parts of `url`, which names a scheme, a host and perhaps a port, and nothing else."""
+    with contextlib.suppress(ValueError):  # a port that is none, a name that cannot be one
+        parts = urlsplit(url)
+        is_host = bool((parts.hostname or "").encode("idna")) and parts.port != 0
+        is_bare = parts.path in ("", "/") and not parts.query and not parts.fragment
+        is_plain = _PLAIN_URL.fullmatch(url) is not None and "@" not in url
+        if is_host and is_bare and is_plain and parts.scheme in ("http", "https"):
+            return parts
+    shown = re.sub("//.*@", "//…@", url, flags=re.DOTALL)  # a password, perhaps
+    raise InputError(
+        f"{shown!r} is no http or https URL of a daemon",
+        code="url.invalid",
+        hint="set STACKD_URL to http://HOST:PORT, or unset it to use the Unix socket",
+    )
+
+
+def _usable_token(token: str) -> str:
+    for number, letter in enumerate(token, start=1):
+        if not "!" <= letter <= "~":
             raise InputError(
-                f"{self._url!r} is no http or https URL",
-                code="url.invalid",
-                hint="set STACKD_URL to http://HOST:PORT, or unset it to use the Unix socket",
-            ) from None
+                f"character {number} of the token cannot be sent: it is no visible ASCII character",
+                code="token.invalid",
+                hint="set STACKD_TOKEN to the token alone, as in $STACKD_STATE_DIR/dev-token",
+            )
+    return token
 
 
 def _problem(status: int, answer: Any) -> ApiError:
     if not isinstance(answer, dict):
         return ApiError(f"the daemon answered {status}", code="api.status", http_status=status)
-    message = str(answer.get("detail", f"the daemon answered {status}"))
+    message = plain(str(answer.get("detail", f"the daemon answered {status}")))
     for finding in answer.get("findings", []):
         place = f"{finding.get('line') or '?'}:{finding.get('column') or '?'}"
         hint = f" ({finding['hint']})" if finding.get("hint") else ""
-        message += f"\n  {place} {finding.get('code')}: {finding.get('message')}{hint}"
+        message += "\n  " + plain(f"{place} {finding.get('code')}: {finding.get('message')}{hint}")
     return ApiError(
         message,
         code=str(answer.get("code", "api.status")),

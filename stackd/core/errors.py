@@ -18,7 +18,9 @@
     ├── LockedError          another process holds this role on this state directory (exit 78)
     ├── LeaseLostError       the job belongs to a newer claim; whoever sees this stops at once
     ├── NodeError            a node failed; says whether a retry may help and what is known of the effect
-    └── ApiError             the daemon answered with a problem; `UnreachableError` if it did not answer
+    ├── ApiError             the daemon answered with a problem, or what answered is no daemon of ours
+    ├── UnreachableError     no connection to the daemon, so nothing was asked (exit 3)
+    └── NoAnswerError        the daemon was asked and gave no whole answer: it may have done it
 
 Messages are lower case, name the thing and the fact, hold no secret, and are fit to show.
 """
@@ -190,7 +192,7 @@ class NodeError(StackdError):
 
 
 class ApiError(StackdError):
-    """The daemon answered with an RFC 9457 problem."""
+    """The daemon answered with an RFC 9457 problem, or what answered is no daemon of ours."""
 
     code = "api.problem"
 
@@ -202,6 +204,12 @@ class ApiError(StackdError):
 
 
 class UnreachableError(StackdError):
-    """No daemon answered."""
+    """No connection to the daemon: nothing was asked."""
 
     code = "daemon.unreachable"
+
+
+class NoAnswerError(StackdError):
+    """The daemon was asked and gave no whole answer: it may have done it."""
+
+    code = "daemon.no_answer"

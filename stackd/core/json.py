@@ -67,9 +67,7 @@ def loads_strict(data: bytes) -> Json:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"body is not valid UTF-8 at byte {error.start}", code="json.encoding"
-        ) from None
+        raise InputError(f"not valid UTF-8 at byte {error.start}", code="json.encoding") from None
     try:
         return json.loads(
             text,

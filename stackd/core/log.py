@@ -14,6 +14,8 @@ from typing import Final, Literal, TextIO, cast
 
 import structlog
 
+from stackd.core.text import plain
+
 LINES_WAITING = (
     10_000  # lines that may wait for a slow reader; past this they are dropped and counted
 )
@@ -83,6 +85,11 @@ def _say_dropped(lines: int) -> None:
 STDERR: Final = LogSink(2, _say_dropped)
 
 
+def _plain(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What others wrote does nothing to the terminal; JSON escapes it by itself."""
+    return {key: plain(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
 def configure_logging(*, level: str, style: Literal["json", "console"]) -> None:
     """Send every log line to standard error in `style`; ids bound with contextvars are on each line."""
     STDERR.start()
@@ -101,8 +108,7 @@ def configure_logging(*, level: str, style: Literal["json", "console"]) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    if style == "json":
-        processors.append(structlog.processors.format_exc_info)
+    processors.append(structlog.processors.format_exc_info if style == "json" else _plain)
     structlog.configure(
         processors=[*processors, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level.lower()),

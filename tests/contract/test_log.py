@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -77,3 +79,17 @@ def test_what_cannot_be_encoded_is_escaped(pipe: tuple[int, int]) -> None:
     sink.close(10)
     os.close(writer)
     assert read_all(reader) == "a\\ud800b\n"
+
+
+def test_a_log_for_people_shows_what_others_wrote_and_does_not_obey_it() -> None:
+    code = (
+        "import structlog; from stackd.core.log import configure_logging\n"
+        "configure_logging(level='info', style='console')\n"
+        "structlog.get_logger().info('refused', reason='\\x1b[2Jgone\\n', count=2)"
+    )
+
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+
+    (line,) = ran.stderr.decode().splitlines()
+    assert r"\x1b[2Jgone\n" in line
+    assert "count=2" in line

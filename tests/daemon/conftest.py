@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.daemon import DaemonProcess, FarSide, running
+from support.cli import Command, Ran
+from support.daemon import DaemonProcess, FarSide, clean_environ, running
+
+from stackd.cli.app import main
 
 Daemons = Callable[..., DaemonProcess]
 
@@ -36,3 +41,32 @@ def daemons(tmp_path: Path) -> Iterator[Daemons]:
     yield make
     for one in made:
         one.kill()
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Command:
+    """Runs `stackd …` as its entry point does, in an environment of its own; `environ` adds to that."""
+
+    def run(*words: str, **environ: str) -> Ran:
+        with monkeypatch.context() as patch:
+            for name in set(os.environ) - set(clean_environ()):
+                patch.delenv(name)
+            for name, value in environ.items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["stackd", *words])
+            patch.chdir(tmp_path)
+            with pytest.raises(SystemExit) as ended:
+                main()
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err
+        return Ran(int(ended.value.code or 0), printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture
+def stackd(command: Command, daemon: DaemonProcess) -> Command:
+    """`command`, talking to the daemon of this module."""
+    return lambda *words: command(*words, STACKD_STATE_DIR=str(daemon.state))

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import pty
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from support.daemon import DaemonProcess, FarSide, clean_environ, eventually, free_port, running
+from support.cli import Command, child, in_terminal
+from support.daemon import DaemonProcess, FarSide, eventually, free_port, running
 
 from stackd import __version__
-from stackd.cli.app import main
 
 HELLO = """
 id: {id}
@@ -57,91 +51,12 @@ edges: [{from: start, to: nap}]
 KEY = "0123456789abcdefghijklmnopqrstuvwxyzABCD"
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """What a command did."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        assert self.code in (0, 1), self
-        return json.loads(self.out)
-
-
-Command = Callable[..., Ran]
-
-
-@pytest.fixture
-def command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Command:
-    """Runs `stackd …` as its entry point does, in an environment of its own; `environ` adds to that."""
-
-    def run(*words: str, **environ: str) -> Ran:
-        with monkeypatch.context() as patch:
-            for name in set(os.environ) - set(clean_environ()):
-                patch.delenv(name)
-            for name, value in environ.items():
-                patch.setenv(name, value)
-            patch.setattr(sys, "argv", ["stackd", *words])
-            patch.chdir(tmp_path)
-            with pytest.raises(SystemExit) as ended:
-                main()
-        printed = capsys.readouterr()
-        assert "Traceback" not in printed.err
-        return Ran(int(ended.value.code or 0), printed.out, printed.err)
-
-    return run
-
-
-@pytest.fixture
-def stackd(command: Command, daemon: DaemonProcess) -> Command:
-    """`command`, talking to the daemon of this module."""
-    return lambda *words: command(*words, STACKD_STATE_DIR=str(daemon.state))
-
-
 @pytest.fixture(scope="module", autouse=True)
 def workflows(daemon: DaemonProcess, far_side: FarSide) -> None:
     daemon.load(HELLO.format(id="hello"))
     daemon.load(SLEEPY)
     daemon.load(CALLING.format(id="broken", url=f"{far_side.url}/status/400"))
     daemon.load(CALLING.format(id="doubtful", url=f"{far_side.url}/drop"))
-
-
-def child(
-    *words: str, stdin: bytes | None = None, **environ: str
-) -> subprocess.CompletedProcess[bytes]:
-    """`stackd …` as a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "stackd", *words],
-        env=clean_environ() | environ,
-        input=stdin,
-        capture_output=True,
-        timeout=30,
-        check=False,
-    )
-
-
-def in_terminal(*words: str, **environ: str) -> str:
-    """What `stackd …` prints on a terminal."""
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-m", "stackd", *words],
-        env=clean_environ() | {"TERM": "dumb", "COLUMNS": "200"} | environ,
-        stdin=subprocess.DEVNULL,
-        stdout=theirs,
-        stderr=theirs,
-    ):
-        os.close(theirs)
-        printed = b""
-        with contextlib.suppress(OSError):  # the terminal is gone with its last user
-            while piece := os.read(ours, 65536):
-                printed += piece
-    os.close(ours)
-    return printed.decode().replace("\r\n", "\n")
 
 
 # -- workflows
@@ -622,17 +537,3 @@ def test_errors_have_a_traceback_only_with_debug(tmp_path: Path) -> None:
     assert debug.returncode != 0
     assert b"Traceback" in debug.stderr
     assert b"UnreachableError: no daemon answers" in debug.stderr
-
-
-def test_output_that_nobody_reads_is_no_error(daemon: DaemonProcess) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "stackd", "workflows", "list", "--json"],
-        env=clean_environ() | {"STACKD_STATE_DIR": str(daemon.state)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as ran:
-        assert ran.stdout is not None
-        assert ran.stderr is not None
-        ran.stdout.close()  # before it can have written anything
-
-        assert ran.stderr.read() == b""

@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from stackd.client.api import Api
-from stackd.core.errors import UnreachableError
+from stackd.core.errors import NoAnswerError, UnreachableError
 from stackd.settings import foreign as clean_environ
 
 START_WITHIN = 30.0
@@ -109,8 +109,12 @@ class DaemonProcess:
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 raise AssertionError(f"ended with {process.returncode}:\n{self.tail()}")
-            with contextlib.suppress(UnreachableError):
-                if self.api.request("GET", "/readyz", allow=frozenset({503})).status == 200:
+            with contextlib.suppress(UnreachableError, NoAnswerError):
+                verbose = {"verbose": "1"}
+                if (
+                    self.api.request("GET", "/readyz", query=verbose, allow=frozenset({503})).status
+                    == 200
+                ):
                     return
             time.sleep(0.01)
         raise AssertionError(f"not ready in {START_WITHIN} s:\n{self.tail()}")
