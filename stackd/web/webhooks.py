@@ -19,7 +19,7 @@ from stackd.web.problem import problem
 from stackd.workflows import catalogue, executions
 from stackd.workflows.catalogue import WebhookRoute, WorkflowChanged
 from stackd.workflows.executions import ExecutionRow, ExecutionStatus, NewExecution, as_json
-from stackd.workflows.expressions import Expression, Scope, evaluate
+from stackd.workflows.expressions import OMIT, Expression, Scope, evaluate
 from stackd.workflows.graph import GraphNode
 
 REPLY_WITHIN = 30.0  # seconds `respond: last` waits before it answers 202
@@ -118,20 +118,19 @@ class Webhooks:
             concurrency=graph.workflow.concurrency,
         )
         now = context.clock.time()
-        scope = f"webhook:{path}"
 
         def change(tx: Tx) -> tuple[str, bool]:
             if not catalogue.is_current(tx, route.workflow_id, route.version):
                 raise ConflictError("the workflow has just changed", code="workflow.changed")
             if key is not None:
-                known = executions.find_duplicate(tx, scope=scope, key=key[0], now=now)
+                known = executions.find_duplicate(tx, new, key=key[0], now=now)
                 if known is not None:
                     return known, True
             context.admission.admit(tx, now=now)
             execution_id = executions.start(tx, new, now=now)
             if key is not None:
                 executions.remember_key(
-                    tx, scope=scope, key=key[0], execution_id=execution_id, now=now, window=key[1]
+                    tx, new, key=key[0], execution_id=execution_id, now=now, window=key[1]
                 )
             return execution_id, False
 
@@ -139,9 +138,10 @@ class Webhooks:
             return await context.store.write(change, size_bytes=len(new.input))
         except ConflictError:  # another process imported or deactivated: look again
             self._routes.pop(path, None)
-            fresh, _ = await self._route(context, request)
+            fresh, node = await self._route(context, request)
             if fresh == route:
                 raise
+            key = _dedupe_key(request, node, delivery)
             return await self._accept(context, request, fresh, delivery, key)
 
 
@@ -235,7 +235,9 @@ def _dedupe_key(
 
 def _key_by_expression(expression: Expression, node: GraphNode, delivery: _Delivery) -> str | None:
     value = evaluate(expression, Scope({node.id: delivery.output}, now=0.0, seed=""))
-    return None if value is None else value if isinstance(value, str) else dumps(value).decode()
+    if value is None or value is OMIT:
+        return None
+    return value if isinstance(value, str) else dumps(value).decode()
 
 
 def _reply(row: ExecutionRow) -> web.Response:

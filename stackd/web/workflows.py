@@ -196,7 +196,7 @@ async def start_by_hand(request: web.Request, workflow_id: str, given: Json) -> 
         concurrency=graph.workflow.concurrency,
     )
     key = usable_key(header_text(request.headers.get("Idempotency-Key", ""))) or None
-    execution_id = await _start_once(context, new, scope=f"api:{workflow_id}", key=key)
+    execution_id = await _start_once(context, new, key=key)
     wait = seconds_of(request, "wait", longest=LONGEST_WAIT)
     if wait is not None:
         rested_row = await context.waiting.until_rested(execution_id, timeout=wait)
@@ -212,12 +212,12 @@ def _manual_trigger(graph: Graph) -> str:
     return (manual or triggers)[0].id
 
 
-async def _start_once(context: Context, new: NewExecution, *, scope: str, key: str | None) -> str:
+async def _start_once(context: Context, new: NewExecution, *, key: str | None) -> str:
     now = context.clock.time()
 
     def change(tx: Tx) -> str:
         if key is not None:
-            known = executions.find_duplicate(tx, scope=scope, key=key, now=now)
+            known = executions.find_duplicate(tx, new, key=key, now=now)
             if known is not None:
                 return known
         context.admission.admit(tx, now=now)
@@ -225,7 +225,7 @@ async def _start_once(context: Context, new: NewExecution, *, scope: str, key: s
         if key is not None:
             executions.remember_key(
                 tx,
-                scope=scope,
+                new,
                 key=key,
                 execution_id=execution_id,
                 now=now,

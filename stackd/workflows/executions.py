@@ -200,17 +200,21 @@ def _job(seq: int, workflow_id: str, concurrency: int | None) -> NewJob:
     )
 
 
-def find_duplicate(tx: Tx, *, scope: str, key: str, now: float) -> str | None:
-    """The execution that `key` started within its window, if any."""
-    row = tx.one(sql.FIND_DEDUPE, (scope, key, now))
+def find_duplicate(tx: Tx, new: NewExecution, *, key: str, now: float) -> str | None:
+    """The execution that `key` started by the same trigger of the same workflow within its window, if any."""
+    row = tx.one(sql.FIND_DEDUPE, (*_key_of(new, key), now))
     return None if row is None else str(row[0])
 
 
 def remember_key(
-    tx: Tx, *, scope: str, key: str, execution_id: str, now: float, window: float
+    tx: Tx, new: NewExecution, *, key: str, execution_id: str, now: float, window: float
 ) -> None:
-    """Let `find_duplicate` answer `execution_id` for `key` during `window` seconds."""
-    tx.execute(sql.PUT_DEDUPE, (scope, key, execution_id, now + window))
+    """Let `find_duplicate` answer `execution_id`, which `new` became, for `key` during `window` seconds."""
+    tx.execute(sql.PUT_DEDUPE, (*_key_of(new, key), execution_id, now + window))
+
+
+def _key_of(new: NewExecution, key: str) -> tuple[str, str, str, str]:
+    return new.workflow_id, new.trigger_node, new.trigger_type, key
 
 
 def prune_keys(tx: Tx, *, now: float, limit: int) -> int:

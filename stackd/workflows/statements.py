@@ -45,13 +45,18 @@ FROM webhooks h JOIN workflows w ON w.id = h.workflow_id WHERE h.path = ? AND h.
 
 # Dedupe
 
-FIND_DEDUPE = "SELECT execution_id FROM dedupe_keys WHERE scope = ? AND key = ? AND expires_at > ?"
+FIND_DEDUPE = """
+SELECT execution_id FROM dedupe_keys
+WHERE workflow_id = ? AND trigger_node = ? AND trigger_type = ? AND key = ? AND expires_at > ?"""
 PUT_DEDUPE = """
-INSERT INTO dedupe_keys VALUES (?, ?, ?, ?)
-ON CONFLICT (scope, key) DO UPDATE SET execution_id = excluded.execution_id, expires_at = excluded.expires_at"""
+INSERT INTO dedupe_keys (workflow_id, trigger_node, trigger_type, key, execution_id, expires_at)
+VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (workflow_id, trigger_node, trigger_type, key) DO UPDATE SET
+    execution_id = excluded.execution_id, expires_at = excluded.expires_at"""
 PRUNE_DEDUPE = """
-DELETE FROM dedupe_keys WHERE (scope, key) IN
-    (SELECT scope, key FROM dedupe_keys WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)"""
+DELETE FROM dedupe_keys WHERE (workflow_id, trigger_node, trigger_type, key) IN
+    (SELECT workflow_id, trigger_node, trigger_type, key FROM dedupe_keys
+     WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)"""
 
 # Executions
 

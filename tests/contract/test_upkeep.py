@@ -26,7 +26,7 @@ from stackd.store.connection import Tx
 from stackd.store.database import Database, open_database
 from stackd.supervisor.service import Service
 from stackd.workflows import executions
-from stackd.workflows.executions import NodeRow, NodeStatus, TimerFired
+from stackd.workflows.executions import NewExecution, NodeRow, NodeStatus, TimerFired
 
 THIS_PROCESS = current_process()  # read here: a test may not block its loop
 INTERVAL = 5.0
@@ -236,13 +236,11 @@ async def test_every_round_is_a_heartbeat(site: Site) -> None:
 
 async def test_a_round_forgets_keys_whose_window_has_passed(site: Site) -> None:
     now = site.clock.time()
-    started = await site.world.start("waiting")
+    new = NewExecution("waiting", 1, "trigger.webhook.inbound", "hook", b"null", None)
 
     def remember(tx: Tx) -> None:
         for key, window in [("past", 10.0), ("now", 20.0), ("later", 20.5)]:
-            executions.remember_key(
-                tx, scope="webhook:x", key=key, execution_id=started, now=now, window=window
-            )
+            executions.remember_key(tx, new, key=key, execution_id="e", now=now, window=window)
 
     await site.write(remember)
 
@@ -275,7 +273,7 @@ async def test_forgetting_goes_in_batches_and_leaves_the_rest_to_the_next_round(
     await site.write(
         lambda tx: tx.execute(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
-            "INSERT INTO dedupe_keys SELECT 'webhook:x', 'k' || i, 'e', 1.0 FROM n",
+            "INSERT INTO dedupe_keys SELECT 'waiting', 'hook', 't', 'k' || i, 'e', 1.0 FROM n",
             (share + rest,),
         )
     )

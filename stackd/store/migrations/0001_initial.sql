@@ -134,10 +134,12 @@ CREATE INDEX timers_due ON timers (due_at) WHERE state = 'pending';
 CREATE INDEX timers_execution ON timers (execution);
 
 CREATE TABLE dedupe_keys (
-    scope TEXT NOT NULL,          -- who dedupes: a webhook path, or the API
+    workflow_id TEXT NOT NULL REFERENCES workflows (id) ON DELETE CASCADE,
+    trigger_node TEXT NOT NULL,
+    trigger_type TEXT NOT NULL,   -- a delivery and a run by hand that begin at one node are two things
     key TEXT NOT NULL,
     execution_id TEXT NOT NULL,
     expires_at REAL NOT NULL,
-    PRIMARY KEY (scope, key)
+    PRIMARY KEY (workflow_id, trigger_node, trigger_type, key)
 ) WITHOUT ROWID;
 CREATE INDEX dedupe_expiry ON dedupe_keys (expires_at);
