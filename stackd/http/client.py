@@ -37,7 +37,9 @@ CONNECTIONS = 256  # open at once, all hosts together
 NAMES_KEPT = 60  # seconds a resolved, judged name is reused
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(
+    r"[\x00-\x1f\x7f\ud800-\udfff]"
+)  # and halves of characters, which no encoding has
 
 # What a redirect takes along to another origin. Any other header may be a secret, or make no sense there.
 _CARRIED: Final = frozenset(

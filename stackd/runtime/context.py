@@ -42,6 +42,7 @@ class NodeContext:
         timeout: seconds this try may take.
         max_bytes: the largest output.
         sent: set once the first byte of a request may have left.
+        answered: set once the far side has answered in full.
         deadline: ends this try when `timeout` is over.
         send_before: by the monotonic clock; a first byte after it is refused. This process may have been
             stopped since, taken for dead, and the execution gone on elsewhere.
@@ -57,11 +58,13 @@ class NodeContext:
     tell_sent: Callable[[], None]
     tell_answered: Callable[[], None]
     sent: bool = False
+    answered: bool = False
     deadline: anyio.CancelScope | None = None
     send_before: float = math.inf
 
     def on_answered(self) -> None:
         """Called once the far side has answered in full: what is left to do is ours, and takes its time."""
+        self.answered = True
         if self.deadline is not None:
             self.deadline.deadline = math.inf
         self.tell_answered()

@@ -25,6 +25,7 @@ from stackd.http.client import (
 from stackd.runtime.context import Handler, NodeContext, PureHandler
 
 RETRY_AFTER_LONGEST = 24 * 3600.0  # seconds; a far side that asks for more is not believed
+LONGEST_DATE = 100  # characters; an HTTP date has 29
 
 _HALF_SURROGATE = re.compile(
     rb"\\u[dD][89a-fA-F]"
@@ -198,10 +199,10 @@ def _retry_after(response: Response, *, now: float) -> float | None:
     if value.isdecimal():
         return min(float(value), RETRY_AFTER_LONGEST)
     try:
-        at = parsedate_to_datetime(value)
-    except ValueError:
+        at = parsedate_to_datetime(value[:LONGEST_DATE])
+        wait = at.replace(tzinfo=at.tzinfo or UTC).timestamp() - now
+    except (ValueError, TypeError, OverflowError, IndexError):  # as it meets dates that are none
         return None
-    wait = at.replace(tzinfo=at.tzinfo or UTC).timestamp() - now
     return min(max(wait, 0.0), RETRY_AFTER_LONGEST)
 
 

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import random
+import secrets
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import anyio
 import structlog
 
 from stackd.core.clock import Clock, rfc3339
 from stackd.core.errors import (
-    ExpressionError,
     LeaseLostError,
     NodeError,
     StackdError,
@@ -56,6 +56,7 @@ INLINE_WAIT = 1.0  # seconds; a longer delay or retry wait is a timer and holds 
 LOOP_SHARE = 0.01  # seconds of pure nodes at a stretch; then others have their turn
 STORE_RETRY = 0.5  # seconds between tries while the store is full or locked
 NODE_TIMEOUT = 30.0  # seconds, the origin's default
+LONGEST_MESSAGE = 2_000  # characters of an error that are kept
 
 _log = structlog.get_logger(__name__)
 
@@ -311,8 +312,8 @@ class Run:
         row = row._replace(attempt=1)
         try:
             output = PURE_HANDLERS[node.type](self._render(node, row))
-        except StackdError as error:
-            self._fail(node, row, error)
+        except Exception as error:  # noqa: BLE001  # fails its node
+            self._fail(node, row, _foreseen(error, node.id))
         else:
             self._complete(node, row, output)
 
@@ -339,8 +340,8 @@ class Run:
         row = row._replace(attempt=1, started_at=started_at)
         try:
             due_at, output = delay_until(self._render(node, row), now=started_at)
-        except StackdError as error:
-            self._fail(node, row, error)
+        except Exception as error:  # noqa: BLE001  # fails its node
+            self._fail(node, row, _foreseen(error, node.id))
             return
         left = due_at - self._tools.clock.time()
         if left > INLINE_WAIT:
@@ -355,8 +356,8 @@ class Run:
         try:
             params = self._render(node, row)
             row = self._with_identity(node, row, params)
-        except StackdError as error:
-            self._fail(node, row._replace(attempt=row.attempt + 1), error)
+        except Exception as error:  # noqa: BLE001  # fails its node
+            self._fail(node, row._replace(attempt=row.attempt + 1), _foreseen(error, node.id))
             return
         if row.status is NodeStatus.UNCERTAIN:
             self._leave_uncertain(row, "its input differs from the one sent before the restart")
@@ -388,7 +389,7 @@ class Run:
                     self._tools.events.emit(
                         NodeRetried(self._row.id, row.key, row.attempt, failure.code, wait)
                     )
-                    row = row._replace(status=NodeStatus.PENDING, error=_error(failure, None))
+                    row = row._replace(status=NodeStatus.PENDING, error=_error(failure))
                     if await self._wait_to_retry(row, wait):
                         return
 
@@ -441,11 +442,20 @@ class Run:
             context.deadline = within
             try:
                 return await HANDLERS[node.type](params, context)
+            except NodeError:
+                raise
             except StackdError as error:
-                if isinstance(error, NodeError):
-                    raise
                 raise NodeError(
                     error.message, kind="invalid", code=error.code, sent=context.sent, answered=True
+                ) from error
+            except Exception as error:  # fails its node
+                ours = _foreseen(error, node.id)
+                raise NodeError(
+                    ours.message,
+                    kind="internal",
+                    code=ours.code,
+                    sent=context.sent,
+                    answered=context.answered,
                 ) from error
         raise NodeError(
             f"no answer within {context.timeout:g} s",
@@ -476,7 +486,11 @@ class Run:
     # -- what a node run became
 
     def _complete(self, node: GraphNode, row: NodeRow, output: Json) -> None:
-        text = dumps(output)
+        try:
+            text = dumps(output)
+        except TypeError as error:
+            self._fail(node, row, _unusable(node.id, error))
+            return
         limits = self._tools.limits
         if len(text) > limits.output:
             self._fail(node, row, _too_large(node.id, "output", len(text), limits.output))
@@ -496,7 +510,7 @@ class Run:
     def _fail(self, node: GraphNode, row: NodeRow, error: StackdError) -> None:
         now = self._tools.clock.time()
         row = row._replace(
-            status=NodeStatus.FAILED, error=_error(error, None), output=None, finished_at=now
+            status=NodeStatus.FAILED, error=_error(error), output=None, finished_at=now
         )
         self._record(row)
         self._after_failure(node, row)
@@ -513,7 +527,7 @@ class Run:
         self._record(
             row._replace(
                 status=NodeStatus.UNCERTAIN,
-                error=dumps({"code": "node.uncertain", "message": why}),
+                error=dumps({"code": "node.uncertain", "message": _kept(why)}),
             )
         )
 
@@ -536,30 +550,33 @@ class Run:
         scope = Scope(self._roots, now=self._row.created_at, seed=seed)
         try:
             return bool(evaluate(edge.when, scope))
-        except ExpressionError as error:
+        except Exception as error:  # noqa: BLE001  # fails the node it leads from
+            name = f"edge {edge.source} → {edge.target}"
+            ours = _foreseen(error, name)
             self._failure = self._failure or {
-                "code": error.code,
-                "message": f"edge {edge.source} → {edge.target}: {error.message}",
+                "code": ours.code,
+                "message": _kept(f"{name}: {ours.message}"),
                 "nodeId": edge.source,
             }
             return False
 
     def _decide(self, edge: GraphEdge, taken: bool) -> None:  # noqa: FBT001  # the decision itself
-        progress = self._progress[edge.target]
-        progress.open_edges -= 1
-        progress.is_taken |= taken
-        if progress.open_edges:
-            return
-        target = self._graph.nodes[edge.target]
-        if progress.is_taken:
-            self._ready.append(target)
-            return
+        """Decide an edge; a node that no edge into it is taken to is skipped, with all that hangs on it alone."""
+        self._progress[edge.target].is_taken |= taken
         now = self._tools.clock.time()
-        if target.id not in self._journal:
-            self._record(_row(target, NodeStatus.SKIPPED, 0, started_at=now, finished_at=now))
-        for further in target.out_edges:
-            if further.target in self._members:
-                self._decide(further, taken=False)
+        decided = [edge]
+        while decided:
+            target = self._graph.nodes[decided.pop().target]
+            progress = self._progress[target.id]
+            progress.open_edges -= 1
+            if progress.open_edges:
+                continue
+            if progress.is_taken:
+                self._ready.append(target)
+                continue
+            if target.id not in self._journal:
+                self._record(_row(target, NodeStatus.SKIPPED, 0, started_at=now, finished_at=now))
+            decided += [e for e in reversed(target.out_edges) if e.target in self._members]
 
     # -- values
 
@@ -814,11 +831,36 @@ def _retry(node: GraphNode) -> NodeRetry:
     return NodeRetry(own.max_attempts, own.initial_ms / 1000, own.max_ms / 1000)
 
 
-def _error(error: StackdError, node_id: str | None) -> bytes:
-    facts: dict[str, Any] = {"code": error.code, "message": error.message}
-    if node_id is not None:
-        facts["nodeId"] = node_id
-    return dumps(facts)
+def _foreseen(error: Exception, where: str) -> StackdError:
+    """`error` if it is one of ours; else a fault of ours, which the log has in full under the id that is named."""
+    if isinstance(error, StackdError):
+        return error
+    fault = secrets.token_hex(4)
+    _log.error("a fault of stackd", fault=fault, where=where, exc_info=error)
+    return NodeError(
+        f"a fault of stackd ({type(error).__name__}); the log has it as {fault}",
+        kind="internal",
+        code="node.internal",
+    )
+
+
+def _error(error: StackdError) -> bytes:
+    return dumps({"code": error.code, "message": _kept(error.message)})
+
+
+def _kept(message: str) -> str:
+    """`message` as it can be stored, whatever text it quotes."""
+    short = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}…"
+    return short.encode(errors="backslashreplace").decode()
+
+
+def _unusable(node_id: str, error: TypeError) -> NodeError:
+    return NodeError(
+        f"the output of {node_id} cannot be kept as JSON: {error}",
+        kind="invalid",
+        code="node.bad_output",
+        answered=True,
+    )
 
 
 def _too_large(node_id: str, what: str, size: int, limit: int) -> NodeError:

@@ -307,6 +307,7 @@ def _expected(accepts: frozenset[type]) -> str:
 
 # --- filters ------------------------------------------------------------------------------------------
 
+_HALF_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")  # perhaps: half of a pair is written like this too
 _WHOLE_TEXT = re.compile(r"[+-]?[0-9]{1,400}", re.ASCII)
 _NUMBER_TEXT = re.compile(r"[+-]?[0-9]{1,400}(?:\.[0-9]{1,400})?(?:[eE][+-]?[0-9]{1,4})?", re.ASCII)
 _TRUTHS: Final = {
@@ -393,11 +394,14 @@ def _fromjson(budget: Budget, value: Json) -> Json:
     # Every element but the first needs a comma and every level a bracket, so this bounds what is built.
     budget.spend((value.count(",") + value.count("[") + value.count("{")) // _NODES_PER_STEP)
     try:
-        return loads_strict(value.encode())
-    except UnicodeEncodeError:
+        read = loads_strict(value.encode())
+        if _HALF_ESCAPE.search(value):
+            dumps(read)
+    except (UnicodeEncodeError, TypeError):
         raise ExpressionError("fromjson: the text holds half a character") from None
     except InputError as error:
         raise ExpressionError(f"fromjson: {error.message}") from None
+    return read
 
 
 def _lower(budget: Budget, value: Json) -> Json:

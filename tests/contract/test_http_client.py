@@ -174,7 +174,7 @@ async def test_a_proxy_of_the_environment_is_not_used(monkeypatch):
     ("name", "value"),
     [
         ("", "x"), ("a b", "x"), ("a:", "x"), ("ä", "x"), ("a\n", "x"),
-        ("a", "x\r\nb: y"), ("a", "x\n"), ("a", "x\0"), ("a", "\x7f"),
+        ("a", "x\r\nb: y"), ("a", "x\n"), ("a", "x\0"), ("a", "\x7f"), ("a", "\ud800"),
         ("Content-Length", "1"), ("transfer-encoding", "chunked"),
     ],
 )  # fmt: skip
@@ -192,6 +192,7 @@ async def test_a_header_that_would_break_the_message_is_refused(http, name, valu
         "", "/path", "far.example/", "ftp://far.example/", "http://", "http:///path", "https:far",
         "http://far.example:99999/", "http://far example/", "http://far.example/a b",
         "http://far.example/\r\nX:1", "http://far.example/\t", "http://far\n.example/", "http://far.example/\x7f",
+        "http://far.example/\ud800",
         "http://[::1/", "http://me@far.example/",
         "http://far.example\\@127.0.0.1/",
     ],

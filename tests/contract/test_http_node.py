@@ -322,6 +322,10 @@ async def test_a_status_says_what_kind_of_failure_it_is_and_is_an_answer(node, s
         (formatdate(FakeClock().time() - 90, usegmt=True), 0.0),
         ("Tue Nov 14 22:15:00 2023", 100.0),  # asctime's form, which names no zone
         ("Fri, 31 Dec 9999 23:59:59 GMT", RETRY_AFTER_LONGEST),
+        ("Fri, 31 Dec 9999 23:59:59 -2359", RETRY_AFTER_LONGEST),
+        ("Fri, 31 Dec 99999999999999999999 23:59:59 GMT", None),
+        ("Fri, 31 Dec 2023 23:59:59 +999999999999999999", None),
+        ("Fri, 31 Dec 2023 99:99:99 GMT", None),
         ("soon", None),
         ("-5", None),
         ("1.5", None),

@@ -11,7 +11,7 @@ import pytest
 from support.runs import LEASE, World
 from support.watched import WatchedStore
 
-from stackd.core.errors import NodeError, StoreBusyError, StoreFullError
+from stackd.core.errors import NodeError, StoreBusyError, StoreError, StoreFullError
 from stackd.core.json import loads
 from stackd.http.client import Request, Response
 from stackd.queue import verbs
@@ -862,9 +862,10 @@ async def test_a_store_busy_at_the_start_of_a_run_costs_no_attempt(database):
 
 async def test_a_failed_attempt_is_recorded_once_the_store_has_space(database):
     store = WatchedStore(database)
-    world = World(store, RuntimeError("boom"), ok(b"1"))
+    world = World(store, ok(b"1"))
     started = await world.start(await world.load(flow(call("a"), edges="start>a")))
     claimed = await world.claim()
+    store.failing_reads.append(StoreError("unreadable"))
     store.failing_writes.append(StoreFullError("full"))
 
     async with world.running(claimed):

@@ -336,9 +336,19 @@ async def test_a_place_under_a_concurrency_limit_is_taken_as_soon_as_it_is_free(
 # -- attempts that fail
 
 
+def unkept(site: Site) -> Callable[[Request], Awaitable[Response]]:
+    """An answer that the store then cannot take: an error of the run, not of its node."""
+
+    async def respond(_: Request) -> Response:
+        site.store.failing_writes.append(StoreError("the file cannot be written"))
+        return ok(b"1")
+
+    return respond
+
+
 async def test_a_failing_attempt_is_tried_again_after_a_wait(site: Site) -> None:
     await site.load(CALLING)
-    site.world.http.script.extend([RuntimeError("boom"), ok(b"1")])
+    site.world.http.script.extend([unkept(site), ok(b"1")])
     async with site.working():
         (started,) = await site.started()
         await site.settled(1)
@@ -356,7 +366,7 @@ async def test_after_the_last_attempt_the_job_is_discarded_and_its_execution_fai
     site: Site,
 ) -> None:
     await site.load(CALLING)
-    site.world.http.script.extend([RuntimeError("boom")] * 20)
+    site.world.http.script.extend([unkept(site)] * 20)
     waits = []
     async with site.working():
         (started,) = await site.started()
@@ -379,12 +389,12 @@ async def test_after_the_last_attempt_the_job_is_discarded_and_its_execution_fai
 
 async def test_a_failed_attempt_says_which_error_it_was(site: Site) -> None:
     await site.load(CALLING)
-    site.world.http.script.append(RuntimeError("boom"))
+    site.world.http.script.append(unkept(site))
     async with site.working():
         (started,) = await site.started()
         await site.settled(1)
 
-    assert (await site.job(started))["error"] == "RuntimeError"
+    assert (await site.job(started))["error"] == "StoreError"
 
 
 async def test_an_answer_that_cannot_be_kept_fails_its_node_and_is_not_asked_for_again(
@@ -403,7 +413,7 @@ async def test_an_answer_that_cannot_be_kept_fails_its_node_and_is_not_asked_for
 async def test_a_failing_attempt_does_not_disturb_the_others(site: Site) -> None:
     await site.load(CALLING)
     gate = anyio.Event()
-    site.world.http.script.extend([gated(gate), RuntimeError("boom")])
+    site.world.http.script.extend([gated(gate), unkept(site)])
     async with site.working(slots=2):
         (first,) = await site.started()
         await site.world.http.arrived(1)

@@ -165,7 +165,7 @@ def test_integers_stay_exact_however_long(daemon: DaemonProcess) -> None:
     assert got(answer)["body"]["numbers"] == numbers
 
 
-@pytest.mark.parametrize("depth", [100, 300, 900])
+@pytest.mark.parametrize("depth", [100, 300, 490])
 def test_nesting_is_kept_as_deep_as_it_can_be_read(daemon: DaemonProcess, depth: int) -> None:
     body = b"[" * depth + b"]" * depth
 
@@ -203,6 +203,7 @@ def test_a_large_body_is_read_like_a_small_one(daemon: DaemonProcess) -> None:
         pytest.param({}, b'{"a": 1, "a": 2}', 422, "json.duplicate_key", id="duplicate-key"),
         pytest.param({}, b'{"a": NaN}', 422, "json.constant", id="nan"),
         pytest.param({}, b'{"a": "\xff"}', 422, "json.encoding", id="not-utf8"),
+        pytest.param({}, b"[" * 900 + b"12345678901234567890" + b"]" * 900, 422, "json.depth", id="deep with long digits"),
         pytest.param({}, b"[" * 100_000 + b"]" * 100_000, 422, "json.depth", id="deep"),
         pytest.param({}, b"9" * 5000, 422, "json.number", id="endless-number"),
         pytest.param({}, b"[1e400]", 422, "json.number", id="number-beyond-a-float"),
@@ -495,13 +496,58 @@ def test_a_key_lasts_for_its_window(daemon: DaemonProcess) -> None:
     assert round(window(daemon, "weekly")) == 7 * 86_400
 
 
+def test_a_key_belongs_to_the_trigger_it_came_in_by(daemon: DaemonProcess) -> None:
+    """The path may move to another workflow: what that one gets is its own."""
+    daemon.load(echo("first-owner", path="handed-on"))
+    by_first = delivered(daemon, "handed-on", Idempotency_Key="k")
+    daemon.load(echo("first-owner"))
+    daemon.load(echo("second-owner", path="handed-on"))
+
+    by_second = delivered(daemon, "handed-on", Idempotency_Key="k")
+    again = delivered(daemon, "handed-on", Idempotency_Key="k")
+    daemon.load(echo("second-owner"))
+    daemon.load(echo("first-owner", path="handed-on"))
+    back = delivered(daemon, "handed-on", Idempotency_Key="k")
+
+    assert by_second != by_first
+    assert daemon.execution(by_second)["workflowId"] == "second-owner"
+    assert (again, back) == (by_second, by_first)
+
+
+def test_two_triggers_and_a_run_by_hand_share_no_key(daemon: DaemonProcess) -> None:
+    hook = "{{id: {0}, type: trigger.webhook.inbound, params: {{path: two-{0}}}}}"
+    nodes = ", ".join(hook.format(name) for name in ("a", "b"))
+    daemon.load(f"id: two-hooks\nnodes: [{nodes}]\n")
+
+    executions = {
+        delivered(daemon, "two-a", Idempotency_Key="k"),
+        delivered(daemon, "two-b", Idempotency_Key="k"),
+        *(
+            daemon.http("POST", "/api/workflows/two-hooks/run", Idempotency_Key="k").json[
+                "executionId"
+            ]
+            for _ in range(2)
+        ),
+    }
+
+    assert len(executions) == 3
+
+
+def test_a_key_that_is_left_out_dedupes_nothing(daemon: DaemonProcess) -> None:
+    daemon.load(echo("no-key", path="no-key", dedupe={"expression": "hook.body.id | omit"}))
+
+    executions = [delivered(daemon, "no-key", {"id": number}) for number in (None, None, 1, 1)]
+
+    assert len(set(executions)) == 3
+
+
 def window(daemon: DaemonProcess, path: str) -> float:
     """Seconds from the start of the execution to the end of the key it came with, as stored."""
     with daemon.file() as raw:
         row = raw.execute(
             "SELECT k.expires_at - e.created_at FROM dedupe_keys k JOIN executions e "
-            "ON e.id = k.execution_id WHERE k.scope = ?",
-            (f"webhook:{path}",),
+            "ON e.id = k.execution_id WHERE k.workflow_id = ?",
+            (path,),
         ).fetchone()
     return float(row[0])
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -19,7 +20,7 @@ from stackd.core.clock import rfc3339
 from stackd.core.errors import InputError
 from stackd.core.events import Event, EventBus
 from stackd.core.ids import ALPHABET, sortable_id
-from stackd.core.json import dumps, loads, loads_strict
+from stackd.core.json import MAX_DEPTH, dumps, loads, loads_strict
 from stackd.core.process import boot_id, current_process, is_gone, pid_namespace, start_ticks
 
 # -- ids
@@ -115,9 +116,11 @@ def test_a_long_integer_beside_a_fraction_spoils_neither() -> None:
         (b"NaN", "json.constant", "NaN"),
         (b'{"a": [Infinity]}', "json.constant", "Infinity"),
         (b"[-Infinity]", "json.constant", "-Infinity"),
-        (b"[" * 100_000, "json.depth", "too deep"),
-        (b'{"a":' * 100_000, "json.depth", "too deep"),
-        (b"[" * 100_000 + b"]" * 100_000, "json.depth", "too deep"),
+        (b"[" * 100_000, "json.depth", "deeper than 500"),
+        (b'{"a":' * 100_000, "json.depth", "deeper than 500"),
+        (b"[" * 100_000 + b"]" * 100_000, "json.depth", "deeper than 500"),
+        (b"[" * 501 + b"]" * 501, "json.depth", "deeper than 500"),
+        (b'{"a":' * 501 + b"1" + b"}" * 501, "json.depth", "deeper than 500"),
         (b"1" * 5000, "json.number", "number"),
         (b'{"a": 1, "a": 2}', "json.duplicate_key", "'a'"),
         (b'{"a": 1, "b": 2, "\\u0061": 1}', "json.duplicate_key", "'a'"),
@@ -138,11 +141,30 @@ def test_the_same_key_in_different_objects_is_no_duplicate() -> None:
     assert loads_strict(b'[{"a": {"a": 1}}, {"a": 2}]') == [{"a": {"a": 1}}, {"a": 2}]
 
 
-def test_json_of_ordinary_depth_is_read_and_written() -> None:
-    text = b"[" * 400 + b"]" * 400
+@pytest.mark.parametrize("inner", [b"", b"12345678901234567890123"], ids=["empty", "long integer"])
+def test_json_as_deep_as_it_may_be_is_read_and_written_wherever_the_reader_stands(
+    inner: bytes,
+) -> None:
+    text = b"[" * MAX_DEPTH + inner + b"]" * MAX_DEPTH
+
+    def deep_in_the_stack(calls: int) -> Any:
+        return deep_in_the_stack(calls - 1) if calls else loads(text)
 
     assert dumps(loads_strict(text)) == text
-    assert dumps(loads(text)) == text
+    assert dumps(deep_in_the_stack(300)) == text
+
+
+def test_json_deeper_than_that_is_not_written() -> None:
+    value: Any = 2**70
+    for _ in range(MAX_DEPTH + 1):
+        value = [value]
+
+    with pytest.raises(TypeError, match="nested deeper than 500"):
+        dumps(value)
+
+
+def test_many_brackets_beside_each_other_are_not_deep() -> None:
+    assert loads_strict(b"[" + b"[]," * 1000 + b"[]]") == [[]] * 1001
 
 
 @pytest.mark.parametrize("value", [{1, 2}, object(), b"bytes", 1j, [set()]], ids=repr)
