@@ -130,7 +130,9 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 def until_it_stays(demo: subprocess.Popen[str]) -> None:
     assert demo.stdout is not None
-    assert any("Ctrl-C ends it." in line for line in demo.stdout)
+    assert demo.stderr is not None
+    if not any("Ctrl-C ends it." in line for line in demo.stdout):
+        raise AssertionError(f"it ended by itself:\n{demo.stderr.read()}")
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
