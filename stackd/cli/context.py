@@ -57,6 +57,8 @@ def say(line: str) -> None:
 
 def complain(text: str) -> None:
     """Print `text` on standard error, as far as that can be written; further lines of it are indented."""
+    if sys.stderr is None:
+        return
     first, *further = text.split("\n")
     with suppress(OSError, ValueError):
         print(plain(first), file=sys.stderr)

@@ -295,6 +295,12 @@ def test_a_full_disk_behind_standard_error_too_leaves_the_exit_code(daemon: Daem
     assert in_shell("queue status > /dev/full 2> /dev/full", daemon).returncode == 1
 
 
+def test_an_error_that_nobody_wants_is_not_told_elsewhere(daemon: DaemonProcess) -> None:
+    ran = in_shell("workflows show nobody 2>&-", daemon)
+
+    assert (ran.returncode, ran.stdout) == (2, b"")
+
+
 def without_reader(daemon: DaemonProcess, *words: str) -> subprocess.CompletedProcess[bytes]:
     """A command whose output nobody reads any more before it prints."""
     with subprocess.Popen(
