@@ -5,11 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.crash import Death, crash_run, deaths
+from support.crash.far_side import Witness
+from support.crash.run import MOVES, CrashRun, Death, crash_run, deaths
+from support.crash.stories import LIMIT, STORIES
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(120)]
 
 
 @pytest.mark.parametrize("death", deaths(30, seed=1), ids=str)
 def test_a_kill_loses_nothing_and_does_nothing_twice(death: Death, tmp_path: Path) -> None:
-    crash_run(tmp_path, death)
+    account = crash_run(tmp_path, death)
+
+    assert account.died >= (2 if death.again == "JobRescued" else 1)
+    if death.event in ("NodeSent:mail", "NodeAnswered:mail"):
+        assert account.uncertain >= 1
+
+
+def test_a_life_without_a_death_meets_every_event_as_often_as_deaths_count_on(
+    tmp_path: Path,
+) -> None:
+    with Witness(STORIES).listening() as witness:
+        run = CrashRun(tmp_path, Death(), witness)
+        try:
+            run.through()
+        finally:
+            run.daemon.kill()
+
+    met = run.ledger.lives[0].counts()
+    rare = {move for move, least in MOVES.items() if met[move] < least}
+    assert rare == {"JobRescued", "TimerFired"}  # only after a death, only in a run with patience
+    assert witness.most_at_once == LIMIT

@@ -1,41 +1,63 @@
-"""The real daemon under the suite's guard against blocking calls, with one listener of the tests: it kills
-the process inside the chosen event.
+"""The real daemon under the suite's guard against blocking calls, with listeners of the tests: one writes
+every event down, one kills the process inside the chosen event.
 
-DIE_ON names an event class, DIE_AFTER which one of its kind (from 1). Nothing in the product knows of this.
+DIE_ON names an event class, or a class and the key of a node (`NodeSent:mail`); DIE_AFTER which one of its
+kind (from 1); RECORD the file that the events go to. Nothing in the product knows of this.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import signal
 import sys
 
 from blockbuster import blockbuster_ctx
 
-from stackd.core.events import Event
+from stackd.core.events import Event, Listener
 from stackd.daemon import run_daemon
 from stackd.settings import ensure_dev_secrets, load_settings
 
 
+class Recorder:
+    """Writes each event down as it happens. What was written outlives a kill, unsynced as it is."""
+
+    def __init__(self, path: str) -> None:
+        # Non-blocking only in name: it tells the guard that this write is meant.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK
+        self._file = os.open(path, flags, 0o600)
+
+    def __call__(self, event: Event) -> None:
+        line = json.dumps([type(event).__name__, dataclasses.asdict(event)], default=str)
+        os.write(self._file, line.encode() + b"\n")
+
+
 class Assassin:
-    def __init__(self, kind: str, count: int) -> None:
-        self._kind = kind
+    def __init__(self, target: str, count: int) -> None:
+        self._kind, _, self._key = target.partition(":")
         self._left = count
 
     def __call__(self, event: Event) -> None:
-        if type(event).__name__ == self._kind:
-            self._left -= 1
-            if self._left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+        if type(event).__name__ != self._kind:
+            return
+        if self._key and getattr(event, "key", None) != self._key:
+            return
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main() -> int:
-    kind = os.environ.pop("DIE_ON", "")
-    listeners = (Assassin(kind, int(os.environ.pop("DIE_AFTER", "1"))),) if kind else ()
+    listeners: list[Listener] = []
+    if path := os.environ.pop("RECORD", ""):
+        listeners.append(Recorder(path))  # first: the event of a death is recorded too
+    if target := os.environ.pop("DIE_ON", ""):
+        listeners.append(Assassin(target, int(os.environ.pop("DIE_AFTER", "1"))))
     role = sys.argv[1] if len(sys.argv) > 1 else "stack"
     settings = ensure_dev_secrets(load_settings(mode="dev"))
     with blockbuster_ctx("stackd"):
-        return run_daemon(settings, role, listeners=listeners)
+        return run_daemon(settings, role, listeners=tuple(listeners))
 
 
 if __name__ == "__main__":
