@@ -717,6 +717,7 @@ class Run:
 
     def _give_back(self, tx: Tx) -> None:
         self._end_job(tx, Snooze(0.0))
+        executions.cancel_if_asked(tx, self.seq, now=self._tools.clock.time())
 
     def _end_job(self, tx: Tx, outcome: Complete | Snooze) -> None:
         now = self._tools.clock.time()

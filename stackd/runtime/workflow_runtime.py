@@ -185,6 +185,8 @@ class WorkflowRuntime:
                 executions.fail_abandoned(
                     tx, job.subject, code="job.failed", message=message, now=now
                 )
+            elif state is not None and isinstance(job.subject, int):
+                executions.cancel_if_asked(tx, job.subject, now=now)
 
         while True:
             try:

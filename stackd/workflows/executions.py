@@ -379,7 +379,7 @@ def cancel(tx: Tx, execution_id: str, *, now: float) -> ExecutionStatus:
 
 
 def cancel_if_asked(tx: Tx, seq: int, *, now: float) -> None:
-    """End the execution if its cancel was asked for and the process that ran it is dead."""
+    """End the execution if its cancel was asked for and no run holds it any more."""
     found = tx.one(sql.GET_EXECUTION_BY_SEQ, (seq,))
     if found is None:
         return

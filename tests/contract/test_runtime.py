@@ -578,6 +578,33 @@ async def test_cancel_of_a_dead_process_execution_is_written_after_the_rescue(wo
     assert len(world.http.requests) == 1
 
 
+async def test_a_cancel_that_a_run_has_not_seen_is_written_when_it_gives_its_execution_back(world):
+    world.http.script.append(gated(anyio.Event()))
+    started = await world.start(await world.load(flow(call("a"), edges="start>a")))
+
+    async with world.running(await world.claim()):
+        await world.http.arrived(1)
+        await world.cancel(started)
+        world.runtime.interrupt_all()
+
+    assert (await world.row(started)).status is ExecutionStatus.CANCELLED
+    assert await world.store.read(verbs.live_counts) == dict.fromkeys(LIVE, 0)
+
+
+async def test_a_cancel_is_written_when_the_attempt_fails(database):
+    store = WatchedStore(database)
+    world = World(store)
+    started = await world.start(await world.load(flow(call("a"), edges="start>a")))
+    claimed = await world.claim()
+    await world.cancel(started)
+    store.failing_reads.append(StoreBusyError("locked"))
+
+    await world.runtime.execute(claimed)
+
+    assert (await world.row(started)).status is ExecutionStatus.CANCELLED
+    assert await database.read(verbs.live_counts) == dict.fromkeys(LIVE, 0)
+
+
 # -- recovery
 
 
