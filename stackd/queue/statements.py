@@ -49,6 +49,10 @@ CHANGE_LIMIT = """
 UPDATE jobs SET concurrency_limit = ?
 WHERE finished_at IS NULL AND concurrency_key = ? AND concurrency_limit IS NOT ?"""
 
+GIVE_KEY = """
+UPDATE jobs SET concurrency_key = ?
+WHERE finished_at IS NULL AND kind = ? AND subject IN (SELECT value FROM json_each(?))"""
+
 RENEW = "UPDATE jobs SET leased_until = ? WHERE owner = ? AND state = 'running'"
 
 HOLDS = "SELECT 1 FROM jobs WHERE id = ? AND fence = ? AND state = 'running'"
@@ -56,7 +60,8 @@ HOLDS = "SELECT 1 FROM jobs WHERE id = ? AND fence = ? AND state = 'running'"
 SETTLE = """
 UPDATE jobs SET state = ?, attempt = ?, due_at = coalesce(?, due_at), error = ?, owner = NULL,
                 leased_until = NULL, finished_at = ?
-WHERE id = ? AND fence = ? AND state = 'running'"""
+WHERE id = ? AND fence = ? AND concurrency_key IS ? AND state = 'running'"""
+KEY_OF_CLAIM = "SELECT concurrency_key FROM jobs WHERE id = ? AND fence = ? AND state = 'running'"
 
 CANCEL_PENDING = """
 UPDATE jobs SET state = 'cancelled', finished_at = ?

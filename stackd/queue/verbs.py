@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from stackd.core.json import dumps
 from stackd.core.process import ProcessIdentity, is_gone
 from stackd.queue import statements as sql
 from stackd.queue.job import (
@@ -121,13 +122,15 @@ def settle(
     """Move a claimed job to where `outcome` takes it; None if a newer claim owns it and nothing changed."""
     move = next_move(job, outcome, now=now, policy=policy, roll=roll)
     finished_at = None if move.due_at is not None else now
-    changed = tx.execute(
-        sql.SETTLE,
-        (move.state.value, move.attempt, move.due_at, move.error, finished_at, job.id, job.fence),
-    )
-    if changed == 0:
-        return None
-    fill_places(tx, job.concurrency_key)
+    values = (move.state.value, move.attempt, move.due_at, move.error, finished_at)
+    key = job.concurrency_key
+    if not tx.execute(sql.SETTLE, (*values, job.id, job.fence, key)):
+        claim = tx.one(sql.KEY_OF_CLAIM, (job.id, job.fence))
+        if claim is None:
+            return None
+        (key,) = claim  # given to it while it ran
+        tx.execute(sql.SETTLE, (*values, job.id, job.fence, key))
+    fill_places(tx, key)
     tx.emit(JobSettled(job.id, job.kind, job.subject, job.fence, move.state))
     return move.state
 
@@ -209,6 +212,11 @@ def change_concurrency(tx: Tx, key: str, limit: int | None) -> None:
     """Apply a new limit to the live jobs of `key`."""
     if tx.execute(sql.CHANGE_LIMIT, (limit, key, limit)):
         fill_places(tx, key)
+
+
+def give_key(tx: Tx, key: str, *, kind: str, subjects: Sequence[int]) -> None:
+    """Let the live jobs of `subjects` count under `key`: they had no limit so far, and so no key."""
+    tx.execute(sql.GIVE_KEY, (key, kind, dumps(subjects)))
 
 
 def _count(tx: Tx, statement: str, key: str) -> int:

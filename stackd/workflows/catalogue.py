@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from stackd.core.errors import ConflictError, NotFoundError
 from stackd.core.events import Event
-from stackd.queue import verbs
 from stackd.store.connection import Tx
+from stackd.workflows import executions
 from stackd.workflows import statements as sql
 
 WEBHOOK_ID_BYTES = 8  # 16 hex digits, as the origin's
@@ -86,7 +86,12 @@ def import_version(tx: Tx, new: NewVersion, *, activate: bool, now: float) -> Im
             sql.INSERT_VERSION, (new.workflow_id, version, new.content_hash, new.document, now)
         )
     _bind_webhooks(tx, new)
-    verbs.change_concurrency(tx, new.workflow_id, new.concurrency)
+    executions.change_concurrency(
+        tx,
+        new.workflow_id,
+        new.concurrency,
+        had_one=current is not None and current[2] is not None,
+    )
     if activate and current is not None:
         set_active(tx, new.workflow_id, active=True, now=now)
     tx.emit(WorkflowChanged(new.workflow_id))

@@ -200,6 +200,14 @@ def _job(seq: int, workflow_id: str, concurrency: int | None) -> NewJob:
     )
 
 
+def change_concurrency(tx: Tx, workflow_id: str, limit: int | None, *, had_one: bool) -> None:
+    """Let no more than `limit` executions of the workflow run at once, those that are queued included."""
+    if limit is not None and not had_one:
+        seqs = [row[0] for row in tx.rows(sql.LIVE_EXECUTIONS_OF, (workflow_id,))]
+        verbs.give_key(tx, workflow_id, kind=JOB_KIND, subjects=seqs)
+    verbs.change_concurrency(tx, workflow_id, limit)
+
+
 def find_duplicate(tx: Tx, new: NewExecution, *, key: str, now: float) -> str | None:
     """The execution that `key` started by the same trigger of the same workflow within its window, if any."""
     row = tx.one(sql.FIND_DEDUPE, (*_key_of(new, key), now))

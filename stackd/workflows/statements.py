@@ -18,7 +18,7 @@ INSERT_WORKFLOW = "INSERT INTO workflows VALUES (?, ?, ?, ?, ?, ?, ?)"
 MOVE_WORKFLOW = """
 UPDATE workflows SET name = ?, version = ?, concurrency = ?, updated_at = ? WHERE id = ?"""
 SET_ACTIVE = "UPDATE workflows SET active = ?, updated_at = ? WHERE id = ? AND active <> ?"
-CURRENT_VERSION = "SELECT version, active FROM workflows WHERE id = ?"
+CURRENT_VERSION = "SELECT version, active, concurrency FROM workflows WHERE id = ?"
 
 FIND_VERSION = "SELECT version FROM workflow_versions WHERE workflow_id = ? AND content_hash = ?"
 NEWEST_VERSION = "SELECT coalesce(max(version), 0) FROM workflow_versions WHERE workflow_id = ?"
@@ -96,6 +96,9 @@ BEGIN_EXECUTIONS = f"""
 UPDATE executions SET status = 'running', started_at = coalesce(started_at, ?)
 WHERE seq IN (SELECT value FROM json_each(?)) AND status IN ('queued', 'running')
 RETURNING {_COLUMNS}"""  # noqa: S608  # constants
+LIVE_EXECUTIONS_OF = """
+SELECT seq FROM executions
+WHERE status IN ('queued', 'running') AND status <> 'completed' AND workflow_id = ?"""
 LOOK_AT_EXECUTION = "SELECT wakes, cancel_requested, status FROM executions WHERE seq = ?"
 PARK_EXECUTION = """
 UPDATE executions SET status = 'waiting' WHERE seq = ? AND status = 'running' AND wakes = ?"""

@@ -297,6 +297,18 @@ async def test_a_new_limit_applies_to_jobs_that_wait(queue: Queue) -> None:
     assert len(await queue.claim()) == 2
 
 
+async def test_a_first_limit_counts_what_runs_and_holds_what_waits(queue: Queue) -> None:
+    await queue.enqueue(*[NewJob("a", subject=n) for n in range(3)])
+    (running,) = await queue.claim(1)
+
+    await queue.do(verbs.give_key, key="w", kind="a", subjects=[0, 1, 2])
+    await queue.do(verbs.change_concurrency, key="w", limit=1)
+
+    assert await queue.claim() == []
+    assert await queue.settle(running, Complete()) is JobState.COMPLETED
+    assert len(await queue.claim()) == 1
+
+
 async def test_paused_queue_gives_nothing_until_it_is_resumed(queue: Queue) -> None:
     await queue.enqueue(NewJob("a"))
     await queue.do(verbs.pause)
