@@ -18,7 +18,7 @@ def test_no_order_of_events_loses_doubles_or_sticks_however_many_are_tried() -> 
         Model,
         settings=settings(
             max_examples=EXAMPLES,
-            stateful_step_count=80,
+            stateful_step_count=100,
             deadline=None,
             suppress_health_check=list(HealthCheck),
             phases=(Phase.explicit, Phase.generate, Phase.shrink),

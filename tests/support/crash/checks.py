@@ -12,7 +12,8 @@ import sqlite3
 from collections import Counter
 from collections.abc import Mapping
 
-from support.crash.record import WRONG_AT_ANY_TIME, Ledger
+from support import invariants
+from support.crash.record import Ledger
 from support.crash.stories import ENDS_AFTER, LIMIT, NODE_AT, STORIES, UNSAFE
 
 UNSAFE_AT = next(path for path, node in NODE_AT.items() if node == UNSAFE)
@@ -21,8 +22,9 @@ UNSAFE_AT = next(path for path, node in NODE_AT.items() if node == UNSAFE)
 def file_is_sound(raw: sqlite3.Connection) -> None:
     """Of the file that a process has left, dead or not."""
     assert raw.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    for what, query in WRONG_AT_ANY_TIME.items():
-        assert (found := raw.execute(query).fetchall()) == [], f"{what}: {found}"
+    assert raw.execute("PRAGMA foreign_key_check").fetchall() == []
+    invariants.check(raw)
+    assert raw.execute(invariants.TOO_MANY_AT_ONCE).fetchall() == []
 
 
 def what_was_cut_off_is_uncertain(ledger: Ledger, statuses: Mapping[str, str]) -> None:

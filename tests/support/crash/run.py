@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stackd.core.errors import UnreachableError
+from stackd.core.errors import NoAnswerError, UnreachableError
 from support.crash import checks
 from support.crash.far_side import Witness
 from support.crash.record import Ledger, Life, read_events, read_remains
@@ -197,7 +197,7 @@ class CrashRun:
     def _is_ready_or_dead(self) -> bool:
         try:
             answer = self.daemon.api.request("GET", "/readyz", allow=frozenset({503}))
-        except UnreachableError:
+        except (UnreachableError, NoAnswerError):
             return not self.daemon.is_running
         return answer.status == 200
 
@@ -285,7 +285,7 @@ class CrashRun:
         """The answer; None if the daemon died over it."""
         try:
             return self.daemon.api.post(path, body)
-        except UnreachableError as error:
+        except (UnreachableError, NoAnswerError) as error:
             assert not self._lives_on(), str(error)
             return None
 
