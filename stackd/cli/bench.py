@@ -40,6 +40,7 @@ from stackd.store.floor import Floor, commit_floor, queue_floor
 SENDERS = 16
 ROUNDS = 5
 WEBHOOK_ROUNDS = 3
+STARTS = 3
 THREE_STEPS = {
     "id": "bench",
     "nodes": [
@@ -410,7 +411,7 @@ async def measure_single(folder: Path, scale: float) -> list[Figure]:
 async def measure_idle(folder: Path, scale: float) -> list[Figure]:
     """What the daemon costs when nothing happens, and how soon it is ready; beside the bare server."""
     starts, bare_starts = [], []
-    for number in range(5):
+    for number in range(STARTS):
         async with _ready(BareServer, folder / f"floor{number}") as (_, _, seconds):
             bare_starts.append(seconds)
         async with _ready(ChildDaemon, folder / f"ours{number}") as (_, _, seconds):
