@@ -17,13 +17,14 @@ from stackd.core.errors import InputError
 
 Json = Any  # None | bool | int | float | str | list[Json] | dict[str, Json]
 
-LARGE = 64 * 1024  # bytes; a larger text is read on a thread, or others wait for it
-
+LARGE = 64 * 1024  # bytes; a larger text is read aside, piece by piece, or others wait for it
 MAX_DEPTH = (
     500  # of lists and maps in each other; reading recurses, at whatever depth the reader stands
 )
 
-_LONG_DIGITS = re.compile(rb"[0-9]{19}")
+_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+_HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")  # perhaps: whole pairs look so too
+_NESTING = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[{\]}]', re.DOTALL)
 
 
 def dumps(value: Json) -> bytes:
@@ -72,49 +73,89 @@ def _has_nonfinite(value: Json) -> bool:
 
 
 def loads(data: bytes | str) -> Json:
-    """Read JSON that stackd wrote itself."""
+    """Read JSON that stackd wrote itself, or has checked."""
     raw = data.encode() if isinstance(data, str) else data
-    return json.loads(raw) if _LONG_DIGITS.search(raw) else orjson.loads(raw)
+    return json.loads(raw) if has_long_number(raw) else orjson.loads(raw)
+
+
+def has_long_number(data: bytes) -> bool:
+    """Whether there may be an integer in `data` that orjson reads as a float: 19 digits in a row."""
+    return b"0000000000000000000" in data.translate(_ZEROS)
 
 
 def loads_strict(data: bytes) -> Json:
     """Read JSON from outside.
 
     Raises:
-        InputError: not UTF-8, malformed, nested deeper than MAX_DEPTH, NaN or Infinity, a number too large to
-            hold, or a duplicate key. The message names the place.
+        InputError: not UTF-8, malformed, nested deeper than `MAX_DEPTH`, NaN or Infinity, a number too large
+            to hold, half a surrogate pair, or a duplicate key. The message names the place.
     """
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _depth(data) > MAX_DEPTH:
+        raise too_deep()
     try:
-        text = data.decode("utf-8")
+        return parse_strict(data)
     except UnicodeDecodeError as error:
-        raise InputError(f"not valid UTF-8 at byte {error.start}", code="json.encoding") from None
+        raise not_utf8(error.start) from None
+    except json.JSONDecodeError as error:
+        raise malformed(error.lineno, error.colno, error.msg) from None
+
+
+def parse_strict(data: bytes) -> Json:
+    """As `loads_strict`, but for depth; what is no JSON at all is left to the caller, who knows the place.
+
+    Raises:
+        UnicodeDecodeError, JSONDecodeError: with the place inside `data`.
+        InputError: it is JSON, but breaks one of our rules.
+    """
+    text = data.decode("utf-8")
     try:
         value = json.loads(
             text,
             object_pairs_hook=_no_duplicates,
             parse_constant=_no_constant,
             parse_float=_finite,
-            # On a thread, each call back into Python lets the loop have its turn.
-            parse_int=_whole if len(text) > LARGE else None,
         )
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"not valid JSON at line {error.lineno}, column {error.colno}: {error.msg.lower()}",
-            code="json.malformed",
-        ) from None
+    except json.JSONDecodeError:
+        raise
     except RecursionError:
-        raise _too_deep() from None
+        raise too_deep() from None
     except ValueError as error:  # an integer of more digits than Python converts (4300)
         raise InputError(
             f"JSON holds a number that cannot be read: {error}", code="json.number"
         ) from None
-    if text.count("[") + text.count("{") > MAX_DEPTH and _is_too_deep(value):
-        raise _too_deep()
+    if _HALF_PAIR.search(data):
+        _refuse_half_pairs(value)
     return value
 
 
-def _too_deep() -> InputError:
+def not_utf8(at: int) -> InputError:
+    return InputError(f"not valid UTF-8 at byte {at}", code="json.encoding")
+
+
+def malformed(line: int, column: int, why: str) -> InputError:
+    return InputError(
+        f"not valid JSON at line {line}, column {column}: {why.lower()}", code="json.malformed"
+    )
+
+
+def too_deep() -> InputError:
     return InputError(f"JSON is nested deeper than {MAX_DEPTH} levels", code="json.depth")
+
+
+def duplicate_key(key: str) -> InputError:
+    return InputError(f"duplicate JSON key {key!r}", code="json.duplicate_key")
+
+
+def _depth(data: bytes) -> int:
+    """How many lists and maps stand in each other in `data`, at most."""
+    depth = deepest = 0
+    for mark in _NESTING.finditer(data):
+        if mark[0] in (b"[", b"{"):
+            depth += 1
+            deepest = max(deepest, depth)
+        elif mark[0] in (b"]", b"}"):
+            depth -= 1
+    return deepest
 
 
 def _no_duplicates(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
@@ -123,13 +164,9 @@ def _no_duplicates(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise InputError(f"duplicate JSON key {key!r}", code="json.duplicate_key")
+                raise duplicate_key(key)
             seen.add(key)
     return result
-
-
-def _whole(text: str) -> int:
-    return int(text)
 
 
 def _finite(text: str) -> float:
@@ -141,3 +178,12 @@ def _finite(text: str) -> float:
 
 def _no_constant(name: str) -> Json:
     raise InputError(f"JSON has no {name}", code="json.constant")
+
+
+def _refuse_half_pairs(value: Json) -> None:
+    try:
+        dumps(value)
+    except TypeError:
+        raise InputError(
+            "JSON text holds half a surrogate pair, which is no character", code="json.text"
+        ) from None
