@@ -17,6 +17,15 @@ from stackd.core.events import Event
 
 MAX_RESCUES = 20  # a job whose process died this often is what kills it
 
+# When a process dies, nobody knows which of its jobs was the cause, if any was: all are rescued. A job that was
+# rescued this often is on probation, and of those a process runs only one at a time, beside any number of the
+# others. So no further crash is held against more than one of them. The cause crashes its process whenever it
+# is its turn and goes on to MAX_RESCUES alone; what was only in bad company ends at its own turn. The least
+# rescued come first: a cause soon stands behind all it has drawn in. What may still hit one at its turn are
+# jobs that are not on probation yet, each of them twice at most. To run it with nothing beside it would be
+# surer, but whatever a suspect waits for, everything else would wait for too.
+PROBATION = 2
+
 
 class JobState(StrEnum):
     SCHEDULED = "scheduled"
@@ -156,7 +165,7 @@ class JobEnqueued(Event):
 
 @dataclass(frozen=True, slots=True)
 class JobUnblocked(Event):
-    """A place under the job's concurrency key became free; it can be claimed."""
+    """A place under the job's concurrency key, or the one on probation, became free; it can be claimed."""
 
     job_id: int
     kind: str

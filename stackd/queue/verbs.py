@@ -14,6 +14,7 @@ from stackd.queue import statements as sql
 from stackd.queue.job import (
     LIVE,
     MAX_RESCUES,
+    PROBATION,
     Job,
     JobClaimed,
     JobEnqueued,
@@ -29,7 +30,7 @@ from stackd.queue.job import (
     next_move,
 )
 from stackd.queue.processes import Watch
-from stackd.store.connection import Tx
+from stackd.store.connection import Row, Tx
 
 PROMOTE_BATCH = 500  # due jobs made available per claim: keeps one claim short
 RESCUE_BATCH = 500
@@ -70,23 +71,41 @@ def enqueue(tx: Tx, jobs: Iterable[NewJob], *, now: float) -> list[int | None]:
 def claim(tx: Tx, *, owner: str, limit: int, lease: float, now: float) -> list[Job]:
     """Lease up to `limit` due jobs to process `owner`, highest priority first, then oldest due.
 
-    Jobs whose concurrency key has no free place are set aside until one frees up; where they are many, fewer
-    than `limit` may be claimed although more are due. Nothing is claimed while the queue is paused.
+    Of those on probation it gets one, if it runs none. Jobs whose concurrency key has no free place are set
+    aside until one frees up; where they are many, fewer than `limit` may be claimed although more are due.
+    Nothing is claimed while the queue is paused.
     """
     if limit <= 0 or is_paused(tx):
         return []
     tx.execute(sql.PROMOTE_DUE, (now, PROMOTE_BATCH))
-    claimed: list[Job] = []
+    claimed = _within_concurrency(tx, _claim_on_probation(tx, owner=owner, until=now + lease))
     for _ in range(CLAIM_ROUNDS):
+        if len(claimed) == limit:
+            break
         wanted = limit - len(claimed)
         rows = tx.rows(sql.CLAIM, (owner, now + lease, wanted))
         batch = sorted((Job(*row) for row in rows), key=lambda j: (-j.priority, j.due_at, j.id))
         claimed += _within_concurrency(tx, batch)
-        if len(rows) < wanted or len(claimed) == limit:
+        if len(rows) < wanted:
             break
     for job in claimed:
         tx.emit(JobClaimed(job.id, job.kind, job.subject, job.fence))
     return claimed
+
+
+def _claim_on_probation(tx: Tx, *, owner: str, until: float) -> list[Job]:
+    """The next job on probation, unless `owner` runs one."""
+    first = _next_on_probation(tx, owner)
+    if first is None:
+        return []
+    return [Job(*row) for row in tx.rows(sql.CLAIM_ON_PROBATION, (owner, until, first[0]))]
+
+
+def _next_on_probation(tx: Tx, owner: str | None) -> Row | None:
+    """(id, kind, subject) of the job on probation that `owner` may run now."""
+    first = tx.one(sql.FIRST_ON_PROBATION)
+    is_taken = first is not None and tx.one(sql.RUNS_ON_PROBATION, (owner,)) is not None
+    return None if is_taken else first
 
 
 def _within_concurrency(tx: Tx, batch: list[Job]) -> list[Job]:
@@ -132,6 +151,8 @@ def settle(
         tx.execute(sql.SETTLE, (*values, job.id, job.fence, key))
     fill_places(tx, key)
     tx.emit(JobSettled(job.id, job.kind, job.subject, job.fence, move.state))
+    if job.rescues >= PROBATION and (following := tx.one(sql.FIRST_ON_PROBATION)) is not None:
+        tx.emit(JobUnblocked(*following))
     return move.state
 
 
@@ -245,11 +266,14 @@ def is_paused(tx: Tx) -> bool:
     return row is not None and row[0] == "1"
 
 
-def next_due(tx: Tx, *, now: float) -> float | None:
-    """When the next job can be claimed: `now` if one can, else the earliest due time, None if none waits."""
+def next_due(tx: Tx, *, now: float, owner: str | None = None) -> float | None:
+    """When the next job can be claimed: `now` if one can, else the earliest due time, None if none waits.
+
+    `owner`: by this process; None: by one that runs nothing.
+    """
     if is_paused(tx):
         return None
-    if tx.one(sql.HAS_AVAILABLE) is not None:
+    if tx.one(sql.HAS_AVAILABLE) is not None or _next_on_probation(tx, owner) is not None:
         return now
     row = tx.one(sql.NEXT_DUE)
     return None if row is None else row[0]

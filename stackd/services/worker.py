@@ -164,7 +164,9 @@ class Worker:
             claimed = self._runtime.claim(
                 tx, owner=self._owner, limit=limit, lease=self._lease, now=now
             )
-            return claimed, now if len(claimed) == limit else verbs.next_due(tx, now=now)
+            if len(claimed) == limit:
+                return claimed, now
+            return claimed, verbs.next_due(tx, now=now, owner=self._owner)
 
         with anyio.CancelScope(shield=True):  # what was committed must be run, drain or not
             claimed, next_due = await self._store.write(change, durable=False)
@@ -182,7 +184,9 @@ class Worker:
             wait = POLL if due is None else min(POLL, due - now)
             if await self._clock.wait(self._work_came, wait):
                 return
-            due = await self._store.read(lambda tx: verbs.next_due(tx, now=self._clock.time()))
+            due = await self._store.read(
+                lambda tx: verbs.next_due(tx, now=self._clock.time(), owner=self._owner)
+            )
 
     def _begin_attempt(self, claimed: Any, attempts: TaskGroup) -> None:
         """Give the claim to a task that has just run another, else to a new one: starting one takes longer."""

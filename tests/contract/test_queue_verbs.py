@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from stackd.core.process import current_process
 from stackd.queue import processes, verbs
 from stackd.queue.job import (
     MAX_RESCUES,
+    PROBATION,
     Cancel,
     Complete,
     Discard,
@@ -20,6 +22,7 @@ from stackd.queue.job import (
     Job,
     JobEnqueued,
     JobState,
+    JobUnblocked,
     NewJob,
     Outcome,
     RetryPolicy,
@@ -466,3 +469,85 @@ async def test_prune_removes_old_finished_jobs_only(queue: Queue) -> None:
 
     assert pruned == 1
     assert list((await queue.states()).values()) == ["available"]
+
+
+# -- probation
+
+
+async def crashed(queue: Queue, owner: str, times: int = 1) -> None:
+    """`owner` claims all it can and dies, so often."""
+    for _ in range(times):
+        await queue.claim(owner=owner)
+        await queue.do(verbs.rescue, owners=[owner], now=queue.now)
+
+
+async def test_of_the_jobs_on_probation_a_process_runs_one_at_a_time_beside_all_others(
+    queue: Queue,
+) -> None:
+    await queue.enqueue(*[NewJob("suspect") for _ in range(3)])
+    await crashed(queue, "dead", times=PROBATION)
+    await queue.enqueue(*[NewJob("other") for _ in range(4)])
+
+    mine, theirs = await queue.claim(), await queue.claim(owner="them")
+    again = await queue.claim()
+
+    assert sorted(job.kind for job in mine) == ["other"] * 4 + ["suspect"]
+    assert [job.kind for job in theirs] == ["suspect"]
+    assert again == []
+
+
+async def test_a_job_on_probation_takes_a_place_even_where_others_fill_them_all(
+    queue: Queue,
+) -> None:
+    await queue.enqueue(NewJob("suspect"))
+    await crashed(queue, "dead", times=PROBATION)
+    await queue.enqueue(*[NewJob("other", priority=9) for _ in range(4)])
+
+    assert [job.kind for job in await queue.claim(2)] == ["suspect", "other"]
+    assert [job.kind for job in await queue.claim(2)] == ["other", "other"]
+
+
+async def test_the_next_on_probation_is_offered_when_the_one_before_it_has_ended(
+    queue: Queue, bus: EventBus
+) -> None:
+    first, second = await queue.enqueue(NewJob("suspect"), NewJob("suspect"))
+    await crashed(queue, "dead", times=PROBATION)
+    (job,) = await queue.claim()
+    due = [await queue.database.read(partial(verbs.next_due, now=queue.now, owner=ME))]
+    seen: list[Event] = []
+    bus.subscribe(seen.append, JobUnblocked)
+
+    await queue.settle(job, Complete())
+    due.append(await queue.database.read(partial(verbs.next_due, now=queue.now, owner=ME)))
+
+    assert job.id == first
+    assert [event.job_id for event in seen if isinstance(event, JobUnblocked)] == [second]
+    assert due == [None, queue.now]
+    assert [one.id for one in await queue.claim()] == [second]
+
+
+async def test_a_job_that_kills_its_process_is_the_only_one_to_be_discarded_for_it(
+    queue: Queue,
+) -> None:
+    (culprit,) = await queue.enqueue(NewJob("culprit"))
+    innocent = await queue.enqueue(*[NewJob("innocent") for _ in range(30)])
+    crashes = 0
+
+    while JobState.AVAILABLE in (await queue.states()).values():
+        claimed = await queue.claim(8, owner=f"process {crashes}")
+        if any(job.id == culprit for job in claimed):
+            await queue.do(verbs.rescue, owners=[f"process {crashes}"], now=queue.now)
+            crashes += 1
+        else:
+            for job in claimed:
+                await queue.settle(job, Complete())
+
+    states = await queue.states()
+    assert crashes == MAX_RESCUES + 1
+    assert states.pop(culprit) == JobState.DISCARDED
+    assert set(states) == set(innocent)
+    assert set(states.values()) == {JobState.COMPLETED}
+    most = await queue.database.read(
+        lambda tx: tx.one("SELECT max(rescues) FROM jobs WHERE kind = 'innocent'")
+    )
+    assert most[0] <= PROBATION

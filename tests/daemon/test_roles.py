@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from support.daemon import DaemonProcess, FarSide, eventually
 
+from stackd.queue.job import PROBATION
+
 Daemons = Callable[..., DaemonProcess]
 
 HELD = """
@@ -367,3 +369,27 @@ def test_the_api_runs_a_worker_in_dev_but_not_in_ci_unless_told_to(tmp_path: Pat
     assert seen == [
         {"service.api", "service.worker"} if inline else {"service.api"} for _, inline in rules
     ]
+
+
+def test_executions_that_were_in_bad_company_are_not_all_held_to_be_the_cause(
+    daemons: Daemons, closed: FarSide
+) -> None:
+    daemon = daemons()
+    daemon.start()
+    daemon.load(HELD.format(method="GET", url=closed.url))
+    held = [daemon.begin("GET") for _ in range(5)]
+    closed.arrived("/GET", 5)
+
+    for crash in range(1, 5):
+        daemon.kill()
+        before = sum(closed.hits.values())
+        daemon.start()
+        # Twice all of them are taken up again; from then on one at a time.
+        closed.arrived("/GET", before + (5 if crash < PROBATION else 1))
+    with daemon.file() as raw:
+        rescues = sorted(row[0] for row in raw.execute("SELECT rescues FROM jobs"))
+    closed.is_open.set()
+
+    assert rescues == [2, 2, 2, 3, 3]
+    for execution_id in held:
+        daemon.until(execution_id, "completed")

@@ -26,6 +26,7 @@ LIVE_ROWS = {
     "jobs_due",
     "jobs_live_dedupe",
     "jobs_live_subject",
+    "jobs_on_probation",
     "jobs_running",
     "jobs_running_key",
     "jobs_waiting",
