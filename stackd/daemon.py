@@ -10,7 +10,9 @@ import errno
 import fcntl
 import os
 import random
+import resource
 import signal
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -21,6 +23,7 @@ import anyio
 import structlog
 
 from stackd import __version__
+from stackd.core.budget import Budget
 from stackd.core.clock import Clock, SystemClock
 from stackd.core.errors import (
     LockedError,
@@ -35,7 +38,7 @@ from stackd.core.errors import (
 )
 from stackd.core.events import EventBus, Listener
 from stackd.core.log import configure_logging
-from stackd.core.process import ProcessIdentity, current_process
+from stackd.core.process import ProcessIdentity, current_process, give_back_large_buffers
 from stackd.http.client import HttpClient
 from stackd.http.egress import EgressPolicy
 from stackd.queue import processes
@@ -56,6 +59,8 @@ from stackd.store.database import Database, StoreWritesStopped, open_database
 from stackd.supervisor.service import Service
 from stackd.supervisor.supervisor import Supervisor
 from stackd.web.app import make_app
+from stackd.web.bodies import Bodies
+from stackd.web.connections import FILES_KEPT_FREE, Connections
 from stackd.web.context import Context
 from stackd.web.event_log import log_events
 from stackd.web.metrics import Metrics
@@ -82,6 +87,7 @@ _log = structlog.get_logger(__name__)
 def run_daemon(settings: Settings, role: str, *, listeners: tuple[Listener, ...] = ()) -> int:
     """Run `role` until asked to stop; the exit code. `listeners` hear every event first."""
     configure_logging(level=settings.log_level, style=settings.log_style)
+    give_back_large_buffers()
     for warning in settings.warnings:
         _log.warning("setting", problem=warning)
     code = EXIT_OK
@@ -98,6 +104,16 @@ def run_daemon(settings: Settings, role: str, *, listeners: tuple[Listener, ...]
     except* StackdError as group:  # task groups wrap what ended them
         code = _say_why(group)
     return code
+
+
+def _raise_file_limit() -> int:
+    """Let this process open as many files as it may; how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):  # a container may forbid it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    return soft if soft != resource.RLIM_INFINITY else sys.maxsize
 
 
 def _say_why(group: BaseExceptionGroup[StackdError]) -> int:
@@ -291,12 +307,23 @@ class _Daemon:
             # A process is taken for dead after SILENT_LEASES; its last sign of life may be a renewal older.
             send_within=(SILENT_LEASES - 1) * settings.lease,
         )
-        runtime = self._runtime = WorkflowRuntime(tools, versions, roll=random.random)
+        runtime = self._runtime = WorkflowRuntime(
+            tools,
+            versions,
+            memory=Budget(settings.run_memory_bytes, clock=self._clock),
+            roll=random.random,
+        )
         context = Context(
             settings=settings,
             store=store,
             versions=versions,
             blobs=self._blobs,
+            bodies=Bodies(
+                Budget(settings.body_memory_bytes, clock=self._clock),
+                max_bytes=settings.max_body_bytes,
+                grace=settings.client_patience,
+                clock=self._clock,
+            ),
             admission=Admission(settings.max_jobs, store.reserve),
             clock=self._clock,
             events=self._events,
@@ -337,6 +364,9 @@ class _Daemon:
                 host=settings.host,
                 port=settings.port,
                 socket_path=settings.state_dir / "stackd.sock",
+                connections=Connections(
+                    limit=self._connection_limit(), patience=settings.client_patience
+                ),
                 announce=self._announce,
             ),
         }
@@ -345,6 +375,14 @@ class _Daemon:
             names.insert(0, "worker")
         for name in names:
             self._supervisor.add(name, builders[name])
+
+    def _connection_limit(self) -> int:
+        """As many as the settings say, or as there may be files, less those kept free for others."""
+        wanted, files = self._settings.max_connections, _raise_file_limit()
+        limit = max(min(wanted, files - FILES_KEPT_FREE), 1)
+        if limit < wanted:
+            _log.warning("fewer connections than STACKD_MAX_CONNECTIONS", limit=limit, files=files)
+        return limit
 
     def _announce(self, host: str, port: int) -> None:
         _log.info(

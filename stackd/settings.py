@@ -294,9 +294,24 @@ class Settings(BaseSettings):
     network_deny_ranges: Ranges = _setting(
         "PLATFORM_NETWORK_DENYLIST_IP_RANGES", "", "never called; beats every allow", unit="list"
     )
+    max_connections: Annotated[int, _whole(1, 1_000_000)] = _setting(
+        "STACKD_MAX_CONNECTIONS", 1000,
+        "TCP connections at a time; who is idle or slow makes room, then others are refused",
+        unit="connections",
+    )  # fmt: skip
+    client_patience: Annotated[float, _seconds(0.1, 3600)] = _setting(
+        "STACKD_CLIENT_SECONDS", 15,
+        "a client may take this long to send its headers, and for its body beside what 16 KiB/s take",
+        unit="s",
+    )  # fmt: skip
     max_body_bytes: Annotated[int, _whole(1024, 1024 * _MIB)] = _setting(
         "STACKD_MAX_BODY_BYTES", 10 * _MIB, "a larger request is refused (413)", unit="bytes"
     )
+    body_memory_bytes: Annotated[int, _whole(_MIB, 1024 * 1024 * _MIB)] = _setting(
+        "STACKD_BODY_MEMORY_BYTES", 64 * _MIB,
+        "bodies over 64 KiB that are held at a time; one that waits 10 s for room is refused (503)",
+        unit="bytes",
+    )  # fmt: skip
     max_document_bytes: Annotated[int, _whole(1024, 64 * _MIB)] = _setting(
         "STACKD_MAX_DOCUMENT_BYTES", 256 * 1024, "a larger workflow is refused (413)", unit="bytes"
     )
@@ -306,6 +321,10 @@ class Settings(BaseSettings):
     max_execution_bytes: Annotated[int, _whole(1024, 1024 * _MIB)] = _setting(
         "STACKD_MAX_EXECUTION_BYTES", 16 * _MIB,
         "an execution whose outputs together are larger fails", unit="bytes",
+    )  # fmt: skip
+    run_memory_bytes: Annotated[int, _whole(_MIB, 1024 * 1024 * _MIB)] = _setting(
+        "STACKD_RUN_MEMORY_BYTES", 256 * _MIB,
+        "what executions with more than 64 KiB of data may take at a time; others wait", unit="bytes",
     )  # fmt: skip
     max_jobs: Annotated[int, _whole(1, 100_000_000)] = _setting(
         "STACKD_MAX_JOBS",

@@ -66,6 +66,11 @@ class FakeClock:
                 alarms.remove(alarm)
                 alarm.rings.set()
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for an event, with a timeout."""
+        return bool(self._timeouts)
+
     async def someone_sleeps(self) -> float:
         """Wait until somebody sleeps (a `wait` does not count); seconds until the first of them is due."""
         while not self._sleepers:

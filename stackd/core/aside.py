@@ -29,3 +29,12 @@ async def aside(function: Callable[[Unpack[Arguments]], T], *arguments: *Argumen
         line = anyio.CapacityLimiter(1)
         _LINE.set(line)
     return await anyio.to_thread.run_sync(function, *arguments, limiter=line)
+
+
+async def aside_if(
+    is_large: bool,  # noqa: FBT001  # it reads as the sentence it is
+    function: Callable[[Unpack[Arguments]], T],
+    *arguments: *Arguments,
+) -> T:
+    """`function(*arguments)`: aside if what it works on is large, else here and now."""
+    return await aside(function, *arguments) if is_large else function(*arguments)

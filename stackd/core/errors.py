@@ -6,8 +6,11 @@
     │   ├── NotFoundError    the named thing does not exist (404)
     │   ├── ConflictError    the named thing is not in a state that allows this (409)
     │   ├── TooLargeError    over a stated limit (413)
+    │   ├── MalformedError   a request or a form that is none (400)
+    │   ├── SlowClientError  what was to come did not come in good time (408)
     │   └── ExpressionError  an expression does not parse, or cannot be evaluated
     ├── BusyError            a stated limit of load is reached; retry later (429)
+    │   └── OverloadedError    what this process can hold or serve at a time is taken (503)
     ├── StoreError
     │   ├── StoreBusyError     the write lock or a place in the writer was not free in time; retryable
     │   ├── StoreFullError     no space left; nothing of the change was kept (507)
@@ -84,6 +87,16 @@ class TooLargeError(InputError):
     status = 413
 
 
+class MalformedError(InputError):
+    code = "malformed"
+    status = 400
+
+
+class SlowClientError(InputError):
+    code = "client.too_slow"
+    status = 408
+
+
 class ExpressionError(InputError):
     """An expression does not parse or cannot be evaluated.
 
@@ -114,6 +127,13 @@ class BusyError(StackdError):
     def __init__(self, message: str, *, code: str | None = None, retry_after: float = 1.0) -> None:
         super().__init__(message, code=code)
         self.retry_after = retry_after
+
+
+class OverloadedError(BusyError):
+    """As much is in hand as this process may hold at a time."""
+
+    code = "overloaded"
+    status = 503
 
 
 class StoreError(StackdError):

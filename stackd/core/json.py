@@ -72,18 +72,18 @@ def _has_nonfinite(value: Json) -> bool:
     return False
 
 
-def loads(data: bytes | str) -> Json:
+def loads(data: bytes | bytearray | str) -> Json:
     """Read JSON that stackd wrote itself, or has checked."""
     raw = data.encode() if isinstance(data, str) else data
     return json.loads(raw) if has_long_number(raw) else orjson.loads(raw)
 
 
-def has_long_number(data: bytes) -> bool:
+def has_long_number(data: bytes | bytearray) -> bool:
     """Whether there may be an integer in `data` that orjson reads as a float: 19 digits in a row."""
     return b"0000000000000000000" in data.translate(_ZEROS)
 
 
-def loads_strict(data: bytes) -> Json:
+def loads_strict(data: bytes | bytearray) -> Json:
     """Read JSON from outside.
 
     Raises:
@@ -100,7 +100,7 @@ def loads_strict(data: bytes) -> Json:
         raise malformed(error.lineno, error.colno, error.msg) from None
 
 
-def parse_strict(data: bytes) -> Json:
+def parse_strict(data: bytes | bytearray) -> Json:
     """As `loads_strict`, but for depth; what is no JSON at all is left to the caller, who knows the place.
 
     Raises:
@@ -146,7 +146,7 @@ def duplicate_key(key: str) -> InputError:
     return InputError(f"duplicate JSON key {key!r}", code="json.duplicate_key")
 
 
-def _depth(data: bytes) -> int:
+def _depth(data: bytes | bytearray) -> int:
     """How many lists and maps stand in each other in `data`, at most."""
     depth = deepest = 0
     for mark in _NESTING.finditer(data):

@@ -43,11 +43,15 @@ _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _STRING_PART: Final = re.compile(rb'(?:[^"\\]{1,1000}+|\\.){0,1000}+', re.DOTALL)
 _ESCAPES: Final = re.compile(rb"\\++.?", re.DOTALL)
 _QUOTE_OR_COMMA: Final = re.compile(rb'[",]')
+_QUOTE_OR_BRACKET: Final = re.compile(rb'["\[\]{}]')
+_BLANKS: Final = re.compile(rb"[ \t\n\r]*+")
+_SCALAR: Final = re.compile(rb"[^,\]} \t\n\r]++")
 _OPENING: Final = b"[{"
 _CLOSING: Final = bytes.maketrans(b"[{", b"]}")
 _BACKSLASH: Final = ord("\\")
-_COLON: Final = ord(":")
+_QUOTE: Final = ord('"')
 
+Bytes = bytes | bytearray
 _Container = list[Json] | dict[str, Json]
 
 
@@ -78,32 +82,45 @@ class _Piece:
         colons: how many stand outside strings, all in all.
     """
 
-    whole: bytes
+    whole: Bytes
     start: int
     before: bytes
-    content: bytes
+    content: Bytes
     after: bytes
     colons: int
 
     @property
     def text(self) -> bytes:
-        return self.before + self.content + self.after
+        return b"".join((self.before, self.content, self.after))
 
 
-def check(text: bytes, *, piece: int = PIECE) -> None:
+def check(text: Bytes, *, piece: int = PIECE) -> None:
     """Read JSON from outside and forget it. Afterwards `text` is known to be JSON, by our rules.
 
     Raises:
         InputError: as `loads_strict`.
     """
-    _Reader(text, _read_strictly, piece, keeps=False).read()
+    with _collector_off():
+        _Reader(text, _read_strictly, piece, keeps=False).read()
 
 
-def load(text: bytes, *, piece: int = PIECE) -> Loaded:
+def read_strictly(text: Bytes, *, piece: int = PIECE) -> Json:
+    """The JSON value in `text` from outside; for what is no larger than a node's output.
+
+    Raises:
+        InputError: as `loads_strict`.
+    """
+    with _collector_off():
+        return _Reader(text, _read_strictly, piece, keeps=True).read()
+
+
+def load(text: Bytes, *, piece: int = PIECE) -> Loaded:
     """Read JSON that was checked before, or that stackd wrote itself."""
     reader = _Reader(text, _read_trusting, piece, keeps=True)
-    with _hidden_from_collector():
-        return Loaded(reader.read(), reader.spine)
+    with _collector_off():
+        loaded = Loaded(reader.read(), reader.spine)
+        _hide()
+        return loaded
 
 
 # The garbage collector goes through everything that lives, with the interpreter to itself: a few million lists
@@ -112,25 +129,65 @@ def load(text: bytes, *, piece: int = PIECE) -> Loaded:
 _hidden = 0  # large values that live; changed only by the one thread of `aside`
 
 
-@contextmanager
-def _hidden_from_collector() -> Iterator[None]:
-    global _hidden  # so is the collector
-    gc.disable()
-    try:
-        yield
-        gc.freeze()
-        _hidden += 1
-    finally:
-        gc.enable()
+def _hide() -> None:
+    global _hidden  # as the collector is
+    gc.freeze()
+    _hidden += 1
 
 
 def _forget() -> None:
-    global _hidden  # so is the collector
+    global _hidden  # as the collector is
     _hidden -= 1
     if _hidden == 0:
         gc.unfreeze()
         gc.collect()  # garbage that was hidden along with it
         gc.freeze()
+
+
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    """While a text is read, or the collector would follow every piece."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def members(text: Bytes) -> dict[str, bytes]:
+    """The members of an object that was checked before, each as its own text."""
+    found: dict[str, bytes] = {}
+    at = _past_blanks(text, _past_blanks(text, 0) + 1)
+    while text[at : at + 1] == b'"':
+        end = _string_end(text, at + 1)
+        key = loads(bytes(text[at:end]))
+        start = _past_blanks(text, _past_blanks(text, end) + 1)
+        end = _value_end(text, start)
+        found[key] = bytes(text[start:end])
+        at = _past_blanks(text, _past_blanks(text, end) + 1)
+    return found
+
+
+def _past_blanks(text: Bytes, at: int) -> int:
+    blanks = _BLANKS.match(text, at)
+    return at if blanks is None else blanks.end()
+
+
+def _value_end(text: Bytes, at: int) -> int:
+    """Where the value ends that begins at `at`."""
+    depth = 0
+    while True:
+        if text[at] == _QUOTE:
+            at = _string_end(text, at + 1)
+        elif text[at] in b"[{":
+            depth, at = depth + 1, at + 1
+        elif text[at] in b"]}":
+            depth, at = depth - 1, at + 1
+        elif depth == 0:
+            return _SCALAR.match(text, at).end()  # type: ignore[union-attr]  # there is a value
+        if depth == 0:
+            return at
+        at = _QUOTE_OR_BRACKET.search(text, at).start()  # type: ignore[union-attr]  # it is closed
 
 
 class _Reader:
@@ -142,7 +199,7 @@ class _Reader:
     """
 
     def __init__(
-        self, text: bytes, read: Callable[[_Piece], Json], piece: int, *, keeps: bool
+        self, text: Bytes, read: Callable[[_Piece], Json], piece: int, *, keeps: bool
     ) -> None:
         self.spine: list[_Container] = []
         self._text = text
@@ -168,7 +225,7 @@ class _Reader:
         return value
 
     def _piece(
-        self, start: int, content: bytes, marks: bytes, closes: int, opens: bytes, *, is_last: bool
+        self, start: int, content: Bytes, marks: bytes, closes: int, opens: bytes, *, is_last: bool
     ) -> _Piece:
         around = b"".join(b"[" if isinstance(one, list) else b"{" for one in self._open)
         before = around.replace(b"{", b'{"%b":' % self._held.encode())
@@ -228,7 +285,7 @@ def _keys_of(container: _Container) -> _Container:
     return [] if isinstance(container, list) else dict.fromkeys(container)
 
 
-def _cuts(text: bytes, piece: int) -> Iterator[tuple[int, int]]:
+def _cuts(text: Bytes, piece: int) -> Iterator[tuple[int, int]]:
     """(start, end) of each piece, in order. What lies between two is one comma."""
     start = 0
     while len(text) - start > piece:
@@ -240,7 +297,7 @@ def _cuts(text: bytes, piece: int) -> Iterator[tuple[int, int]]:
     yield start, len(text)
 
 
-def _comma(text: bytes, start: int, at: int) -> int:
+def _comma(text: Bytes, start: int, at: int) -> int:
     """The first comma outside strings from `at` on, or -1; at `start` no string is open."""
     if text[at - 1] == _BACKSLASH:  # part no escape
         at = _ESCAPES.match(text, at - 1).end()  # type: ignore[union-attr]  # it matches there
@@ -257,7 +314,7 @@ def _comma(text: bytes, start: int, at: int) -> int:
     return -1
 
 
-def _string_end(text: bytes, at: int) -> int:
+def _string_end(text: Bytes, at: int) -> int:
     """Where the string ends in which `at` is; -1 if it does not."""
     while at < len(text):
         at = _STRING_PART.match(text, at).end()  # type: ignore[union-attr]  # it matches nothing too
@@ -268,13 +325,13 @@ def _string_end(text: bytes, at: int) -> int:
     return -1
 
 
-def _marks(content: bytes) -> bytes:
+def _marks(content: Bytes) -> bytes:
     """The brackets and colons in `content` that stand outside strings."""
     marks = content.translate(None, _PLAIN).replace(b'""', b"")
     if b'"' not in marks:  # as is usual: no string holds any
-        return marks
+        return bytes(marks)
     if len(content) <= 2 * PIECE:
-        return _STRING.sub(b"", content).translate(None, _PLAIN)
+        return bytes(_STRING.sub(b"", content).translate(None, _PLAIN))
     outside, at = [], 0
     while (quote := content.find(b'"', at)) >= 0:
         outside.append(content[at:quote])
@@ -286,19 +343,33 @@ def _marks(content: bytes) -> bytes:
 
 def _nesting(marks: bytes, *, outside: int) -> tuple[int, bytes]:
     """How many of `outside` open containers are closed among `marks`, and which brackets stay open."""
+    brackets = marks.translate(None, b":")
+    # Most containers hold no others. Without those the walk is short, and at most one level off.
+    closes, opens, deepest = _walk(brackets.replace(b"[]", b"").replace(b"{}", b""), outside)
+    if deepest >= MAX_DEPTH:
+        closes, opens, deepest = _walk(brackets, outside)
+        if deepest > MAX_DEPTH:
+            raise too_deep()
+    return closes, opens
+
+
+def _walk(brackets: bytes, outside: int) -> tuple[int, bytes, int]:
+    """As `_nesting`, and how deep it goes; no further than one level too deep."""
     closes, opens = 0, bytearray()
-    for mark in marks:
-        if mark in _OPENING:
-            opens.append(mark)
-            if outside - closes + len(opens) > MAX_DEPTH:
-                raise too_deep()
-        elif mark == _COLON:
-            continue
+    deepest = outside
+    for bracket in brackets:
+        if bracket in _OPENING:
+            opens.append(bracket)
+            depth = outside - closes + len(opens)
+            if depth > deepest:
+                deepest = depth
+                if deepest > MAX_DEPTH:
+                    break
         elif opens:
             opens.pop()
         elif closes < outside:
             closes += 1
-    return closes, bytes(opens)
+    return closes, bytes(opens), deepest
 
 
 # -- reading one piece

@@ -1,12 +1,17 @@
-"""Which process this is, in a way that survives pid reuse, reboots and containers."""
+"""Which process this is, in a way that survives pid reuse, reboots and containers; what it keeps of freed memory."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+LARGE_BUFFER: Final = 1024 * 1024  # bytes
+_M_MMAP_THRESHOLD: Final = -3  # of glibc's malloc.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +68,14 @@ def is_gone(identity: ProcessIdentity) -> bool:
 
 def _shows_our_pids() -> bool:
     return Path("/proc/self").readlink().name == str(os.getpid())
+
+
+def give_back_large_buffers() -> None:
+    """From now on, freed buffers of a MiB or more go back to the system at once.
+
+    Left to itself, glibc learns from each such buffer to keep the next: after a few bodies of ten megabytes
+    it holds hundreds of them. Other C libraries have no such switch.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, LARGE_BUFFER)

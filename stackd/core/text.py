@@ -1,10 +1,12 @@
-"""Text of the outside: which charsets are decoded, and how it is shown."""
+"""Text of the outside: which charsets are decoded, how a long one is, and how it is shown."""
 
 from __future__ import annotations
 
 import re
-from codecs import lookup
+from codecs import getincrementaldecoder, lookup
 from typing import Final
+
+_STEP: Final = 64 * 1024  # bytes; some charsets take a millisecond for so many
 
 # Codecs of Python that are no charset: quadratic ones would hold the loop, others make half surrogates.
 _NONE: Final = frozenset(
@@ -30,7 +32,23 @@ def plain_json(text: str) -> str:
 def codec(charset: str | None) -> str | None:
     """The codec for text in `charset`, UTF-8 if it is not named; None if there is none we use."""
     try:
-        name = lookup(charset or "utf-8").name
+        found = lookup(charset or "utf-8")
     except (LookupError, ValueError):
         return None
-    return None if name.replace("_", "-") in _NONE else name
+    is_text = found._is_text_encoding  # noqa: SLF001  # zlib and its like are codecs too
+    return found.name if is_text and found.name.replace("_", "-") not in _NONE else None
+
+
+def decoded(content: bytes | bytearray, name: str, *, errors: str = "strict") -> str:
+    """`content` in the codec `name`, step by step: on a thread, others have their turn.
+
+    Raises:
+        UnicodeError: it is not in that charset.
+    """
+    if len(content) <= _STEP:
+        return content.decode(name, errors)
+    decoder = getincrementaldecoder(name)(errors)
+    parts = [
+        decoder.decode(content[start : start + _STEP]) for start in range(0, len(content), _STEP)
+    ]
+    return "".join([*parts, decoder.decode(b"", True)])  # noqa: FBT003  # the codec API

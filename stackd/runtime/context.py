@@ -41,6 +41,8 @@ class NodeContext:
         idempotency_key: the same over retries and restarts; None unless the effect is keyed.
         timeout: seconds this try may take.
         max_bytes: the largest output.
+        is_large: whether the parameters or the output may be more than `LARGE` as JSON text: what goes
+            through all of them then belongs aside.
         sent: set once the first byte of a request may have left.
         answered: set once the far side has answered in full.
         deadline: ends this try when `timeout` is over.
@@ -57,6 +59,7 @@ class NodeContext:
     max_bytes: int
     tell_sent: Callable[[], None]
     tell_answered: Callable[[], None]
+    is_large: bool = False
     sent: bool = False
     answered: bool = False
     deadline: anyio.CancelScope | None = None

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from codecs import BOM_UTF8
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
+from stackd.core.aside import aside, aside_if
 from stackd.core.clock import epoch, rfc3339
 from stackd.core.errors import InputError, NodeError
-from stackd.core.json import Json, dumps, loads_strict
+from stackd.core.json import LARGE, Json, dumps, loads_strict
+from stackd.core.large_json import read_strictly
 from stackd.core.text import codec
 from stackd.http.client import (
     Body,
@@ -26,10 +27,6 @@ from stackd.runtime.context import Handler, NodeContext, PureHandler
 
 RETRY_AFTER_LONGEST = 24 * 3600.0  # seconds; a far side that asks for more is not believed
 LONGEST_DATE = 100  # characters; an HTTP date has 29
-
-_HALF_SURROGATE = re.compile(
-    rb"\\u[dD][89a-fA-F]"
-)  # perhaps: half of a pair is written like this too
 
 
 def set_values(params: dict[str, Json]) -> Json:
@@ -72,7 +69,7 @@ async def request(params: dict[str, Json], context: NodeContext) -> Json:
             url=params["url"],
             query=_query(params.get("query")),
             headers=headers,
-            body=_body(params, headers),
+            body=await aside_if(context.is_large, _body, params, headers),
             timeout=context.timeout,
             follow_redirects=params.get("followRedirects", True) is not False,
             max_response_bytes=context.max_bytes,
@@ -224,7 +221,7 @@ def _detail(response: Response) -> str:
 def _message_in(body: bytes) -> str | None:
     """Where JSON APIs put their words: a member of the document, or of its `error`."""
     try:
-        document = _json(body)
+        document = loads_strict(body)
     except InputError:
         return None
     if not isinstance(document, dict):
@@ -238,6 +235,7 @@ def _message_in(body: bytes) -> str | None:
 
 async def _read_body(response: Response, wanted: str, context: NodeContext) -> Json:
     content_type = (response.content_type or "").lower()
+    context.is_large = len(response.body) > LARGE
     if wanted == "auto":
         is_json = _is_json(content_type)
         wanted = "json" if is_json else "text" if _is_text(content_type) else "blob"
@@ -249,7 +247,7 @@ async def _read_body(response: Response, wanted: str, context: NodeContext) -> J
     if not response.body:
         return None
     try:
-        return _json(response.body.removeprefix(BOM_UTF8))  # as RFC 8259, 8.1 lets a reader
+        return await _json(response.body.removeprefix(BOM_UTF8))  # as RFC 8259, 8.1 lets a reader
     except InputError as error:
         raise NodeError(
             f"answered {response.status} with a body that cannot be used: {error.message}",
@@ -260,24 +258,13 @@ async def _read_body(response: Response, wanted: str, context: NodeContext) -> J
         ) from error
 
 
-def _json(body: bytes) -> Json:
-    """Read `body`, strictly; refuse text that could not be kept as an output."""
-    value = loads_strict(body)
-    if _HALF_SURROGATE.search(body):
-        try:
-            dumps(value)
-        except TypeError:
-            raise InputError("JSON text holds half a surrogate pair", code="json.text") from None
-    return value
+async def _json(body: bytes) -> Json:
+    return loads_strict(body) if len(body) <= LARGE else await aside(read_strictly, body)
 
 
 def _text(response: Response) -> str:
     """The body in the charset it names; in UTF-8 if that is none."""
-    name = codec(response.charset) or "utf-8"
-    try:
-        return response.body.decode(name, "replace")
-    except LookupError:  # a codec that is not of text
-        return response.body.decode("utf-8", "replace")
+    return response.body.decode(codec(response.charset) or "utf-8", "replace")
 
 
 def _is_json(content_type: str) -> bool:

@@ -12,13 +12,16 @@ import hashlib
 import random
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import anyio
 import structlog
 
+from stackd.core.aside import aside, aside_if
+from stackd.core.budget import Share
 from stackd.core.clock import Clock, rfc3339
 from stackd.core.errors import (
     LeaseLostError,
@@ -28,7 +31,8 @@ from stackd.core.errors import (
     StoreFullError,
 )
 from stackd.core.events import EventBus
-from stackd.core.json import Json, dumps, loads
+from stackd.core.json import LARGE, Json, dumps, loads
+from stackd.core.large_json import Loaded, load
 from stackd.queue import verbs
 from stackd.queue.job import Complete, Job, RetryPolicy, Snooze
 from stackd.runtime.context import Blobs, Http, NodeContext
@@ -93,42 +97,38 @@ class _Progress:
 
 
 class Run:
-    """Runs one execution for the length of one claim. Used once."""
+    """Runs one execution for the length of one claim. Used once.
 
-    def __init__(
-        self,
-        tools: Tools,
-        graph: Graph,
-        job: Job,
-        row: ExecutionRow,
-        given: Json,
-        nodes: list[NodeRow],
-    ) -> None:
+    What is large of it is read and written aside.
+    """
+
+    def __init__(self, tools: Tools, graph: Graph, job: Job, row: ExecutionRow) -> None:
         self._tools = tools
         self._graph = graph
         self._job = job
         self._row = row
-        self._given = given  # the trigger's output
-        self._journal = {node.key: node for node in nodes}
+        self._journal: dict[str, NodeRow] = {}
         self._dirty: dict[str, NodeRow] = {}
         self._timers: list[tuple[str, float, bytes | None]] = []
         self._dirty_since: float | None = None
         self._ready: deque[GraphNode] = deque()
         self._progress: dict[str, _Progress] = {}
         self._led_on: set[str] = set()  # nodes with a taken out-edge
-        self._to_start: list[tuple[GraphNode, NodeRow]] = []
+        self._to_start: list[Callable[[], Awaitable[None]]] = []
         self._in_flight = 0
         self._changed: anyio.Event | None = None
         self._is_woken = False
         self._writing: anyio.Lock | None = None
-        self._bytes = len(row.input) + sum(len(node.output or b"") for node in nodes)
+        self._bytes = row.input_bytes  # with all outputs
+        self._share: Share | None = None
+        self._large: dict[str, Loaded] = {}  # the large ones of the stored values, by node
         self._failure: dict[str, Json] | None = None
         self._scope: anyio.CancelScope | None = None
         self._cancelled = row.cancel_requested
         self._interrupted = False
         self._fatal: StackdError | None = None
         self._members = graph.reachable(row.trigger_node)
-        self._roots: dict[str, Json] = self._fixed_roots()
+        self._roots: dict[str, Json] = {}
 
     @property
     def seq(self) -> int:
@@ -166,24 +166,35 @@ class Run:
         if self._scope is not None:
             self._scope.cancel()
 
-    async def execute(self) -> None:
+    async def execute(self, nodes: list[NodeRow], share: Share) -> None:
         """Run until the execution rests: final, waiting, uncertain, or given back.
+
+        Args:
+            nodes: its journal.
+            share: of memory; grows with large outputs.
 
         Raises:
             LeaseLostError: a newer claim owns it; nothing more was written.
             StoreFailedError: the store has stopped.
         """
-        while True:
-            if not (self._cancelled or self._interrupted):
-                with anyio.CancelScope() as self._scope:
-                    await self._advance()
-                # Cut off from outside during a shielded write, `_advance` returns as if all were done.
-                await anyio.lowlevel.checkpoint_if_cancelled()
-            if self._fatal is not None:
-                raise self._fatal
-            if await self._settle():
-                return
-            await self._reread()
+        self._journal = {node.key: node for node in nodes}
+        self._bytes += sum(len(node.output or b"") for node in nodes)
+        self._share = share
+        try:
+            while True:
+                if not (self._cancelled or self._interrupted):
+                    with anyio.CancelScope() as self._scope:
+                        await self._read_values()
+                        await self._advance()
+                    # Cut off from outside during a shielded write, `_advance` returns as if all were done.
+                    await anyio.lowlevel.checkpoint_if_cancelled()
+                if self._fatal is not None:
+                    raise self._fatal
+                if await self._settle():
+                    return
+                await self._reread()
+        finally:
+            await self._free_values()
 
     # -- moving through the graph
 
@@ -199,9 +210,9 @@ class Run:
                 if self._is_woken:
                     await self._look_at_waits()
                 await self._take_up_ready()
-                for node, row in self._to_start:
+                for work in self._to_start:
                     self._in_flight += 1
-                    tasks.start_soon(self._run_task, node, row)
+                    tasks.start_soon(self._run_task, work)
                 self._to_start.clear()
                 if self._in_flight == 0:
                     return
@@ -224,6 +235,7 @@ class Run:
             self._end_at_once(error)
             return
         self._row = row
+        await self._read_large(nodes)
         for node in nodes:
             mine = self._journal.get(node.key)
             if mine is None or mine.status is not NodeStatus.WAITING or node.key in self._dirty:
@@ -305,24 +317,27 @@ class Run:
             self._complete(node, row._replace(attempt=1, metadata=b'{"pinned":true}'), node.pinned)
         elif node.type in PURE_HANDLERS:
             self._run_pure(node, row)
+        elif node.type == "action.time.delay":
+            self._to_start.append(partial(self._delay, node, row))
         else:
-            self._to_start.append((node, row))
+            self._to_start.append(partial(self._act, node, row))
 
     def _run_pure(self, node: GraphNode, row: NodeRow) -> None:
         row = row._replace(attempt=1)
         try:
-            output = PURE_HANDLERS[node.type](self._render(node, row))
+            params, size = self._render(node, row)
+            output = PURE_HANDLERS[node.type](params)
         except Exception as error:  # noqa: BLE001  # fails its node
             self._fail(node, row, _foreseen(error, node.id))
+            return
+        if size > LARGE:
+            self._to_start.append(partial(self._complete_aside, node, row, output))
         else:
             self._complete(node, row, output)
 
-    async def _run_task(self, node: GraphNode, row: NodeRow) -> None:
+    async def _run_task(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            if node.type == "action.time.delay":
-                await self._delay(node, row)
-            else:
-                await self._act(node, row)
+            await work()
         except StackdError as error:
             self._end_at_once(error)
         finally:
@@ -339,7 +354,8 @@ class Run:
         started_at = row.started_at or self._tools.clock.time()
         row = row._replace(attempt=1, started_at=started_at)
         try:
-            due_at, output = delay_until(self._render(node, row), now=started_at)
+            params, _ = self._render(node, row)
+            due_at, output = delay_until(params, now=started_at)
         except Exception as error:  # noqa: BLE001  # fails its node
             self._fail(node, row, _foreseen(error, node.id))
             return
@@ -354,8 +370,9 @@ class Run:
     async def _act(self, node: GraphNode, row: NodeRow) -> None:
         """Try a node with an effect until it is done, has failed, waits, or nobody knows."""
         try:
-            params = self._render(node, row)
-            row = self._with_identity(node, row, params)
+            params, size = self._render(node, row)
+            text = await aside_if(size > LARGE, dumps, params)
+            row = self._with_identity(node, row, text)
         except Exception as error:  # noqa: BLE001  # fails its node
             self._fail(node, row._replace(attempt=row.attempt + 1), _foreseen(error, node.id))
             return
@@ -365,7 +382,7 @@ class Run:
         retry = _retry(node)
         while True:
             row = row._replace(attempt=row.attempt + 1, status=NodeStatus.RUNNING)
-            failure = await self._try_once(node, row, params)
+            failure = await self._try_once(node, row, params, is_large=size > LARGE)
             if failure is None:
                 return
             unsafe = node.effect is Effect.UNSAFE
@@ -404,7 +421,7 @@ class Run:
         return False
 
     async def _try_once(
-        self, node: GraphNode, row: NodeRow, params: dict[str, Json]
+        self, node: GraphNode, row: NodeRow, params: dict[str, Json], *, is_large: bool
     ) -> NodeError | None:
         """One try. None if it completed; what failed otherwise."""
         events, execution_id = self._tools.events, self._row.id
@@ -418,6 +435,7 @@ class Run:
             max_bytes=self._tools.limits.output,
             tell_sent=lambda: events.emit(NodeSent(execution_id, row.key, row.attempt)),
             tell_answered=lambda: events.emit(NodeAnswered(execution_id, row.key, row.attempt)),
+            is_large=is_large,
         )
         began_at = self._tools.clock.monotonic()
         try:
@@ -432,7 +450,10 @@ class Run:
         except anyio.get_cancelled_exc_class():
             self._note_interruption(node, row, sent=context.sent)
             raise
-        self._complete(node, row, output)
+        if context.is_large:
+            await self._complete_aside(node, row, output)
+        else:
+            self._complete(node, row, output)
         if node.effect is not Effect.READ:
             await self._flush()
         return None
@@ -486,10 +507,19 @@ class Run:
     # -- what a node run became
 
     def _complete(self, node: GraphNode, row: NodeRow, output: Json) -> None:
-        try:
-            text = dumps(output)
-        except TypeError as error:
-            self._fail(node, row, _unusable(node.id, error))
+        self._note_output(node, row, output, _text_of(output))
+
+    async def _complete_aside(self, node: GraphNode, row: NodeRow, output: Json) -> None:
+        """As `_complete`, for an output that may be large. It is here: no cancel may lose it any more."""
+        with anyio.CancelScope(shield=True):
+            text = await aside(_text_of, output)
+        self._note_output(node, row, output, text)
+
+    def _note_output(
+        self, node: GraphNode, row: NodeRow, output: Json, text: bytes | TypeError
+    ) -> None:
+        if isinstance(text, TypeError):
+            self._fail(node, row, _unusable(node.id, text))
             return
         limits = self._tools.limits
         if len(text) > limits.output:
@@ -500,6 +530,8 @@ class Run:
             self._fail(node, row, _too_large(node.id, "execution", whole, limits.execution))
             return
         self._bytes = whole
+        if len(text) > LARGE and self._share is not None:
+            self._share.grow(executions.OUTPUT_WEIGHT * len(text))
         now = self._tools.clock.time()
         self._roots[node.id] = output
         self._record(
@@ -580,10 +612,34 @@ class Run:
 
     # -- values
 
-    def _fixed_roots(self) -> dict[str, Json]:
+    async def _read_values(self) -> None:
+        """Read what the trigger gave, and what large outputs stand in the journal."""
+        row, given = self._row, self._row.trigger_node
+        if row.input is not None:
+            self._roots = self._fixed_roots(loads(row.input))
+        else:
+            if given not in self._large:
+                text = await self._tools.store.read(lambda tx: executions.input_of(tx, row))
+                self._large[given] = await aside(load, text)
+            self._roots = self._fixed_roots(self._large[given].value)
+        await self._read_large(self._journal.values())
+
+    async def _read_large(self, nodes: Iterable[NodeRow]) -> None:
+        for node in nodes:
+            if node.output is not None and len(node.output) > LARGE and node.key not in self._large:
+                self._large[node.key] = await aside(load, node.output)
+
+    async def _free_values(self) -> None:
+        self._roots.clear()
+        while self._large:
+            _, loaded = self._large.popitem()
+            with anyio.CancelScope(shield=True):
+                await aside(loaded.take_apart)
+
+    def _fixed_roots(self, given: Json) -> dict[str, Json]:
         row, workflow = self._row, self._graph.workflow
         return {
-            row.trigger_node: self._given,
+            row.trigger_node: given,
             "trigger": {"type": row.trigger_type, "nodeId": row.trigger_node},
             "execution": {
                 "id": row.id,
@@ -595,14 +651,15 @@ class Run:
             "vars": dict(workflow.vars),
         }
 
-    def _render(self, node: GraphNode, row: NodeRow) -> dict[str, Json]:
+    def _render(self, node: GraphNode, row: NodeRow) -> tuple[dict[str, Json], int]:
+        """The node's parameters, and about how many bytes of JSON were filled in."""
         seed = f"{self._row.id}:{row.key}"
         scope = Scope(self._roots, now=row.started_at or self._row.created_at, seed=seed)
-        return node.render(scope)
+        return node.render(scope), scope.budget.charged
 
-    def _with_identity(self, node: GraphNode, row: NodeRow, params: dict[str, Json]) -> NodeRow:
+    def _with_identity(self, node: GraphNode, row: NodeRow, params: bytes) -> NodeRow:
         """The row with its idempotency key and input hash; uncertain if a keyed input changed since it was sent."""
-        digest = hashlib.sha256(dumps(params)).digest()
+        digest = hashlib.sha256(params).digest()
         key: str | None = None
         if node.effect is Effect.KEYED:
             key = row.idempotency_key or self._idempotency_key(node, row)
@@ -623,6 +680,8 @@ class Run:
         return str(key)
 
     def _stored_output(self, row: NodeRow) -> Json:
+        if row.key in self._large:
+            return self._large[row.key].value
         return loads(row.output) if row.output is not None else None
 
     # -- the journal
@@ -745,7 +804,7 @@ class Run:
         error: bytes | None = None
         match status:
             case ExecutionStatus.COMPLETED:
-                output = self._output()
+                output = self._output(tx)
             case ExecutionStatus.FAILED:
                 error = dumps(self._failure)
             case ExecutionStatus.CANCELLED:
@@ -760,7 +819,7 @@ class Run:
         error: dict[str, Json] = loads(node.error) if node.error else {"code": "node.uncertain"}
         return dumps({**error, "nodeId": node.key})
 
-    def _output(self) -> bytes:
+    def _output(self, tx: Tx) -> bytes:
         """Of the single completed node without a taken out-edge, else a map by node id; JSON."""
         ends = [
             key
@@ -770,7 +829,8 @@ class Run:
             and self._journal[key].status is NodeStatus.COMPLETED
         ]
         texts = {key: self._journal[key].output or b"null" for key in ends}
-        texts |= {key: self._row.input for key in ends if key == self._row.trigger_node}
+        if self._row.trigger_node in ends:
+            texts[self._row.trigger_node] = executions.input_of(tx, self._row)
         if len(ends) == 1:
             return texts[ends[0]]
         return b"{" + b",".join(dumps(key) + b":" + text for key, text in texts.items()) + b"}"
@@ -784,7 +844,6 @@ class Run:
         self._journal = {node.key: node for node in nodes}
         self._failure = None
         self._cancelled = row.cancel_requested
-        self._roots = self._fixed_roots()
 
 
 _ENDED = frozenset(
@@ -853,6 +912,14 @@ def _kept(message: str) -> str:
     """`message` as it can be stored, whatever text it quotes."""
     short = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}…"
     return short.encode(errors="backslashreplace").decode()
+
+
+def _text_of(output: Json) -> bytes | TypeError:
+    """`output` as JSON text, or why it cannot be."""
+    try:
+        return dumps(output)
+    except TypeError as error:
+        return error
 
 
 def _unusable(node_id: str, error: TypeError) -> NodeError:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import anyio
 import structlog
 
+from stackd.core.budget import Budget
 from stackd.core.errors import (
     LeaseLostError,
+    OverloadedError,
     StackdError,
     StoreBusyError,
     StoreCorruptError,
@@ -17,7 +18,7 @@ from stackd.core.errors import (
     StoreFullError,
     first_error,
 )
-from stackd.core.json import LARGE, Json, loads, loads_strict
+from stackd.core.json import LARGE
 from stackd.queue import verbs
 from stackd.queue.job import Discard, Fail, Job, JobState, RetryPolicy, Snooze
 from stackd.queue.processes import Watch
@@ -26,6 +27,9 @@ from stackd.runtime.versions import Versions
 from stackd.store.connection import Tx
 from stackd.workflows import executions
 from stackd.workflows.executions import ExecutionRow, NodeRow
+
+ROOM_PATIENCE = 2.0  # seconds a large execution waits in a worker's slot for room in memory
+ROOM_RETRY = 1.0  # seconds until it is offered again; meanwhile others have the slot
 
 _log = structlog.get_logger(__name__)
 
@@ -88,11 +92,17 @@ def rescue(tx: Tx, *, me: str, watch: Watch, now: float, anew: bool = False) -> 
 
 
 class WorkflowRuntime:
-    """Runs claimed executions; knows which are running, so that one can be cancelled or interrupted."""
+    """Runs claimed executions; knows which are running, so that one can be cancelled or interrupted.
 
-    def __init__(self, tools: Tools, versions: Versions, *, roll: Callable[[], float]) -> None:
+    `memory`: what the values of large executions share.
+    """
+
+    def __init__(
+        self, tools: Tools, versions: Versions, *, memory: Budget, roll: Callable[[], float]
+    ) -> None:
         self._tools = tools
         self._versions = versions
+        self._memory = memory
         self._roll = roll
         self._runs: set[Run] = set()
 
@@ -116,8 +126,9 @@ class WorkflowRuntime:
         )
         try:
             graph = await self._versions.graph(row.workflow_id, row.version)
-            given, nodes = await self._input(row), await self._journal(claimed)
-            await self._run(Run(self._tools, graph, job, row, given, nodes))
+            await self._run(Run(self._tools, graph, job, row), claimed)
+        except OverloadedError:
+            await self._settle(job, Snooze(ROOM_RETRY), "no room")
         except LeaseLostError:
             _log.warning("a newer claim owns this execution; ended here", fence=job.fence)
         except (StoreFailedError, StoreCorruptError):
@@ -130,21 +141,24 @@ class WorkflowRuntime:
             cause = first_error(error)
             await self._settle(job, Fail(type(cause).__name__), _words(cause))
 
-    async def _input(self, row: ExecutionRow) -> Json:
-        """What the trigger gave."""
-        if len(row.input) <= LARGE:
-            return loads(row.input)
-        return await anyio.to_thread.run_sync(loads_strict, row.input)
+    async def _weight(self, claimed: Claimed) -> int:
+        """Bytes of memory that its values will take; 0 if they are small enough not to be counted."""
+        if claimed.is_fresh and claimed.row.input_bytes <= LARGE:
+            return 0
+        size = await self._tools.store.read(lambda tx: executions.weight(tx, claimed.row.seq))
+        return size if size > LARGE else 0
 
     async def _journal(self, claimed: Claimed) -> list[NodeRow]:
         if claimed.is_fresh:
             return []
         return await self._tools.store.read(lambda tx: executions.node_rows(tx, claimed.row.seq))
 
-    async def _run(self, run: Run) -> None:
+    async def _run(self, run: Run, claimed: Claimed) -> None:
         self._runs.add(run)
         try:
-            await run.execute()
+            size = await self._weight(claimed)
+            async with self._memory.share(size, patience=ROOM_PATIENCE) as share:
+                await run.execute(await self._journal(claimed), share)
         finally:
             self._runs.discard(run)
 

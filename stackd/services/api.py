@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import stat
@@ -16,6 +17,7 @@ from anyio.abc import TaskStatus
 
 from stackd.core.errors import StackdError
 from stackd.core.sockets import unix_address
+from stackd.web.connections import Connection, Connections
 
 BACKLOG = 1024
 CLOSE_WITHIN = 1.0  # seconds open requests get once the API ends
@@ -37,9 +39,11 @@ class Api:
         host: str,
         port: int,
         socket_path: Path | None,
+        connections: Connections,
         announce: Announce,
     ) -> None:
         self._app = app
+        self._connections = connections
         self._host = host
         self._port = port
         self._socket_path = socket_path
@@ -50,20 +54,20 @@ class Api:
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         runner = web.AppRunner(
             self._app,
-            access_log=None,
             shutdown_timeout=CLOSE_WITHIN
             / 2,  # which aiohttp waits twice: to finish, and to be cancelled
             handle_signals=False,
         )
+        servers: list[asyncio.AbstractServer] = []
         try:
-            with anyio.CancelScope(
-                shield=True
-            ):  # what is bound must reach the runner, which closes it
+            with anyio.CancelScope(shield=True):  # what is bound must be known, to be closed
                 await runner.setup()
-                await self._listen(runner)
+                await self._listen(runner, servers)
             task_status.started()
             await self._drained.wait()
         finally:
+            for server in servers:
+                server.close()
             with anyio.CancelScope(shield=True):
                 await runner.cleanup()
                 if self._socket_path is not None and self._has_bound_unix:
@@ -74,7 +78,8 @@ class Api:
     def drain(self) -> None:
         self._drained.set()
 
-    async def _listen(self, runner: web.AppRunner) -> None:
+    async def _listen(self, runner: web.AppRunner, servers: list[asyncio.AbstractServer]) -> None:
+        """Open both sockets; each is added to `servers`."""
         try:
             sock = await anyio.to_thread.run_sync(_bind, self._host, self._port)
         except OSError as error:
@@ -83,14 +88,25 @@ class Api:
                 code="api.address_in_use",
                 hint="set PORT to a free one, or end the other program",
             ) from error
-        await web.SockSite(runner, sock, backlog=BACKLOG).start()
+        servers.append(await self._serve(runner, sock, is_counted=True))
         host, port = sock.getsockname()[:2]
         if self._socket_path is not None:
             unix = await anyio.to_thread.run_sync(_bind_unix, self._socket_path)
             self._has_bound_unix = True
-            await web.SockSite(runner, unix, backlog=BACKLOG).start()
+            servers.append(await self._serve(runner, unix, is_counted=False))
         _log.info("listening", host=host, port=port, socket=str(self._socket_path or ""))
         self._announce(host, port)
+
+    async def _serve(
+        self, runner: web.AppRunner, sock: socket.socket, *, is_counted: bool
+    ) -> asyncio.AbstractServer:
+        loop, manager = asyncio.get_running_loop(), runner.server
+        assert manager is not None  # noqa: S101  # `setup` makes it
+
+        def connection() -> Connection:
+            return Connection(manager, self._connections, is_counted=is_counted, loop=loop)
+
+        return await loop.create_server(connection, sock=sock, backlog=BACKLOG)
 
 
 def _bind(host: str, port: int) -> socket.socket:

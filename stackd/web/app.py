@@ -9,6 +9,7 @@ from aiohttp import web
 
 from stackd.core.errors import StackdError
 from stackd.web import auth, executions, problem, workflows
+from stackd.web.connections import connection_of
 from stackd.web.context import CONTEXT, Context, of
 from stackd.web.health import Health
 from stackd.web.webhooks import Webhooks
@@ -20,9 +21,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def make_app(context: Context) -> web.Application:
     """The application over `context`."""
-    app = web.Application(
-        middlewares=[_answer_problems], client_max_size=context.settings.max_body_bytes
-    )
+    app = web.Application(middlewares=[_answer_problems])
     app[CONTEXT] = context
     Health().add_to(app)
     Webhooks().add_to(app, context)
@@ -34,7 +33,7 @@ def make_app(context: Context) -> web.Application:
 @web.middleware
 async def _answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     context = of(request)
-    refused = auth.refusal(request, context.token)
+    refused = _no_place(request) or auth.refusal(request, context.token)
     if refused is not None:
         return refused
     try:
@@ -43,11 +42,6 @@ async def _answer_problems(request: web.Request, handler: Handler) -> web.Stream
         if error.status >= 500:
             _log.warning("request failed", path=request.path, code=error.code, reason=error.message)
         return problem.of_error(error)
-    except web.HTTPRequestEntityTooLarge:
-        limit = context.settings.max_body_bytes
-        return problem.problem(
-            413, "body.too_large", f"the body is over the limit of {limit} bytes"
-        )
     except web.RequestPayloadError:
         return problem.problem(
             400, "body.malformed", "the body breaks off, or is not in its Content-Encoding"
@@ -62,6 +56,15 @@ async def _answer_problems(request: web.Request, handler: Handler) -> web.Stream
     except Exception:  # noqa: BLE001  # whatever else goes wrong is ours, and its text is not for the caller
         _log.exception("request failed", path=request.path)
         return problem.problem(500, "internal", "an internal error; the log has its cause")
+
+
+def _no_place(request: web.Request) -> web.StreamResponse | None:
+    """What others than probes are told over a connection that is one too many; None if it is not."""
+    if request.path in auth.OPEN_PATHS or not connection_of(request).is_spare:
+        return None
+    answer = problem.problem(503, "overloaded", "too many connections are open", retry_after=5.0)
+    answer.force_close()
+    return answer
 
 
 def _code(error: web.HTTPException) -> str:

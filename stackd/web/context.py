@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import anyio
 from aiohttp import web
 
 from stackd.core.clock import Clock
 from stackd.core.errors import InputError
 from stackd.core.events import EventBus
-from stackd.core.json import LARGE, Json, dumps, loads_strict
+from stackd.core.json import Json, dumps
 from stackd.core.process import ProcessIdentity
 from stackd.queue.admission import Admission
-from stackd.runtime.context import Blobs
+from stackd.runtime.blobs import BlobFolder
 from stackd.runtime.versions import Versions
 from stackd.settings import Settings
 from stackd.store.database import Database
 from stackd.supervisor.supervisor import Supervisor
+from stackd.web.bodies import Bodies
 from stackd.web.metrics import Metrics
 from stackd.web.waiting import Waiting
 
@@ -31,7 +31,8 @@ class Context:
     settings: Settings
     store: Database
     versions: Versions
-    blobs: Blobs
+    blobs: BlobFolder
+    bodies: Bodies
     admission: Admission
     clock: Clock
     events: EventBus
@@ -47,17 +48,6 @@ CONTEXT: web.AppKey[Context] = web.AppKey("context", Context)
 
 def of(request: web.Request) -> Context:
     return request.app[CONTEXT]
-
-
-async def read_json(text: bytes) -> Json:
-    """The JSON value in `text` from outside, without holding up others.
-
-    Raises:
-        InputError: as `loads_strict`.
-    """
-    if len(text) <= LARGE:
-        return loads_strict(text)
-    return await anyio.to_thread.run_sync(loads_strict, text)
 
 
 def storable(value: Json) -> bytes:

@@ -9,14 +9,14 @@ from aiohttp import web
 from stackd.client.models import ExecutionList, QueueView
 from stackd.core.clock import rfc3339
 from stackd.core.errors import InputError
-from stackd.core.json import dumps
+from stackd.core.json import dumps, loads
 from stackd.core.process import is_gone
 from stackd.queue import processes, verbs
 from stackd.store.connection import Tx
 from stackd.web.answers import rested
 from stackd.web.context import limit_of, of
 from stackd.web.views import summary_view
-from stackd.web.workflows import json_body, start_by_hand
+from stackd.web.workflows import members_of, start_by_hand, started_by_hand
 from stackd.workflows import executions
 from stackd.workflows.executions import Decision, ExecutionStatus
 
@@ -36,12 +36,14 @@ def add_to(app: web.Application) -> None:
     router.add_post("/api/queue/resume", resume_queue)
 
 
-async def start_execution(request: web.Request) -> web.Response:
-    body = await json_body(request)
-    workflow_id = body.get("workflowId")
-    if not isinstance(workflow_id, str):
-        raise InputError("workflowId is missing", code="input.workflow_id")
-    return await start_by_hand(request, workflow_id, body.get("input"))
+async def start_execution(request: web.Request) -> web.StreamResponse:
+    async with of(request).bodies.of(request) as body:
+        given = await members_of(body)
+        workflow_id = loads(given.get("workflowId", b"null"))
+        if not isinstance(workflow_id, str):
+            raise InputError("workflowId is missing", code="input.workflow_id")
+        execution_id = await start_by_hand(request, workflow_id, given.pop("input", b"null"))
+    return await started_by_hand(request, workflow_id, execution_id)
 
 
 async def list_executions(request: web.Request) -> web.Response:
@@ -69,10 +71,8 @@ async def list_executions(request: web.Request) -> web.Response:
     return web.Response(body=dumps(page.as_json()), content_type="application/json")
 
 
-async def show_execution(request: web.Request) -> web.Response:
-    context, execution_id = of(request), request.match_info["id"]
-    row = await context.store.read(lambda tx: executions.get(tx, execution_id))
-    return await rested(context, row)
+async def show_execution(request: web.Request) -> web.StreamResponse:
+    return await rested(request, request.match_info["id"])
 
 
 async def cancel_execution(request: web.Request) -> web.Response:
@@ -88,8 +88,9 @@ async def cancel_execution(request: web.Request) -> web.Response:
 
 async def resolve_execution(request: web.Request) -> web.Response:
     context, execution_id = of(request), request.match_info["id"]
-    body = await json_body(request)
-    decision, node = body.get("decision"), body.get("node")
+    async with context.bodies.of(request) as body:
+        given = await members_of(body)
+    decision, node = (loads(given.get(name, b"null")) for name in ("decision", "node"))
     if decision not in _DECISIONS:
         raise InputError(f"decision must be one of {', '.join(_DECISIONS)}", code="input.decision")
     if node is not None and not isinstance(node, str):

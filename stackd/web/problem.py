@@ -39,9 +39,9 @@ def problem(
 
 def of_error(error: StackdError) -> web.Response:
     """`error` as the problem its class stands for."""
-    retry_after = error.retry_after if isinstance(error, BusyError) else None
-    if error.status == 503:
-        retry_after = 1.0
+    retry_after = 1.0 if error.status == 503 else None
+    if isinstance(error, BusyError):
+        retry_after = error.retry_after
     findings = getattr(error, "findings", None)
     extra: dict[str, object] = {}
     if findings:

@@ -16,6 +16,7 @@ from stackd.client.models import (
 )
 from stackd.core.clock import rfc3339
 from stackd.core.json import dumps
+from stackd.web.redaction import without_secrets
 from stackd.workflows.catalogue import WorkflowRow
 from stackd.workflows.executions import ExecutionRow, ExecutionSummary, NodeRow, as_json
 
@@ -55,23 +56,27 @@ def summary_view(row: ExecutionSummary) -> ExecutionSummaryView:
     )
 
 
-def execution_text(row: ExecutionRow, nodes: list[NodeRow]) -> bytes:
-    """An `ExecutionView` as JSON. Stored texts go in as they are: reading them anew would hold up the loop."""
-    texts = [_node_text(row, node) for node in nodes]
-    return _joined(
-        _execution_view(row),
-        {
-            "input": row.input,
-            "output": row.output or b"null",
-            "nodes": b"[" + b",".join(texts) + b"]",
-        },
-    )
+def execution_parts(row: ExecutionRow, given: bytes, nodes: list[NodeRow]) -> list[bytes]:
+    """The parts of an `ExecutionView` as JSON. Stored texts go in as they are, but for secret headers."""
+    shown = without_secrets(given)
+    inside: list[bytes] = []
+    for node in nodes:
+        output = shown if node.key == row.trigger_node else without_secrets(node.output or b"null")
+        inside += [b"," if inside else b"[", *_filled(_node_view(node), {"output": [output]})]
+    texts = {
+        "input": [shown],
+        "output": [without_secrets(row.output or b"null")],
+        "nodes": [*(inside or [b"["]), b"]"],
+    }
+    return _filled(_execution_view(row), texts)
 
 
-def _joined(view: Model, texts: dict[str, bytes]) -> bytes:
-    """`view` as a JSON object, with `texts` in place of the members they name."""
-    members = {name: dumps(value) for name, value in view.as_json().items()} | texts
-    return b"{" + b",".join(dumps(name) + b":" + text for name, text in members.items()) + b"}"
+def _filled(view: Model, texts: dict[str, list[bytes]]) -> list[bytes]:
+    """The parts of `view` as a JSON object, with `texts` in place of the members they name."""
+    parts: list[bytes] = []
+    for name, value in view.as_json().items():
+        parts += [b"," if parts else b"{", dumps(name), b":", *texts.get(name, [dumps(value)])]
+    return [*parts, b"}"]
 
 
 def _execution_view(row: ExecutionRow) -> ExecutionView:
@@ -90,11 +95,6 @@ def _execution_view(row: ExecutionRow) -> ExecutionView:
         finished_at=rfc3339(row.finished_at),
         nodes=[],
     )
-
-
-def _node_text(row: ExecutionRow, node: NodeRow) -> bytes:
-    output = row.input if node.key == row.trigger_node else node.output
-    return _joined(_node_view(node), {"output": output or b"null"})
 
 
 def _node_view(node: NodeRow) -> NodeRunView:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 import anyio
 
@@ -11,15 +12,22 @@ from stackd.core.clock import Clock
 from stackd.core.events import Event, EventBus
 from stackd.store.database import Database
 from stackd.workflows import executions
-from stackd.workflows.executions import (
-    FINAL,
-    ExecutionFinished,
-    ExecutionParked,
-    ExecutionRow,
-    ExecutionStatus,
-)
+from stackd.workflows.executions import FINAL, ExecutionFinished, ExecutionParked, ExecutionStatus
 
-POLL = 0.5  # seconds between looks for what another process finished
+POLL = 0.5  # seconds until the first look for what another process finished
+LONGEST_POLL = 4.0  # it grows to this: many may wait, and most of them for this process
+
+RESTED = FINAL | {ExecutionStatus.UNCERTAIN}
+
+
+class Client(Protocol):
+    """Who waits."""
+
+    def telling(self, told: anyio.Event) -> AbstractContextManager[None]:
+        """Set `told` when the client goes during the block, or has gone before it."""
+
+    @property
+    def is_gone(self) -> bool: ...
 
 
 class Waiting:
@@ -36,18 +44,26 @@ class Waiting:
             for waiter in self._waiters.get(event.execution_id, ()):
                 waiter.set()
 
-    async def until_rested(self, execution_id: str, *, timeout: float) -> ExecutionRow | None:
-        """The execution once it is final or uncertain; None if it is not within `timeout` seconds."""
+    async def until_rested(self, execution_id: str, *, timeout: float, client: Client) -> bool:
+        """Whether the execution is final or uncertain, once it is so or `timeout` seconds are over.
+
+        Raises:
+            ConnectionAbortedError: the client has gone.
+        """
         deadline = self._clock.monotonic() + timeout
+        poll = POLL
         while True:
-            with self._hearing(execution_id) as moved:
-                row = await self._store.read(lambda tx: executions.get(tx, execution_id))
-                if row.status in FINAL or row.status is ExecutionStatus.UNCERTAIN:
-                    return row
+            with self._hearing(execution_id) as moved, client.telling(moved):
+                status = await self._store.read(lambda tx: executions.status(tx, execution_id))
+                if status in RESTED:
+                    return True
                 left = deadline - self._clock.monotonic()
                 if left <= 0:
-                    return None
-                await self._clock.wait(moved, min(left, POLL))
+                    return False
+                await self._clock.wait(moved, min(left, poll))
+            if client.is_gone:
+                raise ConnectionAbortedError("the client left before the execution rested")
+            poll = min(2 * poll, LONGEST_POLL)
 
     @contextmanager
     def _hearing(self, execution_id: str) -> Iterator[anyio.Event]:

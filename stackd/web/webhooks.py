@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from aiohttp import web
 from multidict import MultiMapping
 
-from stackd.core.errors import ConflictError, InputError, NotFoundError
-from stackd.core.json import Json, dumps
-from stackd.core.text import codec
+from stackd.core.aside import aside_if
+from stackd.core.errors import NotFoundError, StackdError, StoreCorruptError, StoreFailedError
+from stackd.core.json import LARGE, Json, dumps, loads
+from stackd.core.large_json import check, load
+from stackd.core.text import codec, decoded
+from stackd.runtime.blobs import Staged
 from stackd.store.connection import Tx
-from stackd.web.answers import accepted, started
-from stackd.web.context import Context, header_text, of, read_json, storable, usable_key
+from stackd.web.answers import accepted, in_parts, started
+from stackd.web.bodies import Body
+from stackd.web.connections import connection_of
+from stackd.web.context import Context, header_text, of, storable, usable_key
+from stackd.web.forms import Field, FormFile, read_multipart, read_urlencoded
 from stackd.web.problem import problem
 from stackd.workflows import catalogue, executions
 from stackd.workflows.catalogue import WebhookRoute, WorkflowChanged
@@ -26,13 +33,25 @@ REPLY_WITHIN = 30.0  # seconds `respond: last` waits before it answers 202
 KEY_HEADERS = ("Idempotency-Key", "webhook-id", "X-GitHub-Delivery")
 ROUTES_KEPT = 10_000
 
+_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+
+
+@dataclass(slots=True)
+class _Delivery:
+    """A webhook request, read in full. `text`: the trigger's output as JSON; `staged`: the blobs it refers to."""
+
+    text: bytes = b""
+    staged: list[Staged] = field(default_factory=list)
+
 
 @dataclass(frozen=True, slots=True)
-class _Delivery:
-    """A webhook request, read in full. `text`: the trigger's output as JSON."""
+class _Taken:
+    """What became of a delivery. `is_duplicate`: the execution was there before."""
 
-    text: bytes
-    output: dict[str, Json]
+    execution_id: str
+    is_duplicate: bool
+    workflow_id: str
+    waits_for_reply: bool
 
 
 class Webhooks:
@@ -56,20 +75,18 @@ class Webhooks:
         outcome = "refused"
         try:
             route, node = await self._route(context, request)
-            delivery = await _read_delivery(context, request)
-            key = _dedupe_key(request, node, delivery)
-            execution_id, duplicate = await self._accept(context, request, route, delivery, key)
-            outcome = "duplicate" if duplicate else "accepted"
+            taken = await self._take(context, request, route, node)
+            outcome = "duplicate" if taken.is_duplicate else "accepted"
         finally:
             context.metrics.count_webhook(outcome)
-        body = started(execution_id, route.workflow_id)
-        if duplicate:
+        body = started(taken.execution_id, taken.workflow_id)
+        if taken.is_duplicate:
             body["duplicate"] = True
             return web.Response(body=dumps(body), content_type="application/json")
-        if node.settings.get("respond") == "last":
-            row = await context.waiting.until_rested(execution_id, timeout=REPLY_WITHIN)
-            if row is not None:
-                return _reply(row)
+        if taken.waits_for_reply:
+            reply = await _reply(context, request, taken.execution_id)
+            if reply is not None:
+                return reply
         return accepted(body)
 
     async def _route(
@@ -98,16 +115,58 @@ class Webhooks:
             raise web.HTTPMethodNotAllowed(request.method, methods)
         return route, node
 
+    async def _take(
+        self, context: Context, request: web.Request, route: WebhookRoute, node: GraphNode
+    ) -> _Taken:
+        """Read the delivery and commit its execution, with the blobs it brings; without one, they go again."""
+        delivery = _Delivery()
+        try:
+            async with context.bodies.of(request) as body:
+                await _read_delivery(context, request, body, delivery)
+                taken = await self._accept(context, request, route, node, delivery)
+        except (StoreFailedError, StoreCorruptError):
+            raise  # perhaps it is committed after all
+        except (StackdError, web.HTTPException):
+            await context.blobs.drop(delivery.staged)
+            raise
+        if taken.is_duplicate:
+            await context.blobs.drop(delivery.staged)
+        else:
+            await context.blobs.keep(delivery.staged)
+        return taken
+
     async def _accept(
         self,
         context: Context,
         request: web.Request,
         route: WebhookRoute,
+        node: GraphNode,
         delivery: _Delivery,
-        key: tuple[str, float] | None,
-    ) -> tuple[str, bool]:
-        """Commit the execution; (its id, whether it was there before)."""
-        path = request.match_info["path"]
+    ) -> _Taken:
+        """Commit the execution.
+
+        The route may be one that was remembered. Where another version, or another workflow, answers by now,
+        it is looked up anew; that one holds, whatever is imported at the same time.
+        """
+        taken = await self._commit(context, request, route, node, delivery, may_be_old=True)
+        if taken is None:
+            self._routes.pop(request.match_info["path"], None)
+            route, node = await self._route(context, request)
+            taken = await self._commit(context, request, route, node, delivery, may_be_old=False)
+            assert taken is not None  # noqa: S101  # for the type checker
+        return taken
+
+    async def _commit(
+        self,
+        context: Context,
+        request: web.Request,
+        route: WebhookRoute,
+        node: GraphNode,
+        delivery: _Delivery,
+        *,
+        may_be_old: bool,
+    ) -> _Taken | None:
+        key = await _dedupe_key(request, node, delivery)
         graph = await context.versions.graph(route.workflow_id, route.version)
         new = NewExecution(
             workflow_id=route.workflow_id,
@@ -118,36 +177,35 @@ class Webhooks:
             concurrency=graph.workflow.concurrency,
         )
         now = context.clock.time()
+        path = request.match_info["path"]
+        taken = partial(
+            _Taken,
+            workflow_id=route.workflow_id,
+            waits_for_reply=node.settings.get("respond") == "last",
+        )
 
-        def change(tx: Tx) -> tuple[str, bool]:
-            if not catalogue.is_current(tx, route.workflow_id, route.version):
-                raise ConflictError("the workflow has just changed", code="workflow.changed")
+        def change(tx: Tx) -> _Taken | None:
+            if may_be_old and catalogue.resolve_webhook(tx, path) != route:
+                return None
             if key is not None:
                 known = executions.find_duplicate(tx, new, key=key[0], now=now)
                 if known is not None:
-                    return known, True
+                    return taken(known, is_duplicate=True)
             context.admission.admit(tx, now=now)
             execution_id = executions.start(tx, new, now=now)
             if key is not None:
                 executions.remember_key(
                     tx, new, key=key[0], execution_id=execution_id, now=now, window=key[1]
                 )
-            return execution_id, False
+            return taken(execution_id, is_duplicate=False)
 
-        try:
-            return await context.store.write(change, size_bytes=len(new.input))
-        except ConflictError:  # another process imported or deactivated: look again
-            self._routes.pop(path, None)
-            fresh, node = await self._route(context, request)
-            if fresh == route:
-                raise
-            key = _dedupe_key(request, node, delivery)
-            return await self._accept(context, request, fresh, delivery, key)
+        return await context.store.write(change, size_bytes=len(new.input))
 
 
-async def _read_delivery(context: Context, request: web.Request) -> _Delivery:
-    output: dict[str, Json] = {
-        "body": await _read_body(context, request),
+async def _read_delivery(
+    context: Context, request: web.Request, body: Body, delivery: _Delivery
+) -> None:
+    around: dict[str, Json] = {
         "headers": {
             name.lower(): header_text(", ".join(request.headers.getall(name)))
             for name in request.headers
@@ -156,7 +214,51 @@ async def _read_delivery(context: Context, request: web.Request) -> _Delivery:
         "method": request.method,
         "path": request.match_info["path"],
     }
-    return _Delivery(storable(output), output)
+    content, rest = await body.read(), storable(around)
+    content_type = request.content_type
+    if not content:
+        delivery.text = _joined(b"null", rest)
+    elif content_type in _FORMS:
+        fields = await aside_if(len(content) > LARGE, _fields, request, content)
+        form = await _with_blobs(context, fields, delivery)
+        delivery.text = await aside_if(len(content) > LARGE, _joined_value, form, rest)
+    elif content_type == "application/json" or content_type.endswith("+json"):
+        delivery.text = await aside_if(len(content) > LARGE, _checked, content, rest)
+    else:
+        text = None
+        if content_type.startswith("text/") or content_type.endswith("xml"):
+            text = await aside_if(len(content) > LARGE, _quoted, content, request.charset, rest)
+        if text is None:
+            kept = await _staged(context, content, delivery)
+            blob = {"$blob": kept, "bytes": len(content), "contentType": content_type}
+            text = _joined_value(blob, rest)
+        delivery.text = text
+
+
+def _joined(body: bytes | bytearray, rest: bytes) -> bytes:
+    """The trigger's output: `body`, a JSON text, and the members of `rest`."""
+    return b"".join((b'{"body":', body, b",", memoryview(rest)[1:]))
+
+
+def _joined_value(body: Json, rest: bytes) -> bytes:
+    return _joined(storable(body), rest)
+
+
+def _checked(content: bytearray, rest: bytes) -> bytes:
+    """As the JSON it is, once it has been read: written anew, it would be held three times."""
+    check(content)
+    return _joined(content, rest)
+
+
+def _quoted(content: bytearray, charset: str | None, rest: bytes) -> bytes | None:
+    """As text in its charset; None if it is none."""
+    name = codec(charset)
+    if name is None:
+        return None
+    try:
+        return _joined_value(decoded(content, name), rest)
+    except UnicodeError:
+        return None
 
 
 def _multi(pairs: MultiMapping[str]) -> dict[str, Json]:
@@ -168,55 +270,37 @@ def _multi(pairs: MultiMapping[str]) -> dict[str, Json]:
     return result
 
 
-async def _read_body(context: Context, request: web.Request) -> Json:
-    if request.content_type in ("application/x-www-form-urlencoded", "multipart/form-data"):
-        return await _read_form(context, request)
-    raw = await request.read()
-    if not raw:
-        return None
-    content_type = request.content_type
-    if content_type == "application/json" or content_type.endswith("+json"):
-        return await read_json(raw)
-    if content_type.startswith("text/") or content_type.endswith("xml"):
-        try:
-            name = codec(request.charset)
-            if name is not None:
-                return raw.decode(name)
-        except (UnicodeError, LookupError):
-            pass
-    return {"$blob": await context.blobs.put(raw), "bytes": len(raw), "contentType": content_type}
+def _fields(request: web.Request, content: bytearray) -> list[Field]:
+    if request.content_type == "multipart/form-data":
+        return read_multipart(content, request.headers["Content-Type"])
+    return read_urlencoded(content, request.charset)
 
 
-async def _read_form(context: Context, request: web.Request) -> Json:
-    if codec(request.charset) is None:
-        raise InputError(f"there is no charset {request.charset!r}", code="form.malformed")
-    try:
-        form = await request.post()
-    except (ValueError, LookupError, RuntimeError) as error:  # bytes, charset, transfer encoding
-        raise InputError(f"the form cannot be read: {error}", code="form.malformed") from None
-    result: dict[str, Json] = {}
-    for name in dict.fromkeys(form):
-        values: list[Json] = []
-        for value in form.getall(name):
-            if isinstance(value, web.FileField):
-                content = value.file.read()
-                values.append(
-                    {
-                        "$blob": await context.blobs.put(content),
-                        "bytes": len(content),
-                        "filename": value.filename,
-                        "contentType": value.content_type,
-                    }
-                )
-            else:
-                values.append(
-                    value if isinstance(value, str) else bytes(value).decode("utf-8", "replace")
-                )
-        result[name] = values[0] if len(values) == 1 else values
-    return result
+async def _with_blobs(
+    context: Context, fields: list[Field], delivery: _Delivery
+) -> dict[str, Json]:
+    """The form as JSON: names with one value as it is, repeated ones as a list, files as blobs."""
+    values: dict[str, list[Json]] = {}
+    for name, value in fields:
+        shown: Json = value
+        if isinstance(value, FormFile):
+            shown = {
+                "$blob": await _staged(context, value.content, delivery),
+                "bytes": len(value.content),
+                "filename": value.filename,
+                "contentType": value.content_type,
+            }
+        values.setdefault(name, []).append(shown)
+    return {name: some[0] if len(some) == 1 else some for name, some in values.items()}
 
 
-def _dedupe_key(
+async def _staged(context: Context, content: bytes | bytearray, delivery: _Delivery) -> str:
+    staged = await context.blobs.stage(content)
+    delivery.staged.append(staged)
+    return staged.id
+
+
+async def _dedupe_key(
     request: web.Request, node: GraphNode, delivery: _Delivery
 ) -> tuple[str, float] | None:
     """(key, window in seconds) that makes this delivery the same as another; None: it is its own."""
@@ -226,26 +310,45 @@ def _dedupe_key(
     if own.get("header"):
         key = header_text(request.headers.get(str(own["header"]), ""))
     elif node.dedupe is not None:
-        key = _key_by_expression(node.dedupe, node, delivery)
+        is_large = len(delivery.text) > LARGE
+        key = await aside_if(is_large, _key_by_expression, node.dedupe, node.id, delivery.text)
     else:
         given = (request.headers.get(name) for name in KEY_HEADERS)
         key = header_text(next(filter(None, given), ""))
     return (usable_key(key), window) if key else None
 
 
-def _key_by_expression(expression: Expression, node: GraphNode, delivery: _Delivery) -> str | None:
-    value = evaluate(expression, Scope({node.id: delivery.output}, now=0.0, seed=""))
+def _key_by_expression(expression: Expression, node_id: str, text: bytes) -> str | None:
+    if len(text) <= LARGE:
+        return _key_of(evaluate(expression, Scope({node_id: loads(text)}, now=0.0, seed="")))
+    loaded = load(text)
+    try:
+        return _key_of(evaluate(expression, Scope({node_id: loaded.value}, now=0.0, seed="")))
+    finally:
+        loaded.take_apart()
+
+
+def _key_of(value: Json) -> str | None:
     if value is None or value is OMIT:
         return None
     return value if isinstance(value, str) else dumps(value).decode()
 
 
-def _reply(row: ExecutionRow) -> web.Response:
-    """What the caller of a `respond: last` webhook gets."""
+async def _reply(
+    context: Context, request: web.Request, execution_id: str
+) -> web.StreamResponse | None:
+    """What the caller of a `respond: last` webhook gets; None if it takes too long."""
+    if not await context.waiting.until_rested(
+        execution_id, timeout=REPLY_WITHIN, client=connection_of(request)
+    ):
+        return None
+    row = await context.store.read(lambda tx: executions.get(tx, execution_id))
     if row.status is ExecutionStatus.COMPLETED:
-        return web.Response(
-            body=row.output if row.output is not None else b"null", content_type="application/json"
-        )
+        return await in_parts(request, [row.output or b"null"])
+    return _problem(row)
+
+
+def _problem(row: ExecutionRow) -> web.Response:
     error = as_json(row.error) or {}
     return problem(
         502,

@@ -13,18 +13,20 @@ from stackd.client.models import (
     WebhookAddress,
     WorkflowList,
 )
+from stackd.core.aside import aside_if
 from stackd.core.errors import InputError
-from stackd.core.json import Json, dumps, loads
+from stackd.core.json import LARGE, dumps, loads
+from stackd.core.large_json import check, members
 from stackd.store.connection import Tx
 from stackd.web.answers import accepted, rested, started
+from stackd.web.bodies import Body
+from stackd.web.connections import connection_of
 from stackd.web.context import (
     Context,
     header_text,
     limit_of,
     of,
-    read_json,
     seconds_of,
-    storable,
     usable_key,
 )
 from stackd.web.views import workflow_view
@@ -49,15 +51,12 @@ def add_to(app: web.Application) -> None:
 
 async def import_workflow(request: web.Request) -> web.Response:
     context = of(request)
-    name = request.query.get("name", "document")
-    document = await anyio.to_thread.run_sync(
-        partial(
-            read_document,
-            await request.read(),
-            name=name,
-            max_bytes=context.settings.max_document_bytes,
+    name, limit = request.query.get("name", "document"), context.settings.max_document_bytes
+    async with context.bodies.of(request) as body:
+        text = bytes(await body.read())
+        document = await anyio.to_thread.run_sync(
+            partial(read_document, text, name=name, max_bytes=limit)
         )
-    )
     activate_now = request.query.get("activate", "false").lower() in {"true", "1", "yes", "on"}
     new = new_version(document)
     now = context.clock.time()
@@ -161,28 +160,37 @@ async def _set_active(request: web.Request, *, active: bool) -> web.Response:
     return web.Response(body=dumps(view.as_json()), content_type="application/json")
 
 
-async def run_workflow(request: web.Request) -> web.Response:
+async def run_workflow(request: web.Request) -> web.StreamResponse:
     """Start an execution by hand; with `?wait` answer with the execution once it rests."""
-    body = await json_body(request)
-    return await start_by_hand(request, request.match_info["id"], body.get("input"))
+    workflow_id = request.match_info["id"]
+    async with of(request).bodies.of(request) as body:
+        given = await members_of(body)
+        execution_id = await start_by_hand(request, workflow_id, given.pop("input", b"null"))
+    return await started_by_hand(request, workflow_id, execution_id)
 
 
-async def json_body(request: web.Request) -> dict[str, Json]:
-    """The request's JSON object; empty if there is no body.
+async def members_of(body: Body) -> dict[str, bytes]:
+    """The members of the JSON object in `body`, each as its own text; none if there is no body.
 
     Raises:
         InputError: it is no JSON object.
     """
-    raw = await request.read()
-    if not raw.strip():
+    raw = await body.read()
+    return await aside_if(len(raw) > LARGE, _members, raw)
+
+
+def _members(raw: bytearray) -> dict[str, bytes]:
+    start = raw.lstrip()[:1]
+    if not start:
         return {}
-    body = await read_json(raw)
-    if not isinstance(body, dict):
+    check(raw)
+    if start != b"{":
         raise InputError("the body must be a JSON object", code="json.not_object")
-    return body
+    return members(raw)
 
 
-async def start_by_hand(request: web.Request, workflow_id: str, given: Json) -> web.Response:
+async def start_by_hand(request: web.Request, workflow_id: str, given: bytes) -> str:
+    """Start an execution with `given`, JSON text that was checked, as its input; its id."""
     context = of(request)
     row = await context.store.read(lambda tx: catalogue.get(tx, workflow_id))
     graph = await context.versions.graph(workflow_id, row.version)
@@ -192,16 +200,22 @@ async def start_by_hand(request: web.Request, workflow_id: str, given: Json) -> 
         version=row.version,
         trigger_type="trigger.time.manual",
         trigger_node=trigger,
-        input=storable(given),
+        input=given,
         concurrency=graph.workflow.concurrency,
     )
     key = usable_key(header_text(request.headers.get("Idempotency-Key", ""))) or None
-    execution_id = await _start_once(context, new, key=key)
+    return await _start_once(context, new, key=key)
+
+
+async def started_by_hand(
+    request: web.Request, workflow_id: str, execution_id: str
+) -> web.StreamResponse:
+    """The answer to a start: the execution itself if the caller waits and it rests in time."""
     wait = seconds_of(request, "wait", longest=LONGEST_WAIT)
-    if wait is not None:
-        rested_row = await context.waiting.until_rested(execution_id, timeout=wait)
-        if rested_row is not None:
-            return await rested(context, rested_row)
+    if wait is not None and await of(request).waiting.until_rested(
+        execution_id, timeout=wait, client=connection_of(request)
+    ):
+        return await rested(request, execution_id)
     return accepted(started(execution_id, workflow_id))
 
 

@@ -22,6 +22,12 @@ from stackd.workflows import statements as sql
 
 JOB_KIND = "execution.run"
 
+# What a map, a list and a member of one take beside their text, in CPython on 64 bits.
+MAP_BYTES = 256
+LIST_BYTES = 96
+MEMBER_BYTES = 48
+OUTPUT_WEIGHT = 12  # bytes of values per byte of text whose members nobody has counted
+
 
 class ExecutionStatus(StrEnum):
     QUEUED = "queued"
@@ -123,7 +129,10 @@ class NodeRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ExecutionRow:
-    """An execution as stored. `seq` is its number in the store, `id` its public name."""
+    """An execution as stored. `seq` is its number in the store, `id` its public name.
+
+    `input` is None where it is large: `input_of` reads it.
+    """
 
     seq: int
     id: str
@@ -132,7 +141,8 @@ class ExecutionRow:
     status: ExecutionStatus
     trigger_type: str
     trigger_node: str
-    input: bytes
+    input: bytes | None
+    input_bytes: int
     output: bytes | None
     error: bytes | None
     wakes: int
@@ -244,6 +254,45 @@ def get(tx: Tx, execution_id: str) -> ExecutionRow:
     if row is None:
         raise NotFoundError(f"no execution {execution_id!r}", code="execution.not_found")
     return _execution(row)
+
+
+def status(tx: Tx, execution_id: str) -> ExecutionStatus:
+    """Its state alone, or NotFoundError."""
+    row = tx.one(sql.GET_STATUS, (execution_id,))
+    if row is None:
+        raise NotFoundError(f"no execution {execution_id!r}", code="execution.not_found")
+    return ExecutionStatus(row[0])
+
+
+def input_of(tx: Tx, row: ExecutionRow) -> bytes:
+    """What the trigger gave, as JSON text, however large."""
+    if row.input is not None:
+        return row.input
+    found = tx.one(sql.GET_INPUT, (row.seq,))
+    assert found is not None  # noqa: S101  # the row was read from there
+    return bytes(found[0])
+
+
+def weight(tx: Tx, seq: int) -> int:
+    """About how many bytes of memory the execution takes as values: its input and its node runs' outputs.
+
+    Reckoned from the text, rather too high: Python takes up to fifty times the bytes of a JSON text for it.
+    """
+    found = tx.one(sql.WEIGH_INPUT, (seq,))
+    outputs = tx.one(sql.WEIGH_OUTPUTS, (seq,))
+    if found is None or outputs is None:
+        return 0
+    size, maps, lists, members = found
+    return int(
+        2 * size + MAP_BYTES * maps + LIST_BYTES * lists + MEMBER_BYTES * members
+        + OUTPUT_WEIGHT * outputs[0]
+    )  # fmt: skip
+
+
+def text_bytes(tx: Tx, execution_id: str) -> int:
+    """How long the stored texts of an execution are, all together; 0 if there is none."""
+    row = tx.one(sql.COUNT_TEXT, (execution_id,))
+    return 0 if row is None else int(row[0])
 
 
 def node_rows(tx: Tx, seq: int) -> list[NodeRow]:
@@ -478,7 +527,7 @@ def _settle_uncertain(tx: Tx, seq: int, node: NodeRow, decision: Decision, *, no
 def _execution(row: tuple[object, ...]) -> ExecutionRow:
     values = list(row)
     values[4] = ExecutionStatus(str(values[4]))
-    values[11] = bool(values[11])
+    values[12] = bool(values[12])
     return ExecutionRow(*values)  # type: ignore[arg-type]  # as selected, column by column
 
 

@@ -87,11 +87,11 @@ def over_limit(message: str) -> ExpressionError:
 class Budget:
     """The work and the bytes one evaluation, or one render of many expressions, may still use."""
 
-    __slots__ = ("room", "steps")
+    __slots__ = ("charged", "room", "steps")
 
     def __init__(self) -> None:
-        self.steps = MAX_STEPS
-        self.room = MAX_RENDERED_BYTES
+        self.charged = 0  # about how many bytes of JSON all results were, from first to last
+        self.reset()
 
     def reset(self) -> None:
         self.steps = MAX_STEPS
@@ -116,10 +116,11 @@ class Budget:
     def charge(self, value: Json) -> None:
         """Take the size of a result out of `room`. Raises ExpressionError over a limit."""
         kind = type(value)
-        if kind is str:
-            self.room -= fitting(value)
-        elif kind is dict or kind is list:
-            self.room -= self.measure(value)
+        if kind is not str and kind is not dict and kind is not list:
+            return
+        size = self.measure(value)
+        self.room -= size
+        self.charged += size
         if self.room < 0:
             raise over_limit(f"the results together are over {MAX_RENDERED_BYTES:,} bytes")
 

@@ -64,12 +64,26 @@ INSERT_EXECUTION = """
 INSERT INTO executions (id, workflow_id, version, status, trigger_type, trigger_node, input, created_at)
 VALUES (?, ?, ?, 'queued', ?, ?, ?, ?)"""
 
-_COLUMNS = """
-seq, id, workflow_id, version, status, trigger_type, trigger_node, input, output, error,
+# A large input is left where it is: whoever needs it reads it apart, and counts with its size.
+SMALL_INPUT = 64 * 1024  # bytes
+_COLUMNS = f"""
+seq, id, workflow_id, version, status, trigger_type, trigger_node,
+CASE WHEN length(input) <= {SMALL_INPUT} THEN input END, length(input), output, error,
 wakes, cancel_requested, created_at, started_at, finished_at"""
 _EXECUTION = f"SELECT {_COLUMNS} FROM executions "  # noqa: S608  # constants
 GET_EXECUTION = _EXECUTION + "WHERE id = ?"
 GET_EXECUTION_BY_SEQ = _EXECUTION + "WHERE seq = ?"
+GET_STATUS = "SELECT status FROM executions WHERE id = ?"
+GET_INPUT = "SELECT input FROM executions WHERE seq = ?"
+WEIGH_INPUT = """
+SELECT n, n - length(CAST(replace(input, '{', '') AS BLOB)), n - length(CAST(replace(input, '[', '') AS BLOB)),
+       n - length(CAST(replace(input, ',', '') AS BLOB))
+FROM (SELECT input, length(input) AS n FROM executions WHERE seq = ?)"""
+COUNT_TEXT = """
+SELECT 2 * length(input) + coalesce(length(output), 0)
+       + (SELECT coalesce(sum(length(n.output)), 0) FROM node_runs n WHERE n.execution = e.seq)
+FROM executions e WHERE id = ?"""
+WEIGH_OUTPUTS = "SELECT coalesce(sum(length(output)), 0) FROM node_runs WHERE execution = ?"
 
 _SUMMARY = """
 SELECT seq, id, workflow_id, version, status, trigger_type, trigger_node, error,

@@ -17,11 +17,13 @@ from structlog.testing import capture_logs
 from support.daemon import free_port
 from support.runs import LEASE, World
 
+from stackd.core.budget import Budget
 from stackd.core.errors import StackdError
 from stackd.core.events import Event
 from stackd.core.process import current_process
 from stackd.queue import verbs
 from stackd.queue.admission import Admission
+from stackd.runtime.blobs import BlobFolder
 from stackd.runtime.versions import Versions
 from stackd.services.api import CLOSE_WITHIN, Api
 from stackd.services.rotation import Rotation
@@ -34,6 +36,8 @@ from stackd.store.database import Database
 from stackd.supervisor.service import Service
 from stackd.supervisor.supervisor import Supervisor
 from stackd.web.app import make_app
+from stackd.web.bodies import Bodies
+from stackd.web.connections import Connections
 from stackd.web.context import Context
 from stackd.web.metrics import Metrics
 from stackd.web.waiting import Waiting
@@ -69,7 +73,13 @@ class Site:
             settings=self.settings,
             store=database,
             versions=Versions(database),
-            blobs=self.world.blobs,
+            blobs=BlobFolder(folder / "blobs"),
+            bodies=Bodies(
+                Budget(2**26, clock=clock),
+                max_bytes=self.settings.max_body_bytes,
+                grace=15.0,
+                clock=clock,
+            ),
             admission=Admission(1000, database.reserve),
             clock=clock,
             events=events,
@@ -119,6 +129,7 @@ class Site:
             host="127.0.0.1",
             port=self.port,
             socket_path=self.socket_path,
+            connections=Connections(limit=1000, patience=15.0),
             announce=lambda host, port: self.announced.append((host, port)),
         )
 

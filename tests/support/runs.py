@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 
+from stackd.core.budget import Budget
 from stackd.core.events import Event
 from stackd.core.json import dumps
 from stackd.queue.job import RetryPolicy
@@ -49,6 +50,7 @@ class World:
         self.http = ScriptedHttp(*answers)
         self.blobs = MemoryBlobs()
         self.seen: list[Event] = []
+        self.memory = 256 * 1024 * 1024
         self.limits = limits or Limits(output=1024 * 1024, execution=16 * 1024 * 1024)
         self.runtime = self.process()
         self._heard = anyio.Event()
@@ -70,7 +72,8 @@ class World:
             job_retry=RetryPolicy(base=1.0, cap=60.0),
             send_within=(SILENT_LEASES - 1) * LEASE,
         )
-        return WorkflowRuntime(tools, Versions(self.store), roll=lambda: 0.0)
+        memory = Budget(self.memory, clock=self.clock)
+        return WorkflowRuntime(tools, Versions(self.store), memory=memory, roll=lambda: 0.0)
 
     async def load(self, text: str) -> str:
         document = await anyio.to_thread.run_sync(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Literal, Protocol
 
+from stackd.core.budget import Budget
 from stackd.core.clock import Clock
 from stackd.core.errors import NodeError, StoreFullError
 from stackd.core.events import Event
@@ -195,7 +196,8 @@ class WorkerProcess:
             send_within=(SILENT_LEASES - 1) * LEASE,
             flush_after=3600.0,
         )
-        self.runtime = WorkflowRuntime(tools, versions, roll=lambda: 0.0)
+        memory = Budget(10**9, clock=clock)
+        self.runtime = WorkflowRuntime(tools, versions, memory=memory, roll=lambda: 0.0)
 
     async def request(
         self, request: Request, *, on_sent: Callable[[], None] | None = None

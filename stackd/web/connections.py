@@ -1,0 +1,300 @@
+"""The server's side of each connection: who may connect, how long a client may take, what garbage is told.
+
+The number of TCP connections is limited. At the limit, whoever has the server wait makes room for the newcomer:
+first those who have not asked for anything, the longest wait first, then those who are slow to send what they
+announced. Where all are being served, some more may connect, but only probes are answered to them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Any, Final, cast
+
+import anyio
+import structlog
+from aiohttp import http_exceptions, web
+
+from stackd.web.bodies import SLOWEST
+from stackd.web.problem import CONTENT_TYPE, problem
+
+SPARE: Final = 64  # connections over the limit, for probes
+KEEP_ALIVE: Final = 75.0  # seconds without a request; a little more than proxies keep theirs
+SWEEP: Final = 1.0  # seconds between looks for those who take too long
+SLOW_AFTER: Final = 1.0  # seconds a body may be slow before its connection may have to make room
+READ_AHEAD: Final = (
+    64 * 1024
+)  # bytes of a body taken in before somebody reads it; twice that at most
+FILES_KEPT_FREE: Final = (
+    256  # descriptors that are not for clients: spares, store, outbound calls, blobs
+)
+
+_log = structlog.get_logger(__name__)
+
+_SAID: Final[dict[type, str]] = {
+    http_exceptions.LineTooLong: "a line of the request, or a header, is too long",
+    http_exceptions.InvalidHeader: "a header of the request is malformed",
+    http_exceptions.BadHttpMethod: "the method of the request is malformed",
+    http_exceptions.BadStatusLine: "the first line of the request is malformed",
+    http_exceptions.InvalidURLError: "the target of the request is malformed",
+    http_exceptions.TransferEncodingError: "the Transfer-Encoding of the request is malformed",
+}
+
+
+def connection_of(request: web.Request) -> Connection:
+    return cast("Connection", request.protocol)
+
+
+class Connections:
+    """Those that are open. `limit`: of TCP ones; `patience`: seconds a client may let the server wait."""
+
+    def __init__(self, *, limit: int, patience: float) -> None:
+        self._limit = limit
+        self._patience = patience
+        self._counted = 0
+        # All that are open, by what they do, in the order in which they began to.
+        self._idle: dict[Connection, None] = {}
+        self._serving: dict[Connection, None] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._made_room = self._refused = 0  # since the last sweep
+
+    def admit(self, one: Connection) -> bool:
+        """Take up a new connection; False if there is no place for it."""
+        if one.is_counted and self._counted >= self._limit:
+            victim = self._longest_wait(one.now)
+            if victim is not None:
+                self._made_room += 1
+                self.forget(victim)
+                victim.abort()
+            elif self._counted >= self._limit + SPARE:
+                self._refused += 1
+                return False
+            else:
+                one.is_spare = True
+        self._counted += one.is_counted
+        self._idle[one] = None
+        if self._sweeper is None:
+            self._sweep_later()
+        return True
+
+    def _longest_wait(self, now: float) -> Connection | None:
+        first = next((one for one in self._idle if one.is_counted), None)
+        return first or next((one for one in self._serving if one.is_slow_to_send(now)), None)
+
+    def serve(self, one: Connection) -> None:
+        """`one` has a request in hand, from now on."""
+        if one in self._idle:
+            del self._idle[one]
+            self._serving[one] = None
+
+    def rest(self, one: Connection) -> None:
+        """`one` has none any more."""
+        if one in self._serving:
+            del self._serving[one]
+            self._idle[one] = None
+
+    def forget(self, one: Connection) -> None:
+        """`one` is closed, or as good as closed."""
+        for some in (self._idle, self._serving):
+            if one in some:
+                del some[one]
+                self._counted -= one.is_counted
+
+    def _sweep_later(self) -> None:
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
+
+    def _sweep(self) -> None:
+        """Part with those who take too long; look again while any is open."""
+        self._sweeper = None
+        for one in [*self._idle, *self._serving]:
+            one.end_if_late(self._patience)
+        if self._made_room or self._refused:
+            _log.warning(
+                "too many connections", closed_for_others=self._made_room, refused=self._refused
+            )
+            self._made_room = self._refused = 0
+        if self._idle or self._serving:
+            self._sweep_later()
+
+
+class Connection(web.RequestHandler):
+    """One connection. `is_counted`: by the limit; `is_spare`: over it, so that only probes are answered."""
+
+    __slots__ = (
+        "_connections",
+        "_has_asked",
+        "_head_since",
+        "_is_served",
+        "_on_lost",
+        "_stuck_since",
+        "_wait_since",
+        "is_counted",
+        "is_spare",
+    )
+
+    def __init__(
+        self,
+        manager: web.Server,
+        connections: Connections,
+        *,
+        is_counted: bool,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        super().__init__(manager, loop=loop, access_log=None, read_bufsize=READ_AHEAD)  # type: ignore[arg-type]
+        self._connections = connections
+        self._is_served = False
+        self._has_asked = False  # for anything yet
+        self._wait_since = loop.time()  # for a request, or for the end of one
+        self._head_since: float | None = None  # when the first part of a request's head arrived
+        self._stuck_since: float | None = None  # when the client took no more of its answer
+        self._on_lost: set[anyio.Event] = set()
+        self.is_counted = is_counted
+        self.is_spare = False
+
+    @property
+    def now(self) -> float:
+        return self._loop.time()
+
+    @property
+    def peer(self) -> str | None:
+        """The client's address; None over the Unix socket."""
+        return str(self.peername[0]) if isinstance(self.peername, tuple) else None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if not self._connections.admit(self):
+            self.abort()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._connections.forget(self)
+        super().connection_lost(exc)
+        for told in self._on_lost:
+            told.set()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the client has closed it, or we have."""
+        return self.transport is None
+
+    @contextmanager
+    def telling(self, told: anyio.Event) -> Iterator[None]:
+        """Set `told` when the client goes during the block, or has gone before it."""
+        if self.is_gone:
+            told.set()
+        self._on_lost.add(told)
+        try:
+            yield
+        finally:
+            self._on_lost.discard(told)
+
+    # -- what it waits for
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._is_served:
+            self._notice_broken_body()
+            return
+        if self._messages:
+            self._is_served = self._has_asked = True
+            self._head_since, self._wait_since = None, self.now
+            self._connections.serve(self)
+        elif self._waiter is not None and self._head_since is None:
+            self._head_since = self.now
+
+    def _notice_broken_body(self) -> None:
+        """Tell who reads the body: aiohttp only notes, as a request to come, that what arrived is no part of it."""
+        request = self._current_request
+        if self._messages and request is not None and not request.content.is_eof():
+            request.content.set_exception(web.RequestPayloadError("malformed"))
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        if isinstance(resp, web.HTTPException):  # raised before the application had its say
+            resp = problem(resp.status, "http.error", resp.reason)
+        try:
+            return await super().finish_response(request, resp, start_time)
+        finally:
+            self._wait_since = self.now
+            if not self._messages:
+                self._is_served = False
+                self._connections.rest(self)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stuck_since = self.now
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stuck_since = None
+
+    def is_slow_to_send(self, now: float) -> bool:
+        """Whether it is served, and the server has waited for the body for longer than it should."""
+        request, waited = self._current_request, now - self._wait_since
+        return (
+            self.is_counted
+            and request is not None
+            and not request.content.is_eof()
+            and not self._reading_paused  # else it is the client who waits
+            and waited > SLOW_AFTER
+            and request.content.total_bytes < SLOWEST * waited
+        )
+
+    def end_if_late(self, patience: float) -> None:
+        """Close it if the client has let the server wait for too long. Bodies have limits of their own."""
+        now = self.now
+        if self._stuck_since is not None and now - self._stuck_since > patience:
+            self.abort()
+        if self._is_served:
+            return
+        since = self._head_since if self._has_asked else self._wait_since
+        if since is not None and now - since > patience:
+            self._say(problem(408, "client.too_slow", "the request did not arrive in time"))
+            self.force_close()
+        elif now - self._wait_since > KEEP_ALIVE:
+            self.force_close()
+
+    def abort(self) -> None:
+        """Close it at once; what was not sent yet is lost."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _say(self, answer: web.Response) -> None:
+        """Send an answer that nobody asked for."""
+        body = answer.body
+        if self.transport is None or not isinstance(body, bytes):
+            return
+        status = f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}\r\n"
+        head = f"Content-Type: {CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        self.transport.write((status + head).encode() + body)
+
+    # -- what is told and logged of what the application never sees
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002  # aiohttp's; quotes what the client sent
+    ) -> web.StreamResponse:
+        """The answer to a request that is none: what is wrong, and nothing of what it held."""
+        if status < 500:
+            said = _SAID.get(type(exc), "the request is malformed")
+            _log.info("request refused", peer=self.peer, problem=said)
+            answer = problem(status, "request.malformed", said)
+        else:
+            self.log_exception("request failed", exc_info=exc)
+            answer = problem(status, "internal", "an internal error; the log has its cause")
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer was begun already")
+        answer.force_close()
+        return answer
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:  # noqa: ARG002  # aiohttp's words
+        error = kw.get("exc_info")
+        if isinstance(error, web.RequestPayloadError):  # met again while the rest was passed over
+            _log.info("connection closed", peer=self.peer, problem="the body is malformed")
+        else:
+            _log.error("connection failed", peer=self.peer, exc_info=error)

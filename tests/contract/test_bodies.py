@@ -1,0 +1,234 @@
+"""Bodies over real connections: who waits for whom, what is refused and when, what is held meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import pytest
+from aiohttp import web
+
+from stackd.core.budget import Budget
+from stackd.core.errors import StackdError
+from stackd.core.json import LARGE
+from stackd.services.api import Api
+from stackd.testing import FakeClock
+from stackd.web import problem
+from stackd.web.bodies import ROOM_PATIENCE, Bodies
+from stackd.web.connections import Connections
+
+MAX = 1024 * 1024
+ROOM = 2 * MAX
+WITHIN = 10.0  # seconds of real time after which a test that hangs fails
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    head: str
+    body: str
+
+
+class Site:
+    """A server that reads bodies and answers with their length, once the test lets it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = FakeClock()
+        self.budget = Budget(ROOM, clock=self.clock)
+        self.bodies = Bodies(self.budget, max_bytes=MAX, grace=0.5, clock=self.clock)
+        self.socket_path = folder / "s"
+        self.may_answer = anyio.Event()
+        self.may_answer.set()
+        self.clients: list[asyncio.StreamWriter] = []
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        try:
+            async with self.bodies.of(request) as body:
+                content = await body.read()
+                await self.may_answer.wait()
+                return web.Response(text=str(len(content)))
+        except StackdError as error:
+            return problem.of_error(error)
+        except web.RequestPayloadError:
+            return web.Response(status=400)
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        app = web.Application()
+        app.router.add_post("/", self._answer)
+        api = Api(
+            app, host="127.0.0.1", port=0, socket_path=self.socket_path,
+            connections=Connections(limit=1000, patience=60.0), announce=lambda *_: None,
+        )  # fmt: skip
+        with anyio.fail_after(WITHIN):
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(lambda *, task_status: api.run(task_status=task_status))
+                try:
+                    yield
+                finally:
+                    for client in self.clients:
+                        client.transport.abort()
+                    api.drain()
+
+    async def taken(self, size: int) -> None:
+        """Wait until so much of the budget is held."""
+        while self.budget.taken != size:
+            await anyio.lowlevel.checkpoint()
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+class Upload:
+    """One request, sent in parts."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    async def begin(self, size: int | None, **headers: str) -> Upload:
+        """Send the head; `size` None: in chunks."""
+        self._reader, self._writer = await asyncio.open_unix_connection(self._site.socket_path)
+        self._site.clients.append(self._writer)
+        length = "Transfer-Encoding: chunked" if size is None else f"Content-Length: {size}"
+        more = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+        self._writer.write(f"POST / HTTP/1.1\r\nHost: x\r\n{length}\r\n{more}\r\n".encode())
+        return self
+
+    def send(self, content: bytes) -> Upload:
+        """Send as the server takes it; nobody waits for that."""
+        self._writer.write(content)
+        return self
+
+    def chunk(self, content: bytes) -> Upload:
+        return self.send(b"%x\r\n%b\r\n" % (len(content), content))
+
+    async def answer(self) -> Answer:
+        head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
+        (length,) = re.findall(r"Content-Length: (\d+)", head)
+        text = (await self._reader.readexactly(int(length))).decode()
+        return Answer(int(head.split()[1]), head, text)
+
+    def leave(self) -> None:
+        self._writer.transport.abort()
+
+
+async def whole(site: Site, size: int) -> Upload:
+    upload = await Upload(site).begin(size)
+    return upload.send(b"x" * size)
+
+
+async def test_a_large_body_holds_its_size_until_it_is_answered(site: Site) -> None:
+    site.may_answer = anyio.Event()
+    async with site.serving():
+        upload = await whole(site, MAX)
+        await site.taken(MAX)
+        site.may_answer.set()
+        answer = await upload.answer()
+        await site.taken(0)
+
+    assert (answer.status, answer.body) == (200, str(MAX))
+
+
+async def test_a_large_body_waits_for_room_and_small_ones_do_not(site: Site) -> None:
+    site.may_answer = anyio.Event()
+    async with site.serving():
+        first = [await whole(site, MAX) for _ in range(ROOM // MAX)]
+        await site.taken(ROOM)
+        waits = await whole(site, MAX)
+        small = await whole(site, LARGE)
+        in_chunks = (await Upload(site).begin(None)).chunk(b"x" * 100)
+        in_chunks.chunk(b"")
+        site.may_answer.set()
+        answers = [await upload.answer() for upload in (small, in_chunks, *first, waits)]
+
+    assert [answer.body for answer in answers] == [str(LARGE), "100", *[str(MAX)] * 3]
+
+
+async def test_small_bodies_are_answered_while_there_is_no_room(site: Site) -> None:
+    async with site.serving(), site.budget.share(ROOM, patience=0.0):
+        answer = await (await whole(site, LARGE)).answer()
+
+    assert answer.status == 200
+
+
+async def test_a_body_that_waits_too_long_is_refused_with_retry_after(site: Site) -> None:
+    async with site.serving(), site.budget.share(ROOM, patience=0.0):
+        upload = await whole(site, MAX)
+        while not site.clock.is_awaited:
+            await anyio.lowlevel.checkpoint()
+        site.clock.advance(ROOM_PATIENCE)
+        answer = await upload.answer()
+
+        assert (answer.status, '"code":"overloaded"' in answer.body) == (503, True)
+        assert re.search(r"Retry-After: [1-9]", answer.head)
+        await site.taken(ROOM)
+
+
+async def test_a_client_that_leaves_gives_its_room_back(site: Site) -> None:
+    async with site.serving():
+        upload = await Upload(site).begin(MAX)
+        upload.send(b"x" * (2 * LARGE))
+        await site.taken(MAX)
+        upload.leave()
+        await site.taken(0)
+
+
+@pytest.mark.parametrize("encoding", [None, "gzip"])
+async def test_a_body_of_unknown_size_takes_as_much_as_it_may_become_then_what_it_is(
+    site: Site, encoding: str | None
+) -> None:
+    site.may_answer = anyio.Event()
+    content = b"x" * (2 * LARGE)
+    async with site.serving():
+        if encoding is None:
+            upload = (await Upload(site).begin(None)).chunk(content)
+            await site.taken(MAX)
+            upload.chunk(b"")
+        else:
+            packed = gzip.compress(content)
+            upload = await Upload(site).begin(len(packed), Content_Encoding=encoding)
+            upload.send(packed)
+        await site.taken(len(content))
+        site.may_answer.set()
+        answer = await upload.answer()
+
+    assert answer.body == str(len(content))
+
+
+@pytest.mark.parametrize(
+    ("size", "headers"),
+    [(MAX + 1, {}), (None, {}), (None, {"Content_Encoding": "gzip"})],
+    ids=["announced", "in-chunks", "unpacked"],
+)
+async def test_a_body_over_the_limit_is_refused(
+    site: Site, size: int | None, headers: dict[str, str]
+) -> None:
+    async with site.serving():
+        upload = await Upload(site).begin(size, **headers)
+        if size is None:
+            content = b"x" * (MAX + 1)
+            upload.chunk(gzip.compress(content) if headers else content)
+            upload.chunk(b"")
+        answer = await upload.answer()
+        await site.taken(0)
+
+    assert (answer.status, '"code":"body.too_large"' in answer.body) == (413, True)
+
+
+async def test_a_body_that_breaks_off_leaves_nothing_held(site: Site) -> None:
+    async with site.serving():
+        upload = (await Upload(site).begin(None)).chunk(b"x" * (2 * LARGE))
+        await site.taken(MAX)
+        upload.send(b"no chunk\r\n")
+        answer = await upload.answer()
+        await site.taken(0)
+
+    assert answer.status == 400
