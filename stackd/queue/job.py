@@ -22,9 +22,10 @@ MAX_RESCUES = 20  # a job whose process died this often is what kills it
 # others. So no further crash is held against more than one of them. The cause crashes its process whenever it
 # is its turn and goes on to MAX_RESCUES alone; what was only in bad company ends at its own turn. The least
 # rescued come first: a cause soon stands behind all it has drawn in. What may still hit one at its turn are
-# jobs that are not on probation yet, each of them twice at most. To run it with nothing beside it would be
-# surer, but whatever a suspect waits for, everything else would wait for too.
-PROBATION = 2
+# jobs that are not on probation yet, each of them a few times. To run it with nothing beside it would be
+# surer, but whatever a suspect waits for, everything else would wait for too. Not sooner: a box that loses power
+# a few times would run its long executions one after another.
+PROBATION = 5
 
 
 class JobState(StrEnum):

@@ -1,6 +1,6 @@
 """The SQL of jobs and of the processes that own them. Stored forms exist only here.
 
-The 2 of `rescues < 2` is `job.PROBATION`; it stands in the indexes too, so that it cannot be a parameter.
+The 5 of `rescues < 5` is `job.PROBATION`; it stands in the indexes too, so that it cannot be a parameter.
 """
 
 ENQUEUE = """
@@ -23,16 +23,16 @@ RETURNING id, kind, subject, payload, fence, attempt, rescues, priority, due_at,
           concurrency_key, concurrency_limit"""
 CLAIM = f"""
 UPDATE jobs SET state = 'running', fence = fence + 1, owner = ?, leased_until = ?
-WHERE id IN (SELECT id FROM jobs WHERE state = 'available' AND blocked = 0 AND rescues < 2
+WHERE id IN (SELECT id FROM jobs WHERE state = 'available' AND blocked = 0 AND rescues < 5
              ORDER BY priority DESC, due_at, id LIMIT ?){_CLAIMED}"""  # noqa: S608  # constants
 CLAIM_ON_PROBATION = f"""
 UPDATE jobs SET state = 'running', fence = fence + 1, owner = ?, leased_until = ?
 WHERE id = ?{_CLAIMED}"""  # noqa: S608  # constants
 FIRST_ON_PROBATION = """
-SELECT id, kind, subject FROM jobs WHERE state = 'available' AND blocked = 0 AND rescues >= 2
+SELECT id, kind, subject FROM jobs WHERE state = 'available' AND blocked = 0 AND rescues >= 5
 ORDER BY rescues, due_at, id LIMIT 1"""
 RUNS_ON_PROBATION = """
-SELECT 1 FROM jobs WHERE owner = ? AND state = 'running' AND rescues >= 2 LIMIT 1"""
+SELECT 1 FROM jobs WHERE owner = ? AND state = 'running' AND rescues >= 5 LIMIT 1"""
 
 COUNT_RUNNING_OF_KEY = "SELECT count(*) FROM jobs WHERE concurrency_key = ? AND state = 'running'"
 
@@ -101,7 +101,7 @@ DELETE FROM jobs WHERE id IN (
 NEXT_DUE = "SELECT min(due_at) FROM jobs WHERE state IN ('scheduled', 'retryable')"
 
 HAS_AVAILABLE = """
-SELECT 1 FROM jobs WHERE state = 'available' AND blocked = 0 AND rescues < 2 LIMIT 1"""
+SELECT 1 FROM jobs WHERE state = 'available' AND blocked = 0 AND rescues < 5 LIMIT 1"""
 
 COUNT_LIVE_BY_STATE = "SELECT state, count(*) FROM jobs WHERE finished_at IS NULL GROUP BY state"
 COUNT_ENDED_BY_STATE = """
@@ -109,9 +109,9 @@ SELECT state, count(*) FROM jobs WHERE finished_at IS NOT NULL GROUP BY state"""
 
 OLDEST_AVAILABLE = """
 SELECT min(due_at) FROM (
-    SELECT min(due_at) AS due_at FROM jobs WHERE state = 'available' AND blocked = 0 AND rescues < 2
+    SELECT min(due_at) AS due_at FROM jobs WHERE state = 'available' AND blocked = 0 AND rescues < 5
     UNION ALL
-    SELECT min(due_at) FROM jobs WHERE state = 'available' AND blocked = 0 AND rescues >= 2)"""
+    SELECT min(due_at) FROM jobs WHERE state = 'available' AND blocked = 0 AND rescues >= 5)"""
 
 SET_CONTROL = "INSERT INTO queue_control VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 GET_CONTROL = "SELECT value FROM queue_control WHERE name = ?"

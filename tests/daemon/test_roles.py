@@ -380,16 +380,16 @@ def test_executions_that_were_in_bad_company_are_not_all_held_to_be_the_cause(
     held = [daemon.begin("GET") for _ in range(5)]
     closed.arrived("/GET", 5)
 
-    for crash in range(1, 5):
+    for crash in range(1, PROBATION + 3):
         daemon.kill()
         before = sum(closed.hits.values())
         daemon.start()
-        # Twice all of them are taken up again; from then on one at a time.
+        # Before that all of them are taken up again; from then on one at a time.
         closed.arrived("/GET", before + (5 if crash < PROBATION else 1))
     with daemon.file() as raw:
         rescues = sorted(row[0] for row in raw.execute("SELECT rescues FROM jobs"))
     closed.is_open.set()
 
-    assert rescues == [2, 2, 2, 3, 3]
+    assert rescues == [PROBATION] * 3 + [PROBATION + 1] * 2
     for execution_id in held:
         daemon.until(execution_id, "completed")

@@ -42,7 +42,11 @@ CREATE TABLE jobs (
 CREATE UNIQUE INDEX jobs_live_subject ON jobs (subject, kind) WHERE finished_at IS NULL;
 CREATE UNIQUE INDEX jobs_live_dedupe ON jobs (dedupe_key)
     WHERE dedupe_key IS NOT NULL AND finished_at IS NULL;
-CREATE INDEX jobs_available ON jobs (priority DESC, due_at, id) WHERE state = 'available' AND blocked = 0;
+-- Jobs on probation (queue/job.py) are claimed apart from the others, those first that were rescued least.
+CREATE INDEX jobs_available ON jobs (priority DESC, due_at, id)
+    WHERE state = 'available' AND blocked = 0 AND rescues < 5;
+CREATE INDEX jobs_on_probation ON jobs (rescues, due_at, id)
+    WHERE state = 'available' AND blocked = 0 AND rescues >= 5;
 CREATE INDEX jobs_due ON jobs (due_at) WHERE state IN ('scheduled', 'retryable');
 CREATE INDEX jobs_running ON jobs (owner) WHERE state = 'running';
 CREATE INDEX jobs_finished ON jobs (finished_at, state) WHERE finished_at IS NOT NULL;

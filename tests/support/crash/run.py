@@ -196,7 +196,9 @@ class CrashRun:
 
     def _is_ready_or_dead(self) -> bool:
         try:
-            answer = self.daemon.api.request("GET", "/readyz", allow=frozenset({503}))
+            answer = self.daemon.api.request(
+                "GET", "/readyz", query={"verbose": ""}, allow=frozenset({503})
+            )
         except (UnreachableError, NoAnswerError):
             return not self.daemon.is_running
         return answer.status == 200
