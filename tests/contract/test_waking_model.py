@@ -33,6 +33,7 @@ def _event(name: str, *how: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[A
 EVENTS = st.one_of(
     _event("start", FLOW),
     _event("crash", SLOT),
+    _event("wear_down"),
     _event("drain", SLOT),
     _event("fall_silent", SLOT),
     _event("rescue", SLOT),

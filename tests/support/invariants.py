@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 
+from stackd.queue.job import PROBATION
+
 # An execution that a run holds or shall take up has exactly one live job; one that rests has none, and waits
 # for a timer, for a person, or is over.
 WRONG_AT_ANY_TIME = {
@@ -38,6 +40,9 @@ WHERE (e.status = 'completed' AND n.status IN ('pending', 'running', 'waiting', 
     "over, with a timer": """
 SELECT e.id, t.key FROM executions e JOIN timers t ON t.execution = e.seq
 WHERE e.status IN ('completed', 'failed', 'cancelled') AND t.state = 'pending'""",
+    "two jobs on probation in one process": f"""
+SELECT owner, count(*) FROM jobs WHERE state = 'running' AND rescues >= {PROBATION}
+GROUP BY owner HAVING count(*) > 1""",
     "a job set aside beside a free place": """
 SELECT b.id FROM jobs b WHERE b.state = 'available' AND b.blocked = 1
 AND (b.concurrency_limit IS NULL OR b.concurrency_limit > (

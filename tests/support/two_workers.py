@@ -21,7 +21,7 @@ from stackd.core.json import dumps
 from stackd.core.process import current_process
 from stackd.http.client import Request
 from stackd.queue import verbs
-from stackd.queue.job import Job, JobClaimed, JobRescued, JobSettled, JobState
+from stackd.queue.job import PROBATION, Job, JobClaimed, JobRescued, JobSettled, JobState
 from stackd.queue.processes import SILENT_LEASES
 from stackd.runtime.events import NodeFinished
 from stackd.runtime.versions import Versions
@@ -211,6 +211,14 @@ class TwoWorkers:
         slot = self._busy(slot)
         self._do(self._processes[slot].die())
         self._replace(slot)
+
+    def wear_down(self) -> None:
+        """As if many processes had died over what waits now: it is on probation."""
+        self._write(
+            lambda tx: tx.execute(
+                "UPDATE jobs SET rescues = max(rescues, ?) WHERE state = 'available'", (PROBATION,)
+            )
+        )
 
     def drain(self, slot: str) -> None:
         slot = self._busy(slot)
