@@ -185,5 +185,5 @@ def _refuse_half_pairs(value: Json) -> None:
         dumps(value)
     except TypeError:
         raise InputError(
-            "JSON text holds half a surrogate pair, which is no character", code="json.text"
+            "JSON text holds half a character (a surrogate without its pair)", code="json.text"
         ) from None

@@ -139,9 +139,7 @@ def _forget() -> None:
     global _hidden  # as the collector is
     _hidden -= 1
     if _hidden == 0:
-        gc.unfreeze()
-        gc.collect()  # garbage that was hidden along with it
-        gc.freeze()
+        gc.unfreeze()  # with what was hidden beside them: the next full collection goes through it
 
 
 @contextmanager

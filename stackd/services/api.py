@@ -39,11 +39,11 @@ class Api:
         host: str,
         port: int,
         socket_path: Path | None,
-        connections: Connections,
         announce: Announce,
+        connections: Connections | None = None,
     ) -> None:
         self._app = app
-        self._connections = connections
+        self._connections = connections or Connections()
         self._host = host
         self._port = port
         self._socket_path = socket_path

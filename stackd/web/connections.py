@@ -1,8 +1,8 @@
 """The server's side of each connection: who may connect, how long a client may take, what garbage is told.
 
-The number of TCP connections is limited. At the limit, whoever has the server wait makes room for the newcomer:
-first those who have not asked for anything, the longest wait first, then those who are slow to send what they
-announced. Where all are being served, some more may connect, but only probes are answered to them.
+The number of TCP connections is limited. At the limit, who has let the server wait for longest makes room for
+the newcomer: for a request, or for a body that comes too slowly. Where all are being served, some more may
+connect, but only probes are answered to them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from stackd.web.problem import CONTENT_TYPE, problem
 
 SPARE: Final = 64  # connections over the limit, for probes
 KEEP_ALIVE: Final = 75.0  # seconds without a request; a little more than proxies keep theirs
+YOUNG: Final = 0.1  # seconds in which nobody is made to go: what was sent along may not be read yet
 SWEEP: Final = 1.0  # seconds between looks for those who take too long
-SLOW_AFTER: Final = 1.0  # seconds a body may be slow before its connection may have to make room
 READ_AHEAD: Final = (
     64 * 1024
 )  # bytes of a body taken in before somebody reads it; twice that at most
@@ -50,7 +50,7 @@ def connection_of(request: web.Request) -> Connection:
 class Connections:
     """Those that are open. `limit`: of TCP ones; `patience`: seconds a client may let the server wait."""
 
-    def __init__(self, *, limit: int, patience: float) -> None:
+    def __init__(self, *, limit: int = 1000, patience: float = 15.0) -> None:
         self._limit = limit
         self._patience = patience
         self._counted = 0
@@ -80,8 +80,13 @@ class Connections:
         return True
 
     def _longest_wait(self, now: float) -> Connection | None:
-        first = next((one for one in self._idle if one.is_counted), None)
-        return first or next((one for one in self._serving if one.is_slow_to_send(now)), None)
+        """Whom the server has waited for longest; None if that is for nobody."""
+        first = (
+            next((one for one in self._idle if one.is_counted), None),
+            next((one for one in self._serving if one.is_slow_to_send(now)), None),
+        )
+        waiting = [one for one in first if one is not None and now - one.wait_since >= YOUNG]
+        return min(waiting, key=lambda one: one.wait_since, default=None)
 
     def serve(self, one: Connection) -> None:
         """`one` has a request in hand, from now on."""
@@ -120,7 +125,13 @@ class Connections:
 
 
 class Connection(web.RequestHandler):
-    """One connection. `is_counted`: by the limit; `is_spare`: over it, so that only probes are answered."""
+    """One connection.
+
+    Attributes:
+        is_counted: by the limit.
+        is_spare: over the limit, so that only probes are answered.
+        wait_since: when the wait for a request began, or the service of one.
+    """
 
     __slots__ = (
         "_connections",
@@ -129,9 +140,9 @@ class Connection(web.RequestHandler):
         "_is_served",
         "_on_lost",
         "_stuck_since",
-        "_wait_since",
         "is_counted",
         "is_spare",
+        "wait_since",
     )
 
     def __init__(
@@ -146,7 +157,7 @@ class Connection(web.RequestHandler):
         self._connections = connections
         self._is_served = False
         self._has_asked = False  # for anything yet
-        self._wait_since = loop.time()  # for a request, or for the end of one
+        self.wait_since = loop.time()
         self._head_since: float | None = None  # when the first part of a request's head arrived
         self._stuck_since: float | None = None  # when the client took no more of its answer
         self._on_lost: set[anyio.Event] = set()
@@ -198,7 +209,7 @@ class Connection(web.RequestHandler):
             return
         if self._messages:
             self._is_served = self._has_asked = True
-            self._head_since, self._wait_since = None, self.now
+            self._head_since, self.wait_since = None, self.now
             self._connections.serve(self)
         elif self._waiter is not None and self._head_since is None:
             self._head_since = self.now
@@ -217,7 +228,7 @@ class Connection(web.RequestHandler):
         try:
             return await super().finish_response(request, resp, start_time)
         finally:
-            self._wait_since = self.now
+            self.wait_since = self.now
             if not self._messages:
                 self._is_served = False
                 self._connections.rest(self)
@@ -232,13 +243,12 @@ class Connection(web.RequestHandler):
 
     def is_slow_to_send(self, now: float) -> bool:
         """Whether it is served, and the server has waited for the body for longer than it should."""
-        request, waited = self._current_request, now - self._wait_since
+        request, waited = self._current_request, now - self.wait_since
         return (
             self.is_counted
             and request is not None
             and not request.content.is_eof()
             and not self._reading_paused  # else it is the client who waits
-            and waited > SLOW_AFTER
             and request.content.total_bytes < SLOWEST * waited
         )
 
@@ -249,11 +259,11 @@ class Connection(web.RequestHandler):
             self.abort()
         if self._is_served:
             return
-        since = self._head_since if self._has_asked else self._wait_since
+        since = self._head_since if self._has_asked else self.wait_since
         if since is not None and now - since > patience:
             self._say(problem(408, "client.too_slow", "the request did not arrive in time"))
             self.force_close()
-        elif now - self._wait_since > KEEP_ALIVE:
+        elif now - self.wait_since > KEEP_ALIVE:
             self.force_close()
 
     def abort(self) -> None:
@@ -280,6 +290,8 @@ class Connection(web.RequestHandler):
         message: str | None = None,  # noqa: ARG002  # aiohttp's; quotes what the client sent
     ) -> web.StreamResponse:
         """The answer to a request that is none: what is wrong, and nothing of what it held."""
+        if isinstance(exc, ConnectionError):  # the client has gone: there is nobody to answer
+            raise exc
         if status < 500:
             said = _SAID.get(type(exc), "the request is malformed")
             _log.info("request refused", peer=self.peer, problem=said)

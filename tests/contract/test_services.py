@@ -37,7 +37,6 @@ from stackd.supervisor.service import Service
 from stackd.supervisor.supervisor import Supervisor
 from stackd.web.app import make_app
 from stackd.web.bodies import Bodies
-from stackd.web.connections import Connections
 from stackd.web.context import Context
 from stackd.web.metrics import Metrics
 from stackd.web.waiting import Waiting
@@ -129,7 +128,6 @@ class Site:
             host="127.0.0.1",
             port=self.port,
             socket_path=self.socket_path,
-            connections=Connections(limit=1000, patience=15.0),
             announce=lambda host, port: self.announced.append((host, port)),
         )
 

@@ -132,7 +132,7 @@ def asked_for_health(daemon: DaemonProcess) -> Iterator[Callable[[], float]]:
     def ask() -> None:
         while not done.wait(0.005):
             began = time.monotonic()
-            assert daemon.api.request("GET", "/livez").status == 200
+            assert daemon.http("GET", "/livez").status == 200
             took.append(time.monotonic() - began)
 
     with ThreadPoolExecutor(1) as pool:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from stackd.core.errors import InputError
 from stackd.core.json import MAX_DEPTH, loads, loads_strict
@@ -47,7 +47,6 @@ def verdict(read: Callable[[bytes], object], text: bytes) -> str:
     return ""
 
 
-@settings(max_examples=50)  # each ends with a collection of all that lives
 @given(JSON, LAYOUT, PIECES)
 def test_json_in_pieces_reads_as_the_whole(value: object, layout: dict, piece: int) -> None:
     text = json.dumps(value, **layout).encode()
@@ -98,8 +97,8 @@ FILL = b"0," * 40_000  # longer than a piece
         pytest.param(b'[{"\\":":1,"\\":":2},' + FILL + b"0]", "json.duplicate_key", "\":",
                      id="same-key-with-a-colon"),
         pytest.param(b"[" + FILL + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"]", "json.depth",
-                     "too deep", id="deep"),
-        pytest.param(b"[" * 10_000_000, "json.depth", "too deep", id="deep-without-a-comma"),
+                     "deeper than 500", id="deep"),
+        pytest.param(b"[" * 10_000_000, "json.depth", "deeper than 500", id="deep-without-a-comma"),
     ],
 )  # fmt: skip
 def test_a_fault_in_large_json_is_named_with_its_place(text: bytes, code: str, words: str) -> None:
@@ -114,7 +113,7 @@ def test_a_fault_in_large_json_is_named_with_its_place(text: bytes, code: str, w
     "text",
     [
         pytest.param(b"[" * MAX_DEPTH + FILL + b"0" + b"]" * MAX_DEPTH, id="deepest"),
-        pytest.param(b"[" + b",".join([b"[" * 899 + b"]" * 899] * 60) + b"]", id="deep-often"),
+        pytest.param(b"[" + b",".join([b"[" * 499 + b"]" * 499] * 60) + b"]", id="deep-often"),
         pytest.param(b'{"a":{"b":[' + FILL + b'18446744073709551616],"c":{}},"d":0.1}', id="nest"),
         pytest.param(b'["' + b"x" * 200_000 + b'",' + FILL + b"0]", id="long-text"),
         pytest.param(b'["' + b'\\"' * 200_000 + b'",' + FILL + b"0]", id="long-text-of-escapes"),
