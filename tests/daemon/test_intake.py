@@ -120,7 +120,7 @@ def test_an_odd_large_body_holds_nobody_up_from_its_arrival_to_its_end(
         at_rest(daemon)  # to read all of it here would hold up who asks
 
     assert answer.status == 202
-    assert longest() < 1.0  # on a busy machine; in one piece it takes up to 30
+    assert longest() < 5.0  # on a busy machine; in one piece it takes up to 30
 
 
 @contextmanager
