@@ -21,6 +21,7 @@ from support.worker_process import FLOWS, Answer
 FLOW = st.sampled_from(sorted(FLOWS))
 SLOT = st.sampled_from(SLOTS)
 ANYWHERE = st.sampled_from((*SLOTS, None))  # None: a process that runs nothing
+WORN = st.sampled_from((False, False, True))
 INDEX = st.integers(0, EXECUTIONS - 1)
 
 
@@ -59,10 +60,12 @@ class Model(RuleBasedStateMachine):
         self.world = TwoWorkers()
         self.is_sound = True
 
-    @initialize(flows=st.lists(FLOW, min_size=2, max_size=5), then=MOVES)
-    def begin(self, flows: list[str], then: list[Move]) -> None:
+    @initialize(flows=st.lists(FLOW, min_size=2, max_size=5), worn=WORN, then=MOVES)
+    def begin(self, flows: list[str], worn: bool, then: list[Move]) -> None:
         for flow in flows:
             self.world.start(flow)
+        if worn:
+            self.world.wear_down()
         self.world.go_on(then)
 
     @rule(event=EVENTS, then=MOVES)
