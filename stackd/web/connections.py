@@ -22,7 +22,7 @@ from stackd.web.problem import CONTENT_TYPE, problem
 
 SPARE: Final = 64  # connections over the limit, for probes
 KEEP_ALIVE: Final = 75.0  # seconds without a request; a little more than proxies keep theirs
-YOUNG: Final = 0.1  # seconds in which nobody is made to go: what was sent along may not be read yet
+YOUNG: Final = 0.02  # seconds in which nobody has to go: what was sent along may not be read yet
 SWEEP: Final = 1.0  # seconds between looks for those who take too long
 READ_AHEAD: Final = (
     64 * 1024

@@ -329,8 +329,10 @@ def test_two_thousand_slow_clients_leave_room_for_one_who_is_not(
                     except OSError:
                         client.close()
                         slow[index] = connect(daemon, clients, sent)
+                        done.wait(0.001)  # a thousand newcomers a second
 
         with ThreadPoolExecutor(1) as pool:
+            eventually("all have come", lambda: daemon.logged("too many connections"))
             coming = pool.submit(come_again)
             try:
                 answers = [daemon.deliver("echo", {"n": n}) for n in range(10)]
@@ -340,6 +342,5 @@ def test_two_thousand_slow_clients_leave_room_for_one_who_is_not(
                 done.set()
             coming.result()
 
-        assert daemon.logged("too many connections")
         assert [one.status for one in (*answers, *probes)] == [200] * 20
         assert daemon.memory() - before < 60 * 1024 * 1024
