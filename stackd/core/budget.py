@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Self
 
 import anyio
 
@@ -33,34 +32,13 @@ class Budget:
         """Bytes held at this moment."""
         return self._taken
 
-    @asynccontextmanager
-    async def share(self, size: int, *, patience: float) -> AsyncIterator[Share]:
-        """Hold `size` bytes for the length of the block.
-
-        Args:
-            size: nothing is had at once; such a share may grow later.
-            patience: seconds to wait for them.
-
-        Raises:
-            OverloadedError: they did not become free in time, or too many wait already.
-        """
-        share = Share(self)
-        try:
-            if size:
-                await share.obtain(size, patience=patience)
-            yield share
-        finally:
-            share.resize(0)
-
     async def obtain(self, size: int, *, patience: float) -> None:
-        """Take `size` bytes, as `share` does; the caller gives them back."""
+        """Take `size` bytes, as `Share.obtain` does; the caller gives them back."""
+        if not self._waiting and self._fits(size):
+            self._taken += size
+            return
         asked = _Asked(size)
         self._waiting.append(asked)
-        self._grant()
-        if not asked.granted.is_set():
-            await self._wait(asked, patience)
-
-    async def _wait(self, asked: _Asked, patience: float) -> None:
         try:
             if len(self._waiting) <= MOST_WAITING:
                 await self._clock.wait(asked.granted, patience)
@@ -99,18 +77,28 @@ class _Asked:
 
 
 class Share:
-    """Bytes held of a budget, none at first."""
+    """Bytes held of a budget: none at first, and none after the `with` block."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self._size = 0
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.resize(0)
+
     async def obtain(self, size: int, *, patience: float) -> None:
-        """Hold `size` bytes more, waiting for them as `Budget.share` does.
+        """Hold `size` bytes more, from the moment they are free. Nothing is had at once.
 
         Only while it holds none: those who hold some and wait for more may wait for each other.
+
+        Raises:
+            OverloadedError: they did not become free in `patience` seconds, or too many wait already.
         """
-        await self._budget.obtain(size, patience=patience)
+        if size:
+            await self._budget.obtain(size, patience=patience)
         self._size += size
 
     def resize(self, size: int) -> None:

@@ -28,6 +28,7 @@ from stackd.core.json import (
     duplicate_key,
     has_long_number,
     loads,
+    loads_strict,
     malformed,
     not_utf8,
     parse_strict,
@@ -100,6 +101,9 @@ def check(text: Bytes, *, piece: int = PIECE) -> None:
     Raises:
         InputError: as `loads_strict`.
     """
+    if len(text) <= piece:
+        loads_strict(text)
+        return
     with _collector_off():
         _Reader(text, _read_strictly, piece, keeps=False).read()
 

@@ -7,7 +7,7 @@ import errno
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -57,13 +57,15 @@ class BlobFolder:
         """
         return await self._on_thread(self._stage, content)
 
-    async def keep(self, staged: Iterable[Staged]) -> None:
+    async def keep(self, staged: Sequence[Staged]) -> None:
         """Put what was staged in its place: it has been referred to."""
-        await anyio.to_thread.run_sync(self._keep, list(staged))
+        if staged:
+            await anyio.to_thread.run_sync(self._keep, staged)
 
-    async def drop(self, staged: Iterable[Staged]) -> None:
+    async def drop(self, staged: Sequence[Staged]) -> None:
         """Remove what was staged: it will not be referred to."""
-        await anyio.to_thread.run_sync(self._drop, list(staged))
+        if staged:
+            await anyio.to_thread.run_sync(self._drop, staged)
 
     async def _on_thread(self, write: Callable[[Content], T], content: Content) -> T:
         try:
@@ -114,13 +116,13 @@ class BlobFolder:
         _sync(path.parent)
         return Staged(blob_id, staged)
 
-    def _keep(self, staged: list[Staged]) -> None:
+    def _keep(self, staged: Sequence[Staged]) -> None:
         for one in staged:
             if one.path is not None:
                 with contextlib.suppress(OSError):  # it is found where it is, too
                     one.path.rename(self._path(one.id))
 
-    def _drop(self, staged: list[Staged]) -> None:
+    def _drop(self, staged: Sequence[Staged]) -> None:
         for one in staged:
             if one.path is not None:
                 with contextlib.suppress(OSError):  # it only takes space

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from stackd.core.budget import Budget
+from stackd.core.budget import Budget, Share
 from stackd.core.errors import (
     LeaseLostError,
     OverloadedError,
@@ -157,7 +157,8 @@ class WorkflowRuntime:
         self._runs.add(run)
         try:
             size = await self._weight(claimed)
-            async with self._memory.share(size, patience=ROOM_PATIENCE) as share:
+            with Share(self._memory) as share:
+                await share.obtain(size, patience=ROOM_PATIENCE)
                 await run.execute(await self._journal(claimed), share)
         finally:
             self._runs.discard(run)

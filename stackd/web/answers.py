@@ -8,6 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from stackd.core.aside import aside_if
+from stackd.core.budget import Share
 from stackd.core.json import LARGE, dumps
 from stackd.store.connection import Tx
 from stackd.web.context import of
@@ -32,7 +33,8 @@ async def rested(request: web.Request, execution_id: str) -> web.StreamResponse:
     store, bodies = of(request).store, of(request).bodies
     size = await store.read(lambda tx: executions.text_bytes(tx, execution_id))
     held = 2 * size if size > LARGE else 0  # the texts, and what is shown of them
-    async with bodies.budget.share(held, patience=ROOM_PATIENCE):
+    with Share(bodies.budget) as share:
+        await share.obtain(held, patience=ROOM_PATIENCE)
         read = await store.read(lambda tx: _in_full(tx, execution_id))
         parts = await aside_if(size > LARGE, execution_parts, *read)
         return await in_parts(request, parts)

@@ -6,8 +6,7 @@ further until there is room for all of it, so that those who have begun can also
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from typing import Self
 
 import anyio
 from aiohttp import web
@@ -30,25 +29,27 @@ class Bodies:
         self.grace = grace
         self.clock = clock
 
-    @asynccontextmanager
-    async def of(
-        self, request: web.Request, *, max_bytes: int | None = None
-    ) -> AsyncIterator[Body]:
-        """The body of `request`. What it takes of the budget is held for the length of the block."""
+    def of(self, request: web.Request, *, max_bytes: int | None = None) -> Body:
+        """The body of `request`."""
         limit = self.max_bytes if max_bytes is None else min(max_bytes, self.max_bytes)
-        async with self.budget.share(0, patience=0.0) as share:
-            yield Body(self, request, limit, share)
+        return Body(self, request, limit)
 
 
 class Body:
-    """A request's body, not read yet."""
+    """A request's body, not read yet. What it takes of the budget is held for the length of the `with` block."""
 
-    def __init__(self, bodies: Bodies, request: web.Request, limit: int, share: Share) -> None:
+    def __init__(self, bodies: Bodies, request: web.Request, limit: int) -> None:
         self._bodies = bodies
         self._request = request
         self._limit = limit
-        self._share = share
+        self._share = Share(bodies.budget)
         self._waited = 0.0  # seconds, for room: that is not the client's doing
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._share.resize(0)
 
     async def read(self) -> bytearray:
         """All of it.

@@ -37,7 +37,7 @@ def add_to(app: web.Application) -> None:
 
 
 async def start_execution(request: web.Request) -> web.StreamResponse:
-    async with of(request).bodies.of(request) as body:
+    with of(request).bodies.of(request) as body:
         given = await members_of(body)
         workflow_id = loads(given.get("workflowId", b"null"))
         if not isinstance(workflow_id, str):
@@ -88,7 +88,7 @@ async def cancel_execution(request: web.Request) -> web.Response:
 
 async def resolve_execution(request: web.Request) -> web.Response:
     context, execution_id = of(request), request.match_info["id"]
-    async with context.bodies.of(request) as body:
+    with context.bodies.of(request) as body:
         given = await members_of(body)
     decision, node = (loads(given.get(name, b"null")) for name in ("decision", "node"))
     if decision not in _DECISIONS:

@@ -121,7 +121,7 @@ class Webhooks:
         """Read the delivery and commit its execution, with the blobs it brings; without one, they go again."""
         delivery = _Delivery()
         try:
-            async with context.bodies.of(request) as body:
+            with context.bodies.of(request) as body:
                 await _read_delivery(context, request, body, delivery)
                 taken = await self._accept(context, request, route, node, delivery)
         except (StoreFailedError, StoreCorruptError):

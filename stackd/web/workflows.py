@@ -52,7 +52,7 @@ def add_to(app: web.Application) -> None:
 async def import_workflow(request: web.Request) -> web.Response:
     context = of(request)
     name, limit = request.query.get("name", "document"), context.settings.max_document_bytes
-    async with context.bodies.of(request) as body:
+    with context.bodies.of(request) as body:
         text = bytes(await body.read())
         document = await anyio.to_thread.run_sync(
             partial(read_document, text, name=name, max_bytes=limit)
@@ -163,7 +163,7 @@ async def _set_active(request: web.Request, *, active: bool) -> web.Response:
 async def run_workflow(request: web.Request) -> web.StreamResponse:
     """Start an execution by hand; with `?wait` answer with the execution once it rests."""
     workflow_id = request.match_info["id"]
-    async with of(request).bodies.of(request) as body:
+    with of(request).bodies.of(request) as body:
         given = await members_of(body)
         execution_id = await start_by_hand(request, workflow_id, given.pop("input", b"null"))
     return await started_by_hand(request, workflow_id, execution_id)

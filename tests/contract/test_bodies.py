@@ -14,7 +14,7 @@ import anyio
 import pytest
 from aiohttp import web
 
-from stackd.core.budget import Budget
+from stackd.core.budget import Budget, Share
 from stackd.core.errors import StackdError
 from stackd.core.json import LARGE
 from stackd.services.api import Api
@@ -47,9 +47,15 @@ class Site:
         self.may_answer.set()
         self.clients: list[asyncio.StreamWriter] = []
 
+    @asynccontextmanager
+    async def full(self) -> AsyncIterator[None]:
+        with Share(self.budget) as share:
+            await share.obtain(ROOM, patience=0.0)
+            yield
+
     async def _answer(self, request: web.Request) -> web.Response:
         try:
-            async with self.bodies.of(request) as body:
+            with self.bodies.of(request) as body:
                 content = await body.read()
                 await self.may_answer.wait()
                 return web.Response(text=str(len(content)))
@@ -153,14 +159,14 @@ async def test_a_large_body_waits_for_room_and_small_ones_do_not(site: Site) -> 
 
 
 async def test_small_bodies_are_answered_while_there_is_no_room(site: Site) -> None:
-    async with site.serving(), site.budget.share(ROOM, patience=0.0):
+    async with site.serving(), site.full():
         answer = await (await whole(site, LARGE)).answer()
 
     assert answer.status == 200
 
 
 async def test_a_body_that_waits_too_long_is_refused_with_retry_after(site: Site) -> None:
-    async with site.serving(), site.budget.share(ROOM, patience=0.0):
+    async with site.serving(), site.full():
         upload = await whole(site, MAX)
         while not site.clock.is_awaited:
             await anyio.lowlevel.checkpoint()

@@ -44,9 +44,10 @@ class Asker:
 
     async def run(self) -> None:
         try:
-            with self.scope:
-                async with self._budget.share(self._size, patience=PATIENCE) as self.share:
-                    await self._leave.wait()
+            with self.scope, Share(self._budget) as share:
+                await share.obtain(self._size, patience=PATIENCE)
+                self.share = share
+                await self._leave.wait()
         except OverloadedError:
             self.refused = True
 
