@@ -147,3 +147,69 @@ async def test_a_put_that_failed_leaves_no_file(blobs: BlobFolder, folder: Path)
         await blobs.put(b"z" * 100_000)
 
     assert files(folder) == []
+
+
+# -- staged
+
+
+async def test_what_was_staged_and_dropped_leaves_nothing(blobs: BlobFolder, folder: Path) -> None:
+    staged = [await blobs.stage(content) for content in CONTENTS]
+
+    await blobs.drop(staged)
+
+    assert files(folder) == []
+    for one in staged:
+        with pytest.raises(NotFoundError):
+            await blobs.get(one.id)
+
+
+async def test_what_was_staged_and_kept_is_as_if_it_had_been_put(
+    blobs: BlobFolder, folder: Path
+) -> None:
+    staged = [await blobs.stage(content) for content in CONTENTS]
+
+    await blobs.keep(staged)
+
+    assert {path.name for path in files(folder)} == {one.id for one in staged}
+    assert [await blobs.put(content) for content in CONTENTS] == [one.id for one in staged]
+    assert [await blobs.get(one.id) for one in staged] == CONTENTS
+
+
+async def test_what_was_staged_is_found_by_who_refers_to_it_though_nobody_could_keep_it(
+    folder: Path,
+) -> None:
+    staged = await BlobFolder(folder).stage(b"referred to, then killed")
+
+    assert await BlobFolder(folder).get(staged.id) == b"referred to, then killed"
+
+
+@pytest.mark.parametrize("kept_first", [True, False])
+async def test_dropping_one_takes_nothing_from_who_staged_the_same(
+    blobs: BlobFolder, kept_first: bool
+) -> None:
+    one, other = await blobs.stage(b"same"), await blobs.stage(b"same")
+
+    if kept_first:
+        await blobs.keep([one])
+        await blobs.drop([other])
+    else:
+        await blobs.drop([other])
+        await blobs.keep([one])
+
+    assert await blobs.get(one.id) == b"same"
+
+
+async def test_dropping_what_was_there_before_takes_nothing(blobs: BlobFolder) -> None:
+    blob_id = await blobs.put(b"same")
+    staged = await blobs.stage(b"same")
+
+    await blobs.drop([staged])
+
+    assert (staged.id, await blobs.get(blob_id)) == (blob_id, b"same")
+
+
+async def test_a_staging_that_failed_leaves_no_file(blobs: BlobFolder, folder: Path) -> None:
+    with no_file_over(50_000), pytest.raises(StoreFullError):
+        await blobs.stage(b"z" * 100_000)
+
+    assert files(folder) == []
