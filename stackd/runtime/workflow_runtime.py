@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
+from cachetools import LRUCache
 
 from stackd.core.budget import Budget, Share
 from stackd.core.errors import (
@@ -29,6 +30,7 @@ from stackd.workflows import executions
 from stackd.workflows.executions import ExecutionRow, NodeRow
 
 ROOM_PATIENCE = 2.0  # seconds a large execution waits in a worker's slot for room in memory
+WEIGHTS_KEPT = 1000  # an input of ten megabytes takes 70 ms to be weighed, and may wait many times
 ROOM_RETRY = 1.0  # seconds until it is offered again; meanwhile others have the slot
 
 _log = structlog.get_logger(__name__)
@@ -105,6 +107,7 @@ class WorkflowRuntime:
         self._memory = memory
         self._roll = roll
         self._runs: set[Run] = set()
+        self._weights: LRUCache[int, int] = LRUCache(WEIGHTS_KEPT)  # of inputs, which never change
 
     claim = staticmethod(claim)
 
@@ -143,9 +146,15 @@ class WorkflowRuntime:
 
     async def _weight(self, claimed: Claimed) -> int:
         """Bytes of memory that its values will take; 0 if they are small enough not to be counted."""
+        store, seq = self._tools.store, claimed.row.seq
         if claimed.is_fresh and claimed.row.input_bytes <= LARGE:
             return 0
-        size = await self._tools.store.read(lambda tx: executions.weight(tx, claimed.row.seq))
+        size = self._weights.get(seq)
+        if size is None:
+            size = await store.read(lambda tx: executions.input_weight(tx, seq))
+            self._weights[seq] = size
+        if not claimed.is_fresh:
+            size += await store.read(lambda tx: executions.outputs_weight(tx, seq))
         return size if size > LARGE else 0
 
     async def _journal(self, claimed: Claimed) -> list[NodeRow]:

@@ -273,20 +273,22 @@ def input_of(tx: Tx, row: ExecutionRow) -> bytes:
     return bytes(found[0])
 
 
-def weight(tx: Tx, seq: int) -> int:
-    """About how many bytes of memory the execution takes as values: its input and its node runs' outputs.
+def input_weight(tx: Tx, seq: int) -> int:
+    """About how many bytes of memory what the trigger gave takes as values.
 
     Reckoned from the text, rather too high: Python takes up to fifty times the bytes of a JSON text for it.
     """
     found = tx.one(sql.WEIGH_INPUT, (seq,))
-    outputs = tx.one(sql.WEIGH_OUTPUTS, (seq,))
-    if found is None or outputs is None:
+    if found is None:
         return 0
     size, maps, lists, members = found
-    return int(
-        2 * size + MAP_BYTES * maps + LIST_BYTES * lists + MEMBER_BYTES * members
-        + OUTPUT_WEIGHT * outputs[0]
-    )  # fmt: skip
+    return int(2 * size + MAP_BYTES * maps + LIST_BYTES * lists + MEMBER_BYTES * members)
+
+
+def outputs_weight(tx: Tx, seq: int) -> int:
+    """As `input_weight`, of the outputs of its node runs."""
+    found = tx.one(sql.WEIGH_OUTPUTS, (seq,))
+    return 0 if found is None else OUTPUT_WEIGHT * int(found[0])
 
 
 def text_bytes(tx: Tx, execution_id: str) -> int:

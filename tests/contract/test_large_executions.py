@@ -253,7 +253,7 @@ async def test_what_an_execution_takes_is_reckoned_rather_too_high(
     started = await world.start(await world.load(PASSING), value)
     row = await world.row(started)
 
-    reckoned = await world.store.read(lambda tx: executions.weight(tx, row.seq))
+    reckoned = await world.store.read(lambda tx: executions.input_weight(tx, row.seq))
 
     taken = await anyio.to_thread.run_sync(memory_of, dumps(value))
     assert taken <= reckoned * 1.1
