@@ -13,7 +13,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from support.daemon import clean_environ
+from support.daemon import ENVIRON
 
 from stackd.core.clock import SystemClock
 from stackd.core.errors import StoreCorruptError, StoreError
@@ -217,7 +217,7 @@ def test_a_kill_in_the_first_start_leaves_what_the_next_one_takes(
     path = tmp_path / "x.db"
     killed = [sys.executable, "-c", START, str(path), str(count)]
 
-    assert subprocess.run(killed, env=clean_environ(), check=False).returncode == -signal.SIGKILL
+    assert subprocess.run(killed, env=ENVIRON, check=False).returncode == -signal.SIGKILL
 
     start(path)
     raw = sqlite3.connect(path)

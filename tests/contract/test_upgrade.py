@@ -10,7 +10,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from support.daemon import clean_environ
+from support.daemon import ENVIRON
 from support.disk import mounted, remount
 
 from stackd.core.clock import SystemClock
@@ -75,7 +75,7 @@ def start(path: Path, *, more: list[Migration] | None = None, note: str | None =
 
 
 def spawn(path: Path, die_in: str = "") -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", START, str(path), die_in], env=clean_environ())
+    return subprocess.Popen([sys.executable, "-c", START, str(path), die_in], env=ENVIRON)
 
 
 def names(folder: Path) -> list[str]:

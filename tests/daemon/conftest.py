@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.cli import Command, Ran
-from support.daemon import DaemonProcess, FarSide, clean_environ, running
+from support.daemon import ENVIRON, DaemonProcess, FarSide, running
 
 from stackd.cli.app import main
 
@@ -51,7 +51,7 @@ def command(
 
     def run(*words: str, **environ: str) -> Ran:
         with monkeypatch.context() as patch:
-            for name in set(os.environ) - set(clean_environ()):
+            for name in set(os.environ) - set(ENVIRON):
                 patch.delenv(name)
             for name, value in environ.items():
                 patch.setenv(name, value)

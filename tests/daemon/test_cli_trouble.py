@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import pytest
 from support.cli import Command, child, in_terminal
-from support.daemon import DaemonProcess, clean_environ, eventually
+from support.daemon import ENVIRON, DaemonProcess, eventually
 from support.stub import HOLD, listening, said
 
 NASTY = "[/foo] [bold]x[/] \x1b[31mred\x1b[0m \x07\x9b2J \u202egpj.exe\ttab\nline"
@@ -234,7 +234,7 @@ def test_ctrl_c_ends_a_command_that_waits(words: list[str], told: bytes) -> None
         listening(HOLD) as stub,
         subprocess.Popen(
             [sys.executable, "-m", "stackd", *words],
-            env=clean_environ() | {"STACKD_URL": stub.url},
+            env=ENVIRON | {"STACKD_URL": stub.url},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         ) as ran,
@@ -262,7 +262,7 @@ def in_shell(
 ) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         ["bash", "-c", f"{sys.executable} -m stackd {line}"],
-        env=clean_environ() | {"STACKD_STATE_DIR": str(daemon.state)} | environ,
+        env=ENVIRON | {"STACKD_STATE_DIR": str(daemon.state)} | environ,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=30,
@@ -305,7 +305,7 @@ def without_reader(daemon: DaemonProcess, *words: str) -> subprocess.CompletedPr
     """A command whose output nobody reads any more before it prints."""
     with subprocess.Popen(
         [sys.executable, "-m", "stackd", *words],
-        env=clean_environ() | {"STACKD_STATE_DIR": str(daemon.state)},
+        env=ENVIRON | {"STACKD_STATE_DIR": str(daemon.state)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as ran:

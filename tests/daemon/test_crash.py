@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from support.crash.far_side import Witness
-from support.crash.run import MOVES, CrashRun, Death, crash_run, deaths
+from support.crash.run import AT_ONCE, MOVES, Account, CrashRun, Death, crash_run, deaths
 from support.crash.stories import LIMIT, STORIES
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(120)]
 
 
+@pytest.fixture(scope="module")
+def runs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[Death, Future[Account]]]:
+    """The crash runs of all deaths that were asked for, under way side by side."""
+    here = (item for item in request.session.items if isinstance(item, pytest.Function))
+    asked = [item.callspec.params["death"] for item in here if "runs" in item.fixturenames]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {
+            death: pool.submit(crash_run, tmp_path_factory.mktemp("crash"), death)
+            for death in asked
+        }
+        pool.shutdown(cancel_futures=True)
+
+
 @pytest.mark.parametrize("death", deaths(30, seed=1), ids=str)
-def test_a_kill_loses_nothing_and_does_nothing_twice(death: Death, tmp_path: Path) -> None:
-    account = crash_run(tmp_path, death)
+def test_a_kill_loses_nothing_and_does_nothing_twice(
+    death: Death, runs: dict[Death, Future[Account]]
+) -> None:
+    account = runs[death].result()
 
     assert account.died >= (2 if death.again == "JobRescued" else 1)
     if death.event in ("NodeSent:mail", "NodeAnswered:mail"):

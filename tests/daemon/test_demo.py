@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from support.daemon import clean_environ
+from support.daemon import ENVIRON
 
 from stackd.cli.demo import ChildDaemon, _Account, _account_for, _exit_code, _Service
 from stackd.client.api import Api
@@ -39,7 +39,7 @@ def demo(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
     folder.mkdir()
     with subprocess.Popen(
         [sys.executable, "-m", "stackd", "demo", "--deliveries", str(DELIVERIES), *words],
-        env=clean_environ() | {"TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"},
+        env=ENVIRON | {"TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

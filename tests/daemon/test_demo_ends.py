@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.daemon import clean_environ, eventually
+from support.daemon import ENVIRON, eventually
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -26,7 +26,7 @@ def command(
     """`stackd …` with its temporary files in `folder`."""
     with subprocess.Popen(
         [*before, sys.executable, "-m", "stackd", *words],
-        env=clean_environ() | {"TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"},
+        env=ENVIRON | {"TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

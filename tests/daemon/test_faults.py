@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.daemon import Answer, DaemonProcess, FarSide, clean_environ, eventually
+from support.daemon import ENVIRON, Answer, DaemonProcess, FarSide, eventually
 from support.disk import fill, mounted, remount
 
 Daemons = Callable[..., DaemonProcess]
@@ -86,7 +86,7 @@ def command(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """`stackd …` as its own process, which must end by itself."""
     return subprocess.run(
         [sys.executable, "-m", "stackd", *words],
-        env=clean_environ() | {"STACKD_LOG_STYLE": "json"} | environ,
+        env=ENVIRON | {"STACKD_LOG_STYLE": "json"} | environ,
         capture_output=True,
         text=True,
         timeout=30,

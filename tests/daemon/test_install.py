@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from support.daemon import clean_environ
+from support.daemon import ENVIRON
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,7 +88,7 @@ def test_installed_elsewhere_it_finds_its_files_and_runs(wheel: Path, tmp_path: 
     def run(*words: str) -> str:
         return subprocess.run(
             [sys.executable, *words],
-            env=clean_environ() | {"PYTHONPATH": str(target)},
+            env=ENVIRON | {"PYTHONPATH": str(target)},
             cwd=elsewhere,
             capture_output=True,
             text=True,

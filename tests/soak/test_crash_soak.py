@@ -7,11 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support.crash.run import Account, Death, crash_run, deaths
+from support.crash.run import AT_ONCE, Account, Death, crash_run, deaths
 
 RUNS = int(os.environ.get("SOAK_RUNS", "1000"))
 SEED = int(os.environ.get("SOAK_SEED", "7"))
-AT_ONCE = 3  # runs side by side; each waits more than it works
 
 
 @pytest.mark.crash

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from support.daemon import clean_environ
+from support.daemon import ENVIRON
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ def child(
     """`stackd …` as a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "stackd", *words],
-        env=clean_environ() | environ,
+        env=ENVIRON | environ,
         input=stdin,
         capture_output=True,
         timeout=30,
@@ -51,7 +51,7 @@ def in_terminal(*words: str, **environ: str) -> str:
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-m", "stackd", *words],
-        env=clean_environ() | {"TERM": "dumb", "COLUMNS": "200"} | environ,
+        env=ENVIRON | {"TERM": "dumb", "COLUMNS": "200"} | environ,
         stdin=subprocess.DEVNULL,
         stdout=theirs,
         stderr=theirs,

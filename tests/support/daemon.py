@@ -24,10 +24,12 @@ import psutil
 
 from stackd.client.api import Api
 from stackd.core.errors import NoAnswerError, UnreachableError
-from stackd.settings import foreign as clean_environ
+from stackd.settings import foreign
 
 START_WITHIN = 30.0
 END_WITHIN = 30.0
+# What children get, but for what is meant for us. Read once: pytest changes it while others might look through it.
+ENVIRON = foreign()
 MAIN = Path(__file__).with_name("daemon_main.py")
 RESTED = ("completed", "failed", "cancelled", "uncertain")
 
@@ -84,7 +86,7 @@ class DaemonProcess:
         return Api(socket_path=self.state / "stackd.sock")
 
     def spawn(self, role: str = "stack", **environ: str) -> subprocess.Popen[bytes]:
-        kept = clean_environ() | {
+        kept = ENVIRON | {
             "STACKD_STATE_DIR": str(self.state),
             "PORT": str(self.port),
             "STACKD_LOG_STYLE": "json",

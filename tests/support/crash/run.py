@@ -36,6 +36,7 @@ from support.daemon import DaemonProcess, eventually
 FINAL = frozenset({"completed", "failed", "cancelled"})
 RESTED = FINAL | {"uncertain"}
 WITHIN = 30.0  # seconds; nothing takes so long unless it is stuck
+AT_ONCE = 3  # runs side by side; each waits more than it works
 LOOKS_EVERY = 0.01  # seconds
 DYING = 2.0  # seconds a killed process may take to be gone
 TRAFFIC = 0.6  # seconds that the traffic of one life takes, about
