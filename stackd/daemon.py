@@ -324,6 +324,7 @@ class _Daemon:
                 grace=settings.client_patience,
                 clock=self._clock,
             ),
+            answers=Budget(settings.body_memory_bytes, clock=self._clock),
             admission=Admission(settings.max_jobs, store.reserve),
             clock=self._clock,
             events=self._events,

@@ -309,7 +309,7 @@ class Settings(BaseSettings):
     )
     body_memory_bytes: Annotated[int, _whole(_MIB, 1024 * 1024 * _MIB)] = _setting(
         "STACKD_BODY_MEMORY_BYTES", 64 * _MIB,
-        "bodies over 64 KiB that are held at a time; one that waits 10 s for room is refused (503)",
+        "bodies over 64 KiB held at a time, and as much of answers; without room in time: 503",
         unit="bytes",
     )  # fmt: skip
     max_document_bytes: Annotated[int, _whole(1024, 64 * _MIB)] = _setting(

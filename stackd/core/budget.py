@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -16,7 +15,7 @@ MOST_WAITING = 100  # each holds something already
 
 
 class Budget:
-    """`total` bytes. Who asks for more than is free waits, first come, first served.
+    """`total` bytes. Who asks for more than is free waits, first come, first served; only little ones pass.
 
     A share larger than the whole is granted once no other is held.
     """
@@ -25,7 +24,13 @@ class Budget:
         self._total = total
         self._clock = clock
         self._taken = 0
-        self._waiting: deque[_Asked] = deque()
+        self._little = total // 64
+        self._waiting: list[_Asked] = []
+
+    @property
+    def is_short(self) -> bool:
+        """Whether somebody waits."""
+        return bool(self._waiting)
 
     @property
     def taken(self) -> int:
@@ -34,7 +39,7 @@ class Budget:
 
     async def obtain(self, size: int, *, patience: float) -> None:
         """Take `size` bytes, as `Share.obtain` does; the caller gives them back."""
-        if not self._waiting and self._fits(size):
+        if self._fits(size) and (size <= self._little or not self._waiting):
             self._taken += size
             return
         asked = _Asked(size)
@@ -61,10 +66,12 @@ class Budget:
         self._grant()
 
     def _grant(self) -> None:
-        while self._waiting and self._fits(self._waiting[0].size):
-            asked = self._waiting.popleft()
-            self._taken += asked.size
-            asked.granted.set()
+        for asked in tuple(self._waiting):
+            is_next = asked is self._waiting[0] or asked.size <= self._little
+            if is_next and self._fits(asked.size):
+                self._waiting.remove(asked)
+                self._taken += asked.size
+                asked.granted.set()
 
     def _fits(self, size: int) -> bool:
         return self._taken == 0 or self._taken + size <= self._total

@@ -7,6 +7,7 @@
     │   ├── ConflictError    the named thing is not in a state that allows this (409)
     │   ├── TooLargeError    over a stated limit (413)
     │   ├── MalformedError   a request or a form that is none (400)
+    │   ├── UnsupportedError  a request comes in a form that is not known here (415)
     │   ├── SlowClientError  what was to come did not come in good time (408)
     │   └── ExpressionError  an expression does not parse, or cannot be evaluated
     ├── BusyError            a stated limit of load is reached; retry later (429)
@@ -90,6 +91,11 @@ class TooLargeError(InputError):
 class MalformedError(InputError):
     code = "malformed"
     status = 400
+
+
+class UnsupportedError(InputError):
+    code = "unsupported"
+    status = 415
 
 
 class SlowClientError(InputError):

@@ -346,9 +346,9 @@ def _marks(content: Bytes) -> bytes:
 def _nesting(marks: bytes, *, outside: int) -> tuple[int, bytes]:
     """How many of `outside` open containers are closed among `marks`, and which brackets stay open."""
     brackets = marks.translate(None, b":")
-    # Most containers hold no others. Without those the walk is short, and at most one level off.
+    # Most containers hold no others. Without those the walk is short, and at most two levels off: `{[]}`.
     closes, opens, deepest = _walk(brackets.replace(b"[]", b"").replace(b"{}", b""), outside)
-    if deepest >= MAX_DEPTH:
+    if deepest >= MAX_DEPTH - 1:
         closes, opens, deepest = _walk(brackets, outside)
         if deepest > MAX_DEPTH:
             raise too_deep()
@@ -400,9 +400,9 @@ def _read_strictly(piece: _Piece) -> Json:
 
 
 def _keys_in(value: Json) -> int:
-    """How many keys the maps in `value` hold, or more: each is followed by a colon that a string cannot hold."""
+    """How many keys the maps in `value` hold; -1: not known, as a key or a text holds what looks like the end of one."""
     text = orjson.dumps(value)
-    return text.count(b'":') + text.count(b'\\":') * len(text)
+    return -1 if b'\\":' in text else text.count(b'":')
 
 
 def _malformed(piece: _Piece, error: json.JSONDecodeError) -> InputError:

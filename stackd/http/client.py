@@ -27,8 +27,8 @@ from yarl import URL
 from stackd import __version__
 from stackd.core.clock import Clock
 from stackd.core.errors import NodeError
+from stackd.core.unpack import ENCODINGS, STEP, Unpacker
 from stackd.http.egress import EgressDeniedError, EgressPolicy, normal_host
-from stackd.http.unpack import ENCODINGS, STEP, Unpacker
 
 MAX_REDIRECTS = 10
 CONNECT_TIMEOUT = 10.0  # seconds for name, connection and TLS together

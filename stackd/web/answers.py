@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiohttp import web
@@ -14,10 +15,10 @@ from stackd.store.connection import Tx
 from stackd.web.context import of
 from stackd.web.views import execution_parts
 from stackd.workflows import executions
-from stackd.workflows.executions import ExecutionRow, NodeRow
+from stackd.workflows.executions import ExecutionRow, ExecutionStatus, NodeRow
 
 SLICE = 256 * 1024  # bytes given to the socket at a time
-ROOM_PATIENCE = 10.0  # seconds a large answer waits for room
+ROOM_PATIENCE = 3.0  # seconds a large answer waits for room; it may be asked for again
 
 
 def started(execution_id: str, workflow_id: str) -> dict[str, Any]:
@@ -29,15 +30,15 @@ def accepted(body: dict[str, Any]) -> web.Response:
 
 
 async def rested(request: web.Request, execution_id: str) -> web.StreamResponse:
-    """An execution in full."""
-    store, bodies = of(request).store, of(request).bodies
-    size = await store.read(lambda tx: executions.text_bytes(tx, execution_id))
-    held = 2 * size if size > LARGE else 0  # the texts, and what is shown of them
-    with Share(bodies.budget) as share:
-        await share.obtain(held, patience=ROOM_PATIENCE)
-        read = await store.read(lambda tx: _in_full(tx, execution_id))
-        parts = await aside_if(size > LARGE, execution_parts, *read)
-        return await in_parts(request, parts)
+    """An execution in full.
+
+    Raises:
+        OverloadedError: it is large, and there was no room for it in time.
+    """
+    async with _room_for(request, execution_id) as is_large:
+        row, given, nodes = await of(request).store.read(lambda tx: _in_full(tx, execution_id))
+        parts = await aside_if(is_large, execution_parts, row, given, nodes)
+        return await _in_parts(request, parts)
 
 
 def _in_full(tx: Tx, execution_id: str) -> tuple[ExecutionRow, bytes, list[NodeRow]]:
@@ -45,7 +46,31 @@ def _in_full(tx: Tx, execution_id: str) -> tuple[ExecutionRow, bytes, list[NodeR
     return row, executions.input_of(tx, row), executions.node_rows(tx, row.seq)
 
 
-async def in_parts(request: web.Request, parts: Sequence[bytes]) -> web.StreamResponse:
+async def output(request: web.Request, execution_id: str) -> web.StreamResponse | ExecutionRow:
+    """The output of a completed execution as the answer; the row of one that ended otherwise.
+
+    Raises:
+        OverloadedError: as `rested`.
+    """
+    async with _room_for(request, execution_id):
+        row = await of(request).store.read(lambda tx: executions.get(tx, execution_id))
+        if row.status is not ExecutionStatus.COMPLETED:
+            return row
+        return await _in_parts(request, [row.output or b"null"])
+
+
+@asynccontextmanager
+async def _room_for(request: web.Request, execution_id: str) -> AsyncIterator[bool]:
+    """Room for the texts of an execution and for what is shown of them; whether they are large."""
+    context = of(request)
+    size = await context.store.read(lambda tx: executions.text_bytes(tx, execution_id))
+    with Share(context.answers) as share:
+        if size > LARGE:
+            await share.obtain(2 * size, patience=ROOM_PATIENCE)
+        yield size > LARGE
+
+
+async def _in_parts(request: web.Request, parts: Sequence[bytes]) -> web.StreamResponse:
     """`parts`, one after another, as one JSON answer: slice by slice if it is large.
 
     Raises:

@@ -27,6 +27,11 @@ def make_app(context: Context) -> web.Application:
     Webhooks().add_to(app, context)
     workflows.add_to(app)
     executions.add_to(app)
+
+    async def release_waiters(_: web.Application) -> None:
+        context.waiting.release()
+
+    app.on_shutdown.append(release_waiters)
     return app
 
 

@@ -6,18 +6,23 @@ further until there is room for all of it, so that those who have begun can also
 
 from __future__ import annotations
 
+import zlib
 from typing import Self
 
 import anyio
 from aiohttp import web
+from anyio.lowlevel import checkpoint
 
 from stackd.core.budget import Budget, Share
 from stackd.core.clock import Clock
-from stackd.core.errors import SlowClientError, TooLargeError
+from stackd.core.errors import MalformedError, SlowClientError, TooLargeError, UnsupportedError
 from stackd.core.json import LARGE
+from stackd.core.unpack import ENCODINGS, Unpacker
 
 ROOM_PATIENCE = 10.0  # seconds a large body waits for room
 SLOWEST = 16 * 1024  # bytes per second a client must send, once its time of grace is over
+HURRY = 8  # times as fast who holds room must be while others wait for it
+LOOKS_EVERY = 1.0  # seconds until one that waits for a client looks whether others wait
 
 
 class Bodies:
@@ -43,6 +48,9 @@ class Body:
         self._request = request
         self._limit = limit
         self._share = Share(bodies.budget)
+        self._has_room = False
+        self._received = 0  # bytes, as they were sent
+        self._began = bodies.clock.monotonic()
         self._waited = 0.0  # seconds, for room: that is not the client's doing
 
     def __enter__(self) -> Self:
@@ -52,42 +60,83 @@ class Body:
         self._share.resize(0)
 
     async def read(self) -> bytearray:
-        """All of it.
+        """All of it, unpacked.
 
         Raises:
             TooLargeError: it is over the limit.
+            UnsupportedError: it is packed in a way that is not known.
+            MalformedError: it is not packed as it says, or ends too early for that.
             OverloadedError: it is large, and there was no room for it in time.
             SlowClientError: it did not come in time.
-            RequestPayloadError, ConnectionError: as aiohttp says it: it broke off, or is badly encoded.
+            RequestPayloadError, ConnectionError: as aiohttp says it: it broke off.
         """
+        unpacker = self._unpacker()
         if (self._request.content_length or 0) > self._limit:
             raise self._too_large()
-        clock, content = self._bodies.clock, bytearray()
-        began = clock.monotonic()
-        has_room = False
-        while True:
-            allowed = self._bodies.grace + len(content) / SLOWEST
-            chunk = await self._chunk(began + self._waited + allowed - clock.monotonic())
-            if not chunk:
-                break
-            if len(content) + len(chunk) > self._limit:
-                raise self._too_large()
-            if len(content) + len(chunk) > LARGE and not has_room:
-                has_room = True
-                await self._wait_for_room()
-            content += chunk
-        if has_room:
+        content = bytearray()
+        if unpacker is None:
+            while chunk := await self._chunk():
+                await self._add(content, chunk)
+        else:
+            await self._unpack(unpacker, content)
+        if self._has_room:
             self._share.resize(len(content))
         return content
 
-    async def _chunk(self, within: float) -> bytes:
+    def _unpacker(self) -> Unpacker | None:
+        encoding = self._request.headers.get("Content-Encoding", "").strip().lower()
+        if encoding in ("", "identity"):
+            return None
+        if encoding not in ENCODINGS:
+            raise UnsupportedError(
+                f"a Content-Encoding other than {', '.join(sorted(ENCODINGS))} is not known",
+                code="body.encoding_unknown",
+            )
+        return Unpacker(encoding)
+
+    async def _unpack(self, unpacker: Unpacker, content: bytearray) -> None:
+        try:
+            while chunk := await self._chunk():
+                for piece in unpacker.feed(chunk):
+                    await self._add(content, piece)
+                    await checkpoint()  # a small chunk may hold many pieces
+        except zlib.error:
+            raise MalformedError(
+                "the body is not in its Content-Encoding", code="body.malformed"
+            ) from None
+        if not unpacker.is_whole:
+            raise MalformedError(
+                "the body ends before its Content-Encoding does", code="body.malformed"
+            )
+
+    async def _add(self, content: bytearray, piece: bytes) -> None:
+        if len(content) + len(piece) > self._limit:
+            raise self._too_large()
+        if len(content) + len(piece) > LARGE and not self._has_room:
+            self._has_room = True
+            await self._wait_for_room()
+        content += piece
+
+    async def _chunk(self) -> bytes:
         """What has arrived by now, or arrives next; nothing at the end."""
-        payload = self._request.content
-        if payload.is_eof():  # all of it has arrived: as is usual
-            return payload.read_nowait()
-        with anyio.move_on_after(max(within, 0.0)):
-            return await payload.readany()
-        raise SlowClientError("the body did not arrive in time")
+        payload, chunk = self._request.content, b""
+        while not payload.is_eof():
+            left = self._seconds_left()
+            with anyio.move_on_after(min(max(left, 0.0), LOOKS_EVERY)):
+                chunk = await payload.readany()
+            if chunk:
+                self._received += len(chunk)
+                return chunk
+            if left <= 0:
+                raise SlowClientError("the body did not arrive in time")
+        return payload.read_nowait()  # all of it has arrived: as is usual
+
+    def _seconds_left(self) -> float:
+        """Until the client has taken too long for what it has sent."""
+        is_in_the_way = self._has_room and self._bodies.budget.is_short
+        allowed = self._bodies.grace + self._received / SLOWEST
+        since = self._began + self._waited
+        return since + allowed / (HURRY if is_in_the_way else 1) - self._bodies.clock.monotonic()
 
     async def _wait_for_room(self) -> None:
         clock = self._bodies.clock

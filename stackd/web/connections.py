@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 
 import anyio
 import structlog
-from aiohttp import http_exceptions, web
+from aiohttp import StreamReader, http_exceptions, web
 
 from stackd.web.bodies import SLOWEST
 from stackd.web.problem import CONTENT_TYPE, problem
@@ -135,11 +135,15 @@ class Connection(web.RequestHandler):
 
     __slots__ = (
         "_connections",
+        "_first_body",
         "_has_asked",
+        "_has_sent_all",
         "_head_since",
         "_is_served",
         "_on_lost",
+        "_slow_since",
         "_stuck_since",
+        "_taken_before",
         "is_counted",
         "is_spare",
         "wait_since",
@@ -153,13 +157,24 @@ class Connection(web.RequestHandler):
         is_counted: bool,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        super().__init__(manager, loop=loop, access_log=None, read_bufsize=READ_AHEAD)  # type: ignore[arg-type]
+        super().__init__(
+            manager,
+            loop=loop,
+            access_log=None,  # type: ignore[arg-type]
+            read_bufsize=READ_AHEAD,
+            auto_decompress=False,  # `bodies` does, and sees whether all of it came
+        )
         self._connections = connections
         self._is_served = False
+        self._first_body: StreamReader | None = None  # of what it serves
+        self._has_sent_all = False
         self._has_asked = False  # for anything yet
         self.wait_since = loop.time()
         self._head_since: float | None = None  # when the first part of a request's head arrived
         self._stuck_since: float | None = None  # when the client took no more of its answer
+        # When the client first let this answer wait, and how much of it it had taken by then.
+        self._slow_since: float | None = None
+        self._taken_before = 0
         self._on_lost: set[anyio.Event] = set()
         self.is_counted = is_counted
         self.is_spare = False
@@ -181,6 +196,23 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._connections.forget(self)
         super().connection_lost(exc)
+        self._tell()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's protocols may say so
+        """Answer a client that has sent a request and closes its side, then close. It looks like one that left."""
+        if not self._is_served or not self._has_whole_request():
+            return False
+        self._has_sent_all = True
+        self._tell()
+        self.close()
+        return True
+
+    def _has_whole_request(self) -> bool:
+        request = self._current_request  # None as long as aiohttp is about to take it up
+        body = self._first_body if request is None else request.content
+        return body is not None and body.is_eof()
+
+    def _tell(self) -> None:
         for told in self._on_lost:
             told.set()
 
@@ -189,10 +221,15 @@ class Connection(web.RequestHandler):
         """Whether the client has closed it, or we have."""
         return self.transport is None
 
+    @property
+    def may_be_gone(self) -> bool:
+        """Whether the client has at least closed its side."""
+        return self.is_gone or self._has_sent_all
+
     @contextmanager
     def telling(self, told: anyio.Event) -> Iterator[None]:
-        """Set `told` when the client goes during the block, or has gone before it."""
-        if self.is_gone:
+        """Set `told` when the client may be gone, during the block or before it."""
+        if self.may_be_gone:
             told.set()
         self._on_lost.add(told)
         try:
@@ -209,6 +246,7 @@ class Connection(web.RequestHandler):
             return
         if self._messages:
             self._is_served = self._has_asked = True
+            self._first_body = self._messages[0][1]
             self._head_since, self.wait_since = None, self.now
             self._connections.serve(self)
         elif self._waiter is not None and self._head_since is None:
@@ -229,17 +267,36 @@ class Connection(web.RequestHandler):
             return await super().finish_response(request, resp, start_time)
         finally:
             self.wait_since = self.now
+            self._slow_since = None
             if not self._messages:
-                self._is_served = False
+                self._is_served, self._first_body = False, None
                 self._connections.rest(self)
 
     def pause_writing(self) -> None:
         super().pause_writing()
         self._stuck_since = self.now
+        if self._slow_since is None:
+            self._slow_since, self._taken_before = self.now, self._taken()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         self._stuck_since = None
+
+    def _taken(self) -> int:
+        """Bytes of the answer that have left."""
+        if self.transport is None or self._current_request is None:
+            return 0
+        unsent = self.transport.get_write_buffer_size()
+        return self._current_request.writer.output_size - unsent
+
+    def _is_slow_to_take(self, now: float, patience: float) -> bool:
+        """Whether it takes an answer too slowly, or not at all."""
+        if self._stuck_since is not None and now - self._stuck_since > patience:
+            return True
+        if self._slow_since is None:
+            return False
+        late = now - self._slow_since - patience
+        return self._taken() - self._taken_before < SLOWEST * late
 
     def is_slow_to_send(self, now: float) -> bool:
         """Whether it is served, and the server has waited for the body for longer than it should."""
@@ -255,7 +312,7 @@ class Connection(web.RequestHandler):
     def end_if_late(self, patience: float) -> None:
         """Close it if the client has let the server wait for too long. Bodies have limits of their own."""
         now = self.now
-        if self._stuck_since is not None and now - self._stuck_since > patience:
+        if self._is_slow_to_take(now, patience):
             self.abort()
         if self._is_served:
             return

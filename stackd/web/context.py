@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from stackd.core.budget import Budget
 from stackd.core.clock import Clock
 from stackd.core.errors import InputError
 from stackd.core.events import EventBus
@@ -26,13 +27,19 @@ LONGEST_KEY = 255
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Shared by every request. `token`: the bearer token, None if none was made."""
+    """Shared by every request.
+
+    Attributes:
+        answers: memory for large answers; not that of bodies, or who reads slowly would stop deliveries.
+        token: the bearer token, None if none was made.
+    """
 
     settings: Settings
     store: Database
     versions: Versions
     blobs: BlobFolder
     bodies: Bodies
+    answers: Budget
     admission: Admission
     clock: Clock
     events: EventBus

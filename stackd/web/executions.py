@@ -16,7 +16,7 @@ from stackd.store.connection import Tx
 from stackd.web.answers import rested
 from stackd.web.context import limit_of, of
 from stackd.web.views import summary_view
-from stackd.web.workflows import members_of, start_by_hand, started_by_hand
+from stackd.web.workflows import members_of, start_by_hand, started_by_hand, wait_of
 from stackd.workflows import executions
 from stackd.workflows.executions import Decision, ExecutionStatus
 
@@ -37,13 +37,14 @@ def add_to(app: web.Application) -> None:
 
 
 async def start_execution(request: web.Request) -> web.StreamResponse:
+    wait = wait_of(request)
     with of(request).bodies.of(request) as body:
         given = await members_of(body)
         workflow_id = loads(given.get("workflowId", b"null"))
         if not isinstance(workflow_id, str):
             raise InputError("workflowId is missing", code="input.workflow_id")
         execution_id = await start_by_hand(request, workflow_id, given.pop("input", b"null"))
-    return await started_by_hand(request, workflow_id, execution_id)
+    return await started_by_hand(request, workflow_id, execution_id, wait)
 
 
 async def list_executions(request: web.Request) -> web.Response:

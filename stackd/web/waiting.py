@@ -24,10 +24,13 @@ class Client(Protocol):
     """Who waits."""
 
     def telling(self, told: anyio.Event) -> AbstractContextManager[None]:
-        """Set `told` when the client goes during the block, or has gone before it."""
+        """Set `told` when the client may be gone, during the block or before it."""
 
     @property
     def is_gone(self) -> bool: ...
+
+    @property
+    def may_be_gone(self) -> bool: ...
 
 
 class Waiting:
@@ -37,6 +40,7 @@ class Waiting:
         self._store = store
         self._clock = clock
         self._waiters: dict[str, set[anyio.Event]] = {}
+        self._releases = 0
         events.subscribe(self._hear, ExecutionFinished, ExecutionParked)
 
     def _hear(self, event: Event) -> None:
@@ -44,21 +48,30 @@ class Waiting:
             for waiter in self._waiters.get(event.execution_id, ()):
                 waiter.set()
 
+    def release(self) -> None:
+        """Let go all who wait now: nobody is left to answer them later."""
+        self._releases += 1
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                waiter.set()
+
     async def until_rested(self, execution_id: str, *, timeout: float, client: Client) -> bool:
-        """Whether the execution is final or uncertain, once it is so or `timeout` seconds are over.
+        """Whether the execution is final or uncertain: once it is so, or nobody may wait any longer.
+
+        That is after `timeout` seconds, once released, or when the client may have left.
 
         Raises:
             ConnectionAbortedError: the client has gone.
         """
         deadline = self._clock.monotonic() + timeout
-        poll = POLL
+        poll, releases = POLL, self._releases
         while True:
             with self._hearing(execution_id) as moved, client.telling(moved):
                 status = await self._store.read(lambda tx: executions.status(tx, execution_id))
                 if status in RESTED:
                     return True
                 left = deadline - self._clock.monotonic()
-                if left <= 0:
+                if left <= 0 or client.may_be_gone or self._releases != releases:
                     return False
                 await self._clock.wait(moved, min(left, poll))
             if client.is_gone:

@@ -11,13 +11,19 @@ from aiohttp import web
 from multidict import MultiMapping
 
 from stackd.core.aside import aside_if
-from stackd.core.errors import NotFoundError, StackdError, StoreCorruptError, StoreFailedError
+from stackd.core.errors import (
+    NotFoundError,
+    OverloadedError,
+    StackdError,
+    StoreCorruptError,
+    StoreFailedError,
+)
 from stackd.core.json import LARGE, Json, dumps, loads
 from stackd.core.large_json import check, load
 from stackd.core.text import codec, decoded
 from stackd.runtime.blobs import Staged
 from stackd.store.connection import Tx
-from stackd.web.answers import accepted, in_parts, started
+from stackd.web.answers import accepted, output, started
 from stackd.web.bodies import Body
 from stackd.web.connections import connection_of
 from stackd.web.context import Context, header_text, of, storable, usable_key
@@ -25,7 +31,7 @@ from stackd.web.forms import Field, FormFile, read_multipart, read_urlencoded
 from stackd.web.problem import problem
 from stackd.workflows import catalogue, executions
 from stackd.workflows.catalogue import WebhookRoute, WorkflowChanged
-from stackd.workflows.executions import ExecutionRow, ExecutionStatus, NewExecution, as_json
+from stackd.workflows.executions import ExecutionRow, NewExecution, as_json
 from stackd.workflows.expressions import OMIT, Expression, Scope, evaluate
 from stackd.workflows.graph import GraphNode
 
@@ -337,15 +343,16 @@ def _key_of(value: Json) -> str | None:
 async def _reply(
     context: Context, request: web.Request, execution_id: str
 ) -> web.StreamResponse | None:
-    """What the caller of a `respond: last` webhook gets; None if it takes too long."""
+    """What the caller of a `respond: last` webhook gets; None if it takes too long, or there is no room for it."""
     if not await context.waiting.until_rested(
         execution_id, timeout=REPLY_WITHIN, client=connection_of(request)
     ):
         return None
-    row = await context.store.read(lambda tx: executions.get(tx, execution_id))
-    if row.status is ExecutionStatus.COMPLETED:
-        return await in_parts(request, [row.output or b"null"])
-    return _problem(row)
+    try:
+        answer = await output(request, execution_id)
+    except OverloadedError:
+        return None
+    return _problem(answer) if isinstance(answer, ExecutionRow) else answer
 
 
 def _problem(row: ExecutionRow) -> web.Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 
 import anyio
@@ -14,7 +15,7 @@ from stackd.client.models import (
     WorkflowList,
 )
 from stackd.core.aside import aside_if
-from stackd.core.errors import InputError
+from stackd.core.errors import InputError, OverloadedError
 from stackd.core.json import LARGE, dumps, loads
 from stackd.core.large_json import check, members
 from stackd.store.connection import Tx
@@ -162,11 +163,16 @@ async def _set_active(request: web.Request, *, active: bool) -> web.Response:
 
 async def run_workflow(request: web.Request) -> web.StreamResponse:
     """Start an execution by hand; with `?wait` answer with the execution once it rests."""
-    workflow_id = request.match_info["id"]
+    workflow_id, wait = request.match_info["id"], wait_of(request)
     with of(request).bodies.of(request) as body:
         given = await members_of(body)
         execution_id = await start_by_hand(request, workflow_id, given.pop("input", b"null"))
-    return await started_by_hand(request, workflow_id, execution_id)
+    return await started_by_hand(request, workflow_id, execution_id, wait)
+
+
+def wait_of(request: web.Request) -> float | None:
+    """Seconds the caller waits for an execution, to be read before it is started; None: it does not."""
+    return seconds_of(request, "wait", longest=LONGEST_WAIT)
 
 
 async def members_of(body: Body) -> dict[str, bytes]:
@@ -208,14 +214,14 @@ async def start_by_hand(request: web.Request, workflow_id: str, given: bytes) ->
 
 
 async def started_by_hand(
-    request: web.Request, workflow_id: str, execution_id: str
+    request: web.Request, workflow_id: str, execution_id: str, wait: float | None
 ) -> web.StreamResponse:
     """The answer to a start: the execution itself if the caller waits and it rests in time."""
-    wait = seconds_of(request, "wait", longest=LONGEST_WAIT)
     if wait is not None and await of(request).waiting.until_rested(
         execution_id, timeout=wait, client=connection_of(request)
     ):
-        return await rested(request, execution_id)
+        with contextlib.suppress(OverloadedError):  # it is started all the same
+            return await rested(request, execution_id)
     return accepted(started(execution_id, workflow_id))
 
 

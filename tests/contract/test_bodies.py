@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import random
 import re
-from collections.abc import AsyncIterator
+import zlib
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from stackd.core.json import LARGE
 from stackd.services.api import Api
 from stackd.testing import FakeClock
 from stackd.web import problem
-from stackd.web.bodies import ROOM_PATIENCE, Bodies
+from stackd.web.bodies import ROOM_PATIENCE, SLOWEST, Bodies
 from stackd.web.connections import Connections
 
 MAX = 1024 * 1024
@@ -238,3 +240,66 @@ async def test_a_body_that_breaks_off_leaves_nothing_held(site: Site) -> None:
         await site.taken(0)
 
     assert answer.status == 400
+
+
+@pytest.mark.parametrize("kept", [0, 30, 150], ids=["nothing", "a-little", "half"])
+async def test_a_packed_body_that_ends_too_early_is_refused(site: Site, kept: int) -> None:
+    packed = gzip.compress(random.Random(1).randbytes(300))[:kept] or gzip.compress(b"")[:5]
+    async with site.serving():
+        upload = await Upload(site).begin(len(packed), Content_Encoding="gzip")
+        answer = await upload.send(packed).answer()
+
+    assert (answer.status, '"code":"body.malformed"' in answer.body) == (400, True)
+
+
+@pytest.mark.parametrize("encoding", ["br", "gzip, gzip", "compress"])
+async def test_a_body_packed_in_an_unknown_way_is_refused(site: Site, encoding: str) -> None:
+    async with site.serving():
+        upload = await Upload(site).begin(5, Content_Encoding=encoding)
+        answer = await upload.send(b"12345").answer()
+
+    assert (answer.status, '"code":"body.encoding_unknown"' in answer.body) == (415, True)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress], ids=["gzip", "deflate"])
+async def test_a_packed_body_is_read_in_full(site: Site, pack: Callable[[bytes], bytes]) -> None:
+    packed = pack(b"x" * MAX)
+    encoding = "Gzip" if pack is gzip.compress else "deflate"
+    async with site.serving():
+        upload = await Upload(site).begin(len(packed), Content_Encoding=encoding)
+        answer = await upload.send(packed).answer()
+
+    assert (answer.status, answer.body) == (200, str(MAX))
+
+
+async def test_the_time_a_body_waits_for_room_is_not_its_senders(site: Site) -> None:
+    async with site.serving():
+        async with site.full():
+            upload = (await Upload(site).begin(MAX)).send(b"x" * (2 * LARGE))
+            while not site.clock.is_awaited:
+                await anyio.lowlevel.checkpoint()
+            site.clock.advance(ROOM_PATIENCE - 1)
+        await site.taken(MAX)
+        for _ in range(100):  # it waits for more by now
+            await anyio.lowlevel.checkpoint()
+        answer = await upload.send(b"x" * (MAX - 2 * LARGE)).answer()
+
+    assert answer.status == 200
+
+
+async def test_who_is_slow_and_holds_room_must_hurry_while_others_wait_for_it(site: Site) -> None:
+    slow_time = 2 * LARGE / SLOWEST  # seconds; more than its sender has while others wait
+    async with site.serving():
+        slow = [(await Upload(site).begin(MAX)).send(b"x" * (2 * LARGE)) for _ in range(2)]
+        await site.taken(ROOM)
+        site.clock.advance(slow_time)
+        for upload in slow:
+            upload.send(b"x")
+        in_time = await whole(site, MAX)
+        while not site.clock.is_awaited:
+            await anyio.lowlevel.checkpoint()
+        for upload in slow:
+            upload.send(b"x")
+        answers = [await upload.answer() for upload in (*slow, in_time)]
+
+    assert [answer.status for answer in answers] == [408, 408, 200]

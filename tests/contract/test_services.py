@@ -79,6 +79,7 @@ class Site:
                 grace=15.0,
                 clock=clock,
             ),
+            answers=Budget(2**26, clock=clock),
             admission=Admission(1000, database.reserve),
             clock=clock,
             events=events,

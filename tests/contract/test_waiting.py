@@ -22,7 +22,7 @@ class Client:
     """Stays until it leaves."""
 
     def __init__(self) -> None:
-        self.is_gone = False
+        self.is_gone = self.may_be_gone = False
         self._told: set[anyio.Event] = set()
 
     @contextmanager
@@ -35,6 +35,10 @@ class Client:
 
     def leave(self) -> None:
         self.is_gone = True
+        self.close_its_side()
+
+    def close_its_side(self) -> None:
+        self.may_be_gone = True
         for told in self._told:
             told.set()
 
@@ -131,6 +135,27 @@ async def test_who_waits_goes_with_its_client(waiter: Waiter) -> None:
 
     assert (waiter.result, waiter.store.reads) == ("gone", before)
     assert not waiter.waiting._waiters
+
+
+async def test_who_may_have_left_is_answered_without_the_end(waiter: Waiter) -> None:
+    execution_id = await waiter.begun()
+
+    async with waiter.waits(execution_id):
+        waiter.client.close_its_side()
+
+    assert waiter.result is False
+
+
+async def test_all_who_wait_can_be_let_go_and_others_may_wait_later(waiter: Waiter) -> None:
+    execution_id = await waiter.begun()
+
+    async with waiter.waits(execution_id):
+        waiter.waiting.release()
+    released, waiter.result = waiter.result, None
+    async with waiter.waits(execution_id):
+        await waiter.world.work()
+
+    assert (released, waiter.result) == (False, True)
 
 
 async def test_a_look_reads_the_state_alone(waiter: Waiter) -> None:

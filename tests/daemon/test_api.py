@@ -217,10 +217,16 @@ def test_a_wait_that_is_too_short_answers_202_and_the_execution_goes_on(
 
 
 @pytest.mark.parametrize("wait", ["soon", "-1", "nan", "inf"])
-def test_a_wait_that_is_no_number_of_seconds_is_refused(daemon: DaemonProcess, wait: str) -> None:
-    answer = daemon.http("POST", f"/api/workflows/hello/run?wait={wait}", {})
+def test_a_wait_that_is_no_number_of_seconds_is_refused_and_starts_nothing(
+    daemon: DaemonProcess, wait: str
+) -> None:
+    before = daemon.api.get("/api/executions", limit=1)["items"]
 
-    assert (answer.status, answer.code) == (422, "query.wait")
+    by_path = daemon.http("POST", f"/api/workflows/hello/run?wait={wait}", {})
+    by_body = daemon.http("POST", f"/api/executions?wait={wait}", {"workflowId": "hello"})
+
+    assert {(one.status, one.code) for one in (by_path, by_body)} == {(422, "query.wait")}
+    assert daemon.api.get("/api/executions", limit=1)["items"] == before
 
 
 def test_post_executions_starts_the_named_workflow(daemon: DaemonProcess) -> None:

@@ -299,6 +299,69 @@ def test_where_all_are_served_others_are_refused_and_probes_and_the_socket_are_n
     assert later
 
 
+# -- one side only
+
+
+def test_who_closes_its_side_after_a_request_is_answered(
+    daemon: DaemonProcess, clients: contextlib.ExitStack
+) -> None:
+    daemon.load(ECHO.format(id="plain").replace(", respond: last", ""))
+    client = connect(daemon, clients, WHOLE.replace(b"/echo", b"/plain"))
+    client.shutdown(socket.SHUT_WR)
+
+    got = rest(client)
+
+    assert got.startswith(b"HTTP/1.1 202 ")
+    assert b'"executionId":"' in got
+
+
+def test_who_closes_its_side_while_it_waits_for_a_reply_is_told_that_it_was_taken(
+    crowded: DaemonProcess, clients: contextlib.ExitStack, far_side: FarSide
+) -> None:
+    far_side.is_open.clear()
+    client = connect(crowded, clients, WHOLE.replace(b"/echo", b"/held"))
+    far_side.arrived("/held")
+
+    client.shutdown(socket.SHUT_WR)
+    got = rest(client)
+    far_side.is_open.set()
+
+    assert got.startswith(b"HTTP/1.1 202 ")
+    (execution_id,) = re.findall(rb'"executionId":"(\w+)"', got)
+    assert crowded.until(execution_id.decode())["status"] == "completed"
+
+
+def test_who_closes_its_side_in_the_middle_of_a_request_is_not_waited_for(
+    daemon: DaemonProcess, clients: contextlib.ExitStack
+) -> None:
+    client = connect(daemon, clients, WHOLE[:-1])
+    client.shutdown(socket.SHUT_WR)
+
+    assert rest(client) == b""
+
+
+# -- large answers
+
+LARGE_ANSWER = 10_000_000  # bytes; more than the kernel keeps of it
+
+
+def test_who_does_not_take_a_large_answer_is_cut_off(
+    daemon: DaemonProcess, clients: contextlib.ExitStack
+) -> None:
+    body = b'"%b"' % (b"x" * (LARGE_ANSWER - 10))
+    head = HEAD + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    client = connect(daemon, clients)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.sendall(head + body)
+    assert client.recv(12) == b"HTTP/1.1 200"
+
+    def is_cut_off() -> bool:
+        open_now = psutil.Process(daemon.pid).net_connections("tcp")
+        return client.getsockname() not in {one.raddr for one in open_now}
+
+    eventually("it is cut off", is_cut_off)
+
+
 # -- thousands
 
 CROWD = 2000

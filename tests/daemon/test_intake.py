@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
 import time
 from collections import Counter
@@ -96,6 +97,26 @@ def peak(daemon: DaemonProcess) -> int:
     status = Path(f"/proc/{daemon.pid}/status").read_text()
     (kib,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
     return int(kib) * 1024
+
+
+def test_an_answer_nobody_takes_holds_up_large_answers_alone(tmp_path: Path) -> None:
+    with running(tmp_path, STACKD_BODY_MEMORY_BYTES=str(8 * MIB)) as daemon:
+        daemon.load(BARE.format(id="echo", params=json.dumps({"path": "echo", "respond": "last"})))
+        daemon.load(taking("taking"))
+        body = b'"%b"' % (b"x" * (9 * MIB))
+        stored = daemon.deliver("taking", body, **KIND).json["executionId"]
+        with socket.create_connection(("127.0.0.1", daemon.port)) as client:
+            head = f"GET /api/executions/{stored} HTTP/1.1\r\nHost: here\r\n"
+            client.sendall(f"{head}Authorization: Bearer {daemon.token}\r\n\r\n".encode())
+            client.recv(1)
+
+            shown = daemon.http("GET", f"/api/executions/{stored}")
+            small = daemon.http("GET", "/api/executions?limit=1")
+            replies = [daemon.deliver("echo", body, **KIND), daemon.deliver("echo", {"a": 1})]
+
+    assert (shown.status, shown.code) == (503, "overloaded")
+    assert int(shown.headers["retry-after"]) >= 1
+    assert [answer.status for answer in (small, *replies)] == [200, 202, 200]
 
 
 # -- the loop

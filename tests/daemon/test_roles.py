@@ -59,6 +59,15 @@ def ask_to_stop(daemon: DaemonProcess) -> None:
     eventually("it drains", lambda: len(daemon.logged("draining")) > before)
 
 
+REPLYING = """
+id: replying
+nodes:
+  - {id: hook, type: trigger.webhook.inbound, params: {path: replying, respond: last}}
+  - {id: nap, type: action.time.delay, params: {delayHours: 1}}
+edges: [{from: hook, to: nap}]
+"""
+
+
 def stored(daemon: DaemonProcess, execution_id: str) -> str:
     """The status of an execution, with no daemon to ask."""
     with daemon.file() as raw:
@@ -98,6 +107,28 @@ def test_sigterm_lets_what_runs_finish_while_deliveries_are_still_taken(
     assert stored(daemon, late_id) == "queued"
     daemon.start()
     assert daemon.until(late_id)["output"] == {"n": 7}
+
+
+def test_callers_who_wait_for_what_will_not_end_here_any_more_are_answered_before_the_end(
+    daemons: Daemons,
+) -> None:
+    daemon = daemons()
+    daemon.start()
+    daemon.load(REPLYING)
+    with ThreadPoolExecutor(2) as pool:
+        delivery = pool.submit(daemon.deliver, "replying", {})
+        run = pool.submit(daemon.http, "POST", "/api/workflows/replying/run?wait=30", {})
+        eventually(
+            "both wait",
+            lambda: len(daemon.api.get("/api/executions", status="waiting")["items"]) == 2,
+        )
+
+        code = daemon.terminate()
+        answers = [delivery.result(10), run.result(10)]
+
+    assert code == 0
+    assert [answer.status for answer in answers] == [202, 202]
+    assert {stored(daemon, answer.json["executionId"]) for answer in answers} == {"waiting"}
 
 
 def test_a_second_sigterm_stops_now_and_the_next_start_goes_on(

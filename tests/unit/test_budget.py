@@ -92,7 +92,7 @@ async def test_who_came_first_is_served_first_though_less_would_fit(budget: Budg
 
 
 async def test_more_than_the_whole_is_had_alone(budget: Budget) -> None:
-    async with asking(budget, 1, 500, 1) as askers:
+    async with asking(budget, 2, 500, 2) as askers:
         before = served(askers)
         await askers[0].leave()
         between = served(askers)
@@ -157,3 +157,38 @@ async def test_a_share_that_grows_waits_for_nobody_but_others_wait_for_it(budget
 
             assert (before, served(later)) == ([False], [True])
             assert budget.taken == 40
+
+
+async def test_a_little_passes_those_who_wait_for_much(budget: Budget) -> None:
+    async with asking(budget, 60, 50, 1) as askers:
+        assert served(askers) == [True, False, True]
+
+
+async def test_a_little_that_waits_is_served_before_those_who_wait_for_much(budget: Budget) -> None:
+    async with asking(budget, 60, 40, 50, 1) as askers:
+        assert askers[1].share is not None
+        askers[1].share.resize(39)
+        await settled()
+
+        assert (served(askers), budget.is_short) == ([True, True, False, True], True)
+
+
+async def test_who_gives_up_lets_the_next_have_what_is_free(budget: Budget) -> None:
+    served: list[int] = []
+    gives_up = anyio.CancelScope()
+
+    async def ask(size: int, scope: anyio.CancelScope) -> None:
+        with scope:
+            await budget.obtain(size, patience=PATIENCE)
+            served.append(size)
+
+    async with anyio.create_task_group() as tasks:
+        await budget.obtain(60, patience=PATIENCE)
+        tasks.start_soon(ask, 90, gives_up)
+        await settled()
+        tasks.start_soon(ask, 30, anyio.CancelScope())
+        await settled()
+        gives_up.cancel()
+        await settled()
+
+        assert served == [30]

@@ -98,6 +98,10 @@ FILL = b"0," * 40_000  # longer than a piece
                      id="same-key-with-a-colon"),
         pytest.param(b"[" + FILL + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"]", "json.depth",
                      "deeper than 500", id="deep"),
+        pytest.param(b"{" + b",".join([b'"a\\\\":1'] * 10) + b" " * 70_000 + b"}",
+                     "json.duplicate_key", "a", id="same-key-with-a-backslash"),
+        pytest.param(b"[" * 499 + b'{"a":[]},' + FILL + b"0" + b"]" * 499, "json.depth",
+                     "deeper than 500", id="deep-and-empty"),
         pytest.param(b"[" * 10_000_000, "json.depth", "deeper than 500", id="deep-without-a-comma"),
     ],
 )  # fmt: skip

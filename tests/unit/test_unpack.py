@@ -7,7 +7,7 @@ import zlib
 
 import pytest
 
-from stackd.http.unpack import STEP, Unpacker
+from stackd.core.unpack import STEP, Unpacker
 
 TEXT = b"a body that is said twice, a body that is said twice"
 
