@@ -178,7 +178,7 @@ class Run:
             StoreFailedError: the store has stopped.
         """
         self._journal = {node.key: node for node in nodes}
-        self._bytes += sum(len(node.output or b"") for node in nodes)
+        self._bytes += _output_bytes(nodes)
         self._share = share
         try:
             while True:
@@ -242,7 +242,7 @@ class Run:
                 continue
             if node.status in (NodeStatus.COMPLETED, NodeStatus.PENDING):
                 self._journal[node.key] = node
-                self._bytes += len(node.output or b"")
+                self._weigh(len(node.output or b""))
                 self._ready.append(self._graph.nodes[node.key])
 
     async def _wait_for_change(self, changed: anyio.Event) -> None:
@@ -515,6 +515,12 @@ class Run:
             text = await aside(_text_of, output)
         self._note_output(node, row, output, text)
 
+    def _weigh(self, output_bytes: int) -> None:
+        """Count one more output."""
+        self._bytes += output_bytes
+        if output_bytes > LARGE and self._share is not None:
+            self._share.grow(executions.OUTPUT_WEIGHT * output_bytes)
+
     def _note_output(
         self, node: GraphNode, row: NodeRow, output: Json, text: bytes | TypeError
     ) -> None:
@@ -529,9 +535,7 @@ class Run:
         if whole > limits.execution:
             self._fail(node, row, _too_large(node.id, "execution", whole, limits.execution))
             return
-        self._bytes = whole
-        if len(text) > LARGE and self._share is not None:
-            self._share.grow(executions.OUTPUT_WEIGHT * len(text))
+        self._weigh(len(text))
         now = self._tools.clock.time()
         self._roots[node.id] = output
         self._record(
@@ -842,6 +846,7 @@ class Run:
         )
         self._row = row
         self._journal = {node.key: node for node in nodes}
+        self._bytes = row.input_bytes + _output_bytes(nodes)
         self._failure = None
         self._cancelled = row.cancel_requested
 
@@ -849,6 +854,10 @@ class Run:
 _ENDED = frozenset(
     {NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.SKIPPED, NodeStatus.UNCERTAIN}
 )
+
+
+def _output_bytes(nodes: list[NodeRow]) -> int:
+    return sum(len(node.output or b"") for node in nodes)
 
 
 class _PatientBlobs:

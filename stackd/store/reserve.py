@@ -48,8 +48,10 @@ class Reserve:
         """
         if not self._size():
             with contextlib.suppress(OSError):  # no room after all: the next round tries again
-                self._allocate()
-            self._partial.unlink(missing_ok=True)
+                try:
+                    self._allocate()
+                finally:
+                    self._partial.unlink(missing_ok=True)
         self.look()
         return bool(self._size())
 

