@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import anyio
 import pytest
+from support.turns import turns
 
 from stackd.core.aside import aside
 from stackd.core.large_json import check, load
@@ -34,28 +33,6 @@ def test_other_threads_have_their_turn_while_large_json_is_read(shape: str, what
         count = taken()
 
     assert count >= TURNS
-
-
-@contextmanager
-def turns() -> Iterator[Callable[[], int]]:
-    """How often another thread, which asks every millisecond, has had its turn."""
-    taken = 0
-    begun, done = threading.Event(), threading.Event()
-
-    def take() -> None:
-        nonlocal taken
-        begun.set()
-        while not done.wait(0.001):
-            taken += 1
-
-    watcher = threading.Thread(target=take)
-    watcher.start()
-    begun.wait(5)
-    try:
-        yield lambda: taken
-    finally:
-        done.set()
-        watcher.join()
 
 
 async def test_one_piece_of_work_runs_at_a_time_in_the_order_asked() -> None:
