@@ -413,3 +413,37 @@ def _malformed(piece: _Piece, error: json.JSONDecodeError) -> InputError:
     line = before.count(b"\n") + 1
     column = len(before[before.rfind(b"\n") + 1 :].decode(errors="replace")) + 1
     return malformed(line, column, error.msg)
+
+
+# -- finding the end of what is not read
+
+
+_LEAVES: Final = re.compile(
+    rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+"|\[\]|\{\})*+', re.DOTALL
+)  # what a list or map may hold, but for those that hold something themselves
+_OPENED: Final = re.compile(rb"[\[{]++")
+_CLOSED: Final = re.compile(rb"[\]}]++")
+
+
+def container_end(text: Bytes, at: int, *, piece: int = PIECE) -> int:
+    """Where the list or map ends that begins at `at`, found in steps; -1 if it does not end."""
+    depth = 0
+    while 0 <= at < len(text):
+        start = at
+        if text[at] == _QUOTE:  # of a string that does not end in the piece
+            at = _string_end(text, at + 1)
+        elif text[at] in _OPENING:
+            at = _end(_OPENED, text, at, at + piece)
+            depth += at - start
+        elif text[at] in b"]}":
+            at = _end(_CLOSED, text, at, min(at + piece, at + depth))
+            depth -= at - start
+            if depth == 0:
+                return at
+        else:
+            at = _end(_LEAVES, text, at, at + piece)
+    return -1
+
+
+def _end(pattern: re.Pattern[bytes], text: Bytes, start: int, most: int) -> int:
+    return pattern.match(text, start, most).end()  # type: ignore[union-attr]  # it matches there

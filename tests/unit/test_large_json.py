@@ -12,7 +12,7 @@ from hypothesis import given
 
 from stackd.core.errors import InputError
 from stackd.core.json import MAX_DEPTH, loads, loads_strict
-from stackd.core.large_json import check, load
+from stackd.core.large_json import check, container_end, load
 
 ODD_TEXT = st.text('ab"\\[]{}:,é😀\n \u2028', max_size=8)  # what a careless cut would trip over
 JSON = st.recursive(
@@ -144,3 +144,13 @@ def test_the_collector_never_looks_at_a_large_value_and_forgets_nothing_else() -
 
     assert while_it_lives < looked_at + 10_000
     assert gc.isenabled()
+
+
+@given(JSON, LAYOUT, PIECES, st.binary(max_size=3))
+def test_the_end_of_a_list_or_map_is_found_without_reading_it(
+    value: object, layout: dict, piece: int, rest: bytes
+) -> None:
+    text = b"[1, " + json.dumps([value], **layout).encode()
+
+    assert container_end(text + rest, len(b"[1, "), piece=piece) == len(text)
+    assert container_end(text[:-1], len(b"[1, "), piece=piece) == -1
