@@ -1,42 +1,167 @@
-"""What of stored texts is not shown: the values of headers that carry secrets."""
+"""What of stored texts is not shown: headers and query parameters that carry secrets.
+
+For a thread, if the text is large: it is looked through in steps, and each map in it read by itself.
+"""
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
+from itertools import chain
 from typing import Final
 
-SHOWN: Final = b'"(redacted)"'
+from stackd.core.json import Json, dumps
+from stackd.core.large_json import PIECE, container_end
 
-_NAME: Final = b'"headers"'
-_TEXT: Final = rb'"(?:[^"\\]++|\\.)*+"'
-_LIST: Final = rb'\[(?:[^\]"]++|' + _TEXT + rb")*+\]"
-_HEADERS: Final = re.compile(rb'"headers"\s*+:\s*+\{(?:[^"{}]++|' + _TEXT + rb")*+\}", re.DOTALL)
-_MEMBER: Final = re.compile(
-    rb"(" + _TEXT + rb")(?:(\s*+:\s*+)(?:" + _TEXT + rb"|" + _LIST + rb"))?+", re.DOTALL
+SHOWN: Final = "(redacted)"
+LARGEST_MAP = 64 * 1024  # bytes; of a larger one nothing is shown
+PART = 256 * 1024  # bytes given back in one, at least
+
+_FIRST_LOOK: Final = 1024  # bytes; most maps of headers are no larger
+
+
+def _letter(letter: str) -> str:
+    r"""A pattern for `letter` as JSON may hold it: `a`, `A`, `\u0061` or `\u0041`."""
+    small, large = ord(letter), ord(letter.upper())
+    return f"(?:{letter}|{letter.upper()}|\\\\u00(?:{small:x}|{large:x}))"
+
+
+_NAMES: Final = ("headers", "query")
+# A quote behind a backslash ends no escape here: it stands in a text, or is the end of one.
+_NAME: Final = re.compile(
+    ('(?<!\\\\)"(?:' + "|".join("".join(map(_letter, name)) for name in _NAMES) + ')"').encode()
 )
+_LONGEST_NAME: Final = len('"headers"') + len("headers") * len("u0061")
+_BLANKS: Final = re.compile(rb"[ \t\n\r]{1,65536}+")
+_DECODER: Final = json.JSONDecoder()
+
+# Where a name is cut into words: before capitals, as in `keyId` and `AWSKey`.
+_HUMP: Final = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SECRET: Final = re.compile(
-    rb"authorization|cookie|token|secret|api-?key|password|session", re.IGNORECASE
+    r"token|secret|cookie|passw|passphrase|passcode|session|credential|jwt|assertion|signature"
+    r"|auth(?!or(?!i[sz]))"  # not author, nor authority; but authorization, spelt either way
+    r"|keys?(?![a-z])"  # the end of a word: apikey, but not keyword
+    r"|(?<![a-z])(?:pwd|sig|hmac|bearer)(?![a-z])"
+)
+_HARMLESS: Final = re.compile(
+    r"(?:x-)?(?:idempotency-key|cache-key|surrogate-key|sec-websocket-key"
+    r"|(?:www|proxy)-authenticate"  # what the far side asks for, not what it is given
+    r"|access-control-allow-credentials|(?:[a-z]+-)*ratelimit-(?:[a-z]+-)*tokens(?:-[a-z]+)*)"
 )
 
 
-def without_secrets(text: bytes) -> bytes:
-    """`text`, which is JSON, with the values of such headers replaced, in each map named `headers`.
+def is_secret(name: str) -> bool:
+    """Whether the value of a header or query parameter of that name is not to be shown."""
+    small = name.lower()
+    words = small if small == name else _HUMP.sub("-", name).lower()
+    if _SECRET.search(small) or _SECRET.search(words):
+        return not _HARMLESS.fullmatch(words.replace("_", "-"))
+    return False
 
-    The text is not read as a value: it may be large, and what else stands in it stays as it is.
+
+def without_secrets(text: bytes, *, piece: int = PIECE) -> list[bytes]:
+    """`text`, which is JSON, with secrets replaced; in parts, which are JSON together.
+
+    Secrets are, in each map that is the value of a key `headers` or `query`, the values whose names
+    `is_secret`. A map that holds some is written anew, and one that is too large is replaced as a whole;
+    everything else stays as it is.
     """
+    hidden = _hidden(text, piece)
+    first = next(hidden, None)
+    if first is None:
+        return [text]
     parts: list[bytes] = []
-    done = at = 0
-    while (at := text.find(_NAME, at)) >= 0:
-        headers = None if text[at - 1 : at] == b"\\" else _HEADERS.match(text, at)
-        if headers is None:
-            at += len(_NAME)
+    some: list[bytes] = []
+    size = 0
+    for each in _replaced(text, chain([first], hidden)):
+        some.append(each)
+        size += len(each)
+        if size >= PART:
+            parts.append(b"".join(some))
+            some, size = [], 0
+    return [*parts, b"".join(some)]
+
+
+_Replacement = tuple[int, int, bytes]  # start and end in the text, and what is shown instead
+
+
+def _replaced(text: bytes, replacements: Iterator[_Replacement]) -> Iterator[bytes]:
+    """All of `text`, with them, in pieces of at most `PART`."""
+    done = 0
+    for start, end, instead in chain(replacements, [(len(text), len(text), b"")]):
+        for at in range(done, start, PART):
+            yield text[at : min(at + PART, start)]
+        yield instead
+        done = end
+
+
+def _hidden(text: bytes, piece: int) -> Iterator[_Replacement]:
+    """The maps that are not shown as they are, in the order they stand in."""
+    at = 0
+    while (start := _value_of_next_name(text, at, piece)) >= 0:
+        at = start
+        if text[start : start + 1] != b"{":
             continue
-        parts += [text[done:at], _NAME, _MEMBER.sub(_shown, headers[0][len(_NAME) :])]
-        done = at = headers.end()
-    return b"".join([*parts, text[done:]]) if parts else text
+        read = _map_at(text, start)
+        if read is None:
+            end = container_end(text, start)
+            at = end if end >= 0 else len(text)
+            yield start, at, dumps(SHOWN)
+        else:
+            value, at = read
+            if _hide(value):
+                yield start, at, dumps(value)
 
 
-def _shown(member: re.Match[bytes]) -> bytes:
-    if member[2] is None or not _SECRET.search(member[1]):
-        return member[0]
-    return member[1] + member[2] + SHOWN
+def _value_of_next_name(text: bytes, at: int, piece: int) -> int:
+    """Where the value begins that follows the next `headers` or `query`, if that is a key; -1 at the end."""
+    while at < len(text):
+        name = _NAME.search(text, at, at + piece + _LONGEST_NAME)
+        if name is None:
+            at += piece
+            continue
+        at = _past_blanks(text, name.end())
+        if text[at : at + 1] == b":":
+            return _past_blanks(text, at + 1)
+    return -1
+
+
+def _past_blanks(text: bytes, at: int) -> int:
+    while (blanks := _BLANKS.match(text, at)) is not None:
+        at = blanks.end()
+    return at
+
+
+def _map_at(text: bytes, start: int) -> tuple[dict[str, Json], int] | None:
+    """The map that begins at `start`, and where it ends; None if it is too large to be read."""
+    size = _FIRST_LOOK
+    while size <= LARGEST_MAP:
+        window = text[start : start + size].decode(errors="replace")
+        try:
+            value, end = _DECODER.raw_decode(window)
+        except RecursionError:  # deeper than any JSON we take in
+            return None
+        except ValueError:  # it goes on
+            size *= 4
+        else:
+            return value, start + (end if window.isascii() else len(window[:end].encode()))
+    return None
+
+
+def _hide(headers: dict[str, Json]) -> bool:
+    """Whether anything was to be hidden in such a map, or in one inside it; afterwards, it is."""
+    found = False
+    open_values: list[tuple[Json, bool]] = [(headers, True)]
+    while open_values:
+        value, has_secrets = open_values.pop()
+        if isinstance(value, list):
+            open_values += [(inner, False) for inner in value if isinstance(inner, dict | list)]
+            continue
+        for name, inner in value.items():
+            if has_secrets and is_secret(name):
+                value[name] = SHOWN
+                found = True
+            elif isinstance(inner, dict | list):
+                open_values.append((inner, isinstance(inner, dict) and name.lower() in _NAMES))
+    return found

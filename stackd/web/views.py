@@ -57,15 +57,15 @@ def summary_view(row: ExecutionSummary) -> ExecutionSummaryView:
 
 
 def execution_parts(row: ExecutionRow, given: bytes, nodes: list[NodeRow]) -> list[bytes]:
-    """The parts of an `ExecutionView` as JSON. Stored texts go in as they are, but for secret headers."""
+    """The parts of an `ExecutionView` as JSON. Stored texts go in as they are, but for secrets."""
     shown = without_secrets(given)
     inside: list[bytes] = []
     for node in nodes:
         output = shown if node.key == row.trigger_node else without_secrets(node.output or b"null")
-        inside += [b"," if inside else b"[", *_filled(_node_view(node), {"output": [output]})]
+        inside += [b"," if inside else b"[", *_filled(_node_view(node), {"output": output})]
     texts = {
-        "input": [shown],
-        "output": [without_secrets(row.output or b"null")],
+        "input": shown,
+        "output": without_secrets(row.output or b"null"),
         "nodes": [*(inside or [b"["]), b"]"],
     }
     return _filled(_execution_view(row), texts)
