@@ -244,7 +244,7 @@ def test_a_large_text_and_a_large_form_are_read_like_small_ones(daemon: DaemonPr
 # -- secrets
 
 
-def test_secret_headers_are_not_shown_but_true_for_expressions(daemon: DaemonProcess) -> None:
+def test_secrets_are_not_shown_but_true_for_expressions(daemon: DaemonProcess) -> None:
     document = taking("secretive").replace(
         '"{{ hook.method }}"', "\"{{ hook.headers.authorization | replace('Bearer ', '') }}\""
     )
@@ -255,12 +255,14 @@ def test_secret_headers_are_not_shown_but_true_for_expressions(daemon: DaemonPro
         "X_Api_Key": "k3y",
     }
 
-    execution_id = daemon.http("POST", "/api/webhooks/secretive", {}, **sent).json["executionId"]
+    path = "/api/webhooks/secretive?token=t1cket&page=2"
+    execution_id = daemon.http("POST", path, {}, **sent).json["executionId"]
 
     view = daemon.until(execution_id, "completed")
     headers = view["input"]["headers"]
     assert {headers[name] for name in ("authorization", "cookie", "x-api-key")} == {"(redacted)"}
     assert headers["host"] == f"127.0.0.1:{daemon.port}"
+    assert view["input"]["query"] == {"token": "(redacted)", "page": "2"}
     assert view["nodes"][0]["output"] == view["input"]
     assert view["output"] == {"method": "t0ken-of-the-sender"}
     assert "b1scuit" in stored(daemon, execution_id)[0].decode()

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import contextlib
+import encodings
+import time
+import warnings
 from collections.abc import Callable
-from urllib.parse import urlencode
+from urllib.parse import unquote_plus, urlencode
 
 import aiohttp
 import hypothesis.strategies as st
@@ -12,7 +17,7 @@ import pytest
 from hypothesis import given
 
 from stackd.core.errors import InputError
-from stackd.web.forms import MOST_FIELDS, FormFile, read_multipart, read_urlencoded
+from stackd.web.forms import MOST_FIELDS, STEP, FormFile, read_multipart, read_urlencoded
 
 TYPE = "multipart/form-data; boundary=x"
 
@@ -42,12 +47,25 @@ def test_urlencoded_fields_are_read_as_they_were_sent(fields: list[tuple[str, st
         (b"a=caf%E9", "latin-1", [("a", "café")]),
         (bytearray(b"a=caf\xc3\xa9"), None, [("a", "café")]),
         (b"a=" + "é".encode() * 100_000, None, [("a", "é" * 100_000)]),
+        (b"&&&a=1&&&b=2&&& \r\n", None, [("a", "1"), ("b", "2")]),
+        (b"a=1" + b" " * 200_000, None, [("a", "1")]),
+        (b" " * 200_000, None, []),
     ],
 )
 def test_odd_urlencoded_bodies_are_read(
     body: bytes, charset: str | None, expected: list[tuple[str, str]]
 ) -> None:
     assert read_urlencoded(body, charset) == expected
+
+
+@pytest.mark.parametrize("before", range(6))
+@pytest.mark.parametrize("escape", [b"%41", b"%", b"%%", b"%4", b"+", b"%C3%A9"])
+def test_an_escape_is_read_wherever_in_a_long_field_it_stands(before: int, escape: bytes) -> None:
+    letters = b"x" * (STEP - before)
+
+    fields = read_urlencoded(b"a=" + letters + escape + b"y", None)
+
+    assert fields == [("a", unquote_plus((letters + escape + b"y").decode()))]
 
 
 # -- multipart
@@ -108,6 +126,121 @@ def test_odd_multipart_bodies_are_read(body: bytes, expected: list[object]) -> N
     assert read_multipart(bytearray(body), TYPE) == expected
 
 
+@pytest.mark.parametrize("before", range(9))
+@pytest.mark.parametrize("end", [b"\r\n--x--", b"\n--x \t--x\r\n--x--\r\n"])
+def test_a_boundary_is_found_wherever_behind_a_long_part_it_stands(before: int, end: bytes) -> None:
+    head = b"--x\r\nContent-Disposition: form-data; name=a\r\n\r\n"
+    content = b"y" * (STEP - len(head) - before)
+
+    [(name, value)] = read_multipart(head + content + end, TYPE)
+
+    assert name == "a"
+    assert value == (content + end.removesuffix(b"\r\n").removesuffix(b"\r\n--x--")).decode()
+
+
+@given(
+    st.binary(max_size=50), st.sampled_from([1, 3000]), st.sampled_from([b"", b"\r\n", b" -\xff\0"])
+)
+def test_base64_is_read_however_long_and_whatever_parts_its_lines(
+    content: bytes, times: int, ends: bytes
+) -> None:
+    content *= times
+    encoded = base64.b64encode(content)
+    lines = b"".join(encoded[at : at + 77] + ends for at in range(0, len(encoded), 77))
+    head = NAMED + '; filename="f"\nContent-Transfer-Encoding: base64'
+
+    [(_, file)] = read_multipart(part(head, lines) + END, TYPE)
+
+    assert file.content == content
+
+
+@pytest.mark.parametrize(
+    "content", [b"a b=\xff\r\n" * 20_000, b"x" * (STEP - 3), b"=" * 9, b"\n" * STEP]
+)
+def test_quoted_printable_is_read_however_long(content: bytes) -> None:
+    encoded = binascii.b2a_qp(content, istext=True)
+    head = NAMED + '; filename="f"\nContent-Transfer-Encoding: quoted-printable'
+
+    [(_, file)] = read_multipart(part(head, encoded) + END, TYPE)
+
+    assert file.content == content
+
+
+# -- Content-Disposition
+
+
+@pytest.mark.parametrize(
+    ("header", "name", "filename"),
+    [
+        pytest.param('form-data; name="a"; filename="b"', "a", "b", id="usual"),
+        pytest.param("FORM-DATA;NAME=a;Filename=b.txt", "a", "b.txt", id="tokens"),
+        pytest.param('form-data ; name = "a" ;; filename= "b" ; ', "a", "b", id="blanks"),
+        pytest.param('form-data; size=3; name="a"; filename="b"', "a", "b", id="another"),
+        pytest.param('form-data; name="a;b=c"; filename="; name=d"', "a;b=c", "; name=d", id="inside"),
+        pytest.param('form-data; name="a%22%0D%0Ab"; filename="%22%0d%0a"', 'a"\r\nb', '"\r\n', id="browser"),
+        pytest.param('form-data; name="%41%"; filename="100%2B"', "%41%", "100%2B", id="percents"),
+        pytest.param(r'form-data; name="a\"b\\"; filename="C:\d\f"', 'a"b\\', r"C:\d\f", id="backslashes"),
+        pytest.param('form-data; name="a\\"; filename="b\\"', "a\\", "b\\", id="backslash-last"),
+        pytest.param(r'form-data; name="a\"; b"; filename="\""', 'a"; b', '"', id="quote-and-semicolon"),
+        pytest.param('form-data; name="é"; filename="日本"', "é", "日本", id="letters"),
+        pytest.param("form-data; name=\"a\"; filename=\"x\"; filename*=UTF-8''%e2%82%ac%20b", "a", "€ b", id="extended"),
+        pytest.param("form-data; name=\"a\"; filename*=iso-8859-1'en'%A3", "a", "£", id="latin"),
+        pytest.param("form-data; name*=utf-8''%C3%A9; filename=b", "é", "b", id="extended-name"),
+        pytest.param('form-data; name="/a"; filename="/etc/passwd"', "/a", "/etc/passwd", id="slashes"),
+    ],
+)  # fmt: skip
+def test_names_are_read_as_browsers_and_libraries_write_them(
+    header: str, name: str, filename: str
+) -> None:
+    [(read, file)] = read_multipart(part("Content-Disposition: " + header) + END, TYPE)
+
+    assert isinstance(file, FormFile)
+    assert (read, file.filename) == (name, filename)
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\\%"), min_size=1)
+
+
+@given(NAMES, NAMES)
+def test_any_name_is_read_as_a_browser_writes_it(name: str, filename: str) -> None:
+    def written(text: str) -> str:
+        return text.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
+
+    head = f'Content-Disposition: form-data; name="{written(name)}"; filename="{written(filename)}"'
+    [(read, file)] = read_multipart(b"--x\r\n" + head.encode() + b"\r\n\r\n\r\n" + END, TYPE)
+
+    assert isinstance(file, FormFile)
+    assert (read, file.filename) == (name, filename)
+
+
+NO_NAMES = [
+    'form-data; name="a\x1b[31mEVIL"; =bad; secret-of-client', "form-data; name=\"a\"; filename*=utf-8''%E4x",
+    "form-data; name=\"a\"; filename*=utf-7''x", 'form-data; name="a"; filename*="b"', "form-data name=", ";;;",
+    "form-data; name=", 'form-data; name="a', 'form-data; name="a"b"', 'form-data; name="a" filename="b"',
+    'form-data; name="a"; name="b"', 'form-data; name="a"; NAME="b"', "form-data; name=é", "", "é",
+    'attachment; name="a"', "form-data;", 'form-data; filename="a"', 'form-data; name="a"; "b"',
+    'form-data; name="a"' + "".join(f"; p{n}=1" for n in range(16)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("header", NO_NAMES)
+def test_a_content_disposition_that_is_none_is_refused_and_nothing_of_it_warned_of(
+    header: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = part("Content-Disposition: " + header) + END
+
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with pytest.raises(InputError) as caught:
+            read_multipart(body, TYPE)
+
+    assert caught.value.code == "form.malformed"
+    assert "part 1 has " in caught.value.message
+    assert "Content-Disposition" in caught.value.message
+    assert warned == []
+    assert capsys.readouterr() == ("", "")
+
+
 # -- what is broken
 
 
@@ -118,6 +251,10 @@ def test_odd_multipart_bodies_are_read(body: bytes, expected: list[object]) -> N
         pytest.param(lambda: read_urlencoded(b"a=1", "nope"), "no charset 'nope'", id="charset"),
         pytest.param(lambda: read_urlencoded(b"a=1", "zlib"), "no charset 'zlib'", id="no-text"),
         pytest.param(lambda: read_multipart(b"x", "multipart/form-data"), "no boundary", id="none"),
+        pytest.param(lambda: read_multipart(b"x", "multipart/form-data; boundary=\udcff"),
+                     "a boundary that is none", id="boundary-of-no-letters"),
+        pytest.param(lambda: read_multipart(b"x", "multipart/form-data; boundary=" + "x" * 71),
+                     "a boundary that is none", id="endless-boundary"),
         pytest.param(lambda: read_multipart(b"garbage", TYPE), "no boundary in", id="garbage"),
         pytest.param(lambda: read_multipart(part(NAMED) + part(NAMED)[:-9], TYPE),
                      "breaks off in part 2", id="breaks-off"),
@@ -136,6 +273,15 @@ def test_odd_multipart_bodies_are_read(body: bytes, expected: list[object]) -> N
             part(NAMED + "\nContent-Transfer-Encoding: base64", b"dg=") + END, TYPE),
             "part 1 ('a') is not base64", id="not-base64"),
         pytest.param(lambda: read_multipart(
+            part(NAMED + "\nContent-Transfer-Encoding: base64", b"dg==" + b"A" * STEP) + END, TYPE),
+            "part 1 ('a') is not base64", id="base64-goes-on"),
+        pytest.param(lambda: read_multipart(
+            part(NAMED + "\nContent-Transfer-Encoding: quoted-printable", b"A" * 2 * STEP) + END, TYPE),
+            "part 1 ('a') has a line of more than 65536 bytes", id="endless-line"),
+        pytest.param(lambda: read_multipart(
+            part('Content-Disposition: form-data; name="_charset_"', b"u" * 9999) + END, TYPE),
+            f"no charset {'u' * 50!r}", id="endless-charset"),
+        pytest.param(lambda: read_multipart(
             part(NAMED + "\nContent-Type: multipart/mixed; boundary=y") + END, TYPE),
             "part 1 ('a') holds further parts", id="nested"),
         pytest.param(lambda: read_multipart(
@@ -153,6 +299,13 @@ def test_a_broken_form_is_refused_with_what_and_where(
     assert words in caught.value.message
 
 
+def test_a_charset_too_long_to_be_one_is_not_looked_up_or_python_would_remember_it() -> None:
+    with pytest.raises(InputError):
+        read_urlencoded(b"a=1", "u" * 9999)
+
+    assert "u" * 9999 not in encodings._cache
+
+
 def test_a_form_of_too_many_fields_is_refused_by_their_number() -> None:
     fits = "&".join(["a=1"] * MOST_FIELDS).encode()
     fits_in_parts = part(NAMED) * MOST_FIELDS + END
@@ -166,6 +319,30 @@ def test_a_form_of_too_many_fields_is_refused_by_their_number() -> None:
             read()
         assert (caught.value.code, caught.value.status) == ("form.too_many_fields", 413)
         assert "more than 1,000 fields" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("odd", "usual"),
+    [(b"--x" + b" " * 10_000_000 + b"y", b"--x" + b"y" * 10_000_000),
+     (b"--x" + b"\t" * 10_000_000 + b"\r\n", b"--x" + b"y" * 10_000_000)],
+    ids=["blanks", "tabs"],
+)  # fmt: skip
+def test_what_follows_a_boundary_takes_no_longer_than_other_text(odd: bytes, usual: bytes) -> None:
+    def took(body: bytes) -> float:
+        began = time.thread_time()
+        with pytest.raises(InputError):
+            read_multipart(body, TYPE)
+        return time.thread_time() - began
+
+    assert took(odd) < 0.02 + 5 * took(usual)
+
+
+def test_ampersands_without_fields_take_no_longer_than_a_field() -> None:
+    began = time.thread_time()
+
+    assert read_urlencoded(b"a=1" + b"&" * 10_000_000, None) == [("a", "1")]
+
+    assert time.thread_time() - began < 0.3  # one by one, some seconds
 
 
 @given(st.binary(max_size=60) | st.text('-x\r\n: ;"=aA').map(str.encode))
