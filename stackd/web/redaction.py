@@ -16,6 +16,7 @@ from stackd.core.large_json import PIECE, container_end
 
 SHOWN: Final = "(redacted)"
 LARGEST_MAP = 64 * 1024  # bytes; of a larger one nothing is shown
+LONGEST_HARMLESS = 100  # characters of a name; a longer one is none of those we know
 PART = 256 * 1024  # bytes given back in one, at least
 
 _FIRST_LOOK: Final = 1024  # bytes; most maps of headers are no larger
@@ -56,7 +57,7 @@ def is_secret(name: str) -> bool:
     small = name.lower()
     words = small if small == name else _HUMP.sub("-", name).lower()
     if _SECRET.search(small) or _SECRET.search(words):
-        return not _HARMLESS.fullmatch(words.replace("_", "-"))
+        return len(name) > LONGEST_HARMLESS or not _HARMLESS.fullmatch(words.replace("_", "-"))
     return False
 
 
