@@ -29,13 +29,14 @@ def _letter(letter: str) -> str:
 
 
 _NAMES: Final = ("headers", "query")
-# A quote behind a backslash ends no escape here: it stands in a text, or is the end of one.
+# Behind a backslash a quote opens no name: it stands in a text, or ends one.
 _NAME: Final = re.compile(
     ('(?<!\\\\)"(?:' + "|".join("".join(map(_letter, name)) for name in _NAMES) + ')"').encode()
 )
 _LONGEST_NAME: Final = len('"headers"') + len("headers") * len("u0061")
 _BLANKS: Final = re.compile(rb"[ \t\n\r]{1,65536}+")
 _DECODER: Final = json.JSONDecoder()
+_NEST: Final = (dict, list)
 
 # Where a name is cut into words: before capitals, as in `keyId` and `AWSKey`.
 _HUMP: Final = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -157,12 +158,12 @@ def _hide(headers: dict[str, Json]) -> bool:
     while open_values:
         value, has_secrets = open_values.pop()
         if isinstance(value, list):
-            open_values += [(inner, False) for inner in value if isinstance(inner, dict | list)]
+            open_values += [(inner, False) for inner in value if inner and isinstance(inner, _NEST)]
             continue
         for name, inner in value.items():
             if has_secrets and is_secret(name):
                 value[name] = SHOWN
                 found = True
-            elif isinstance(inner, dict | list):
+            elif inner and isinstance(inner, _NEST):
                 open_values.append((inner, isinstance(inner, dict) and name.lower() in _NAMES))
     return found
