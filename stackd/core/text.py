@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import re
 from codecs import getincrementaldecoder, lookup
+from encodings import normalize_encoding
+from encodings.aliases import aliases
 from typing import Final
 
 _STEP: Final = 64 * 1024  # bytes; some charsets take a millisecond for so many
+
+_LONGEST_NAME: Final = 50  # characters of a charset's name that are looked at
+# Python keeps every name it is asked for, known or not, for as long as it runs.
+_KNOWN: Final = frozenset(aliases) | {*aliases.values(), "utf_8_sig", "koi8_t", "koi8_u", "cp874"}
 
 # Codecs of Python that are no charset: quadratic ones would hold the loop, others make half surrogates.
 _NONE: Final = frozenset(
@@ -31,9 +37,12 @@ def plain_json(text: str) -> str:
 
 def codec(charset: str | None) -> str | None:
     """The codec for text in `charset`, UTF-8 if it is not named; None if there is none we use."""
+    name = normalize_encoding(charset[:_LONGEST_NAME]).lower() if charset else "utf_8"
+    if name not in _KNOWN:
+        return None
     try:
-        found = lookup(charset or "utf-8")
-    except (LookupError, ValueError):
+        found = lookup(name)
+    except LookupError:  # another system's
         return None
     is_text = found._is_text_encoding  # noqa: SLF001  # zlib and its like are codecs too
     return found.name if is_text and found.name.replace("_", "-") not in _NONE else None

@@ -21,7 +21,6 @@ from stackd.core.text import codec, decoded
 MOST_FIELDS = 1000
 MOST_HEADERS = 8 * 1024  # bytes before one part's content
 MOST_PARAMETERS = 16  # of one Content-Disposition; two have a meaning
-LONGEST_CHARSET = 50  # characters; Python remembers each name it was asked for
 
 STEP = 64 * 1024  # bytes; going through them takes a millisecond at most
 
@@ -343,10 +342,9 @@ _NO_BASE64: Final = re.sub(rb"[A-Za-z0-9+/=]", b"", bytes(range(256)))
 
 
 def _charset(named: str | None) -> str:
-    short = named and named[:LONGEST_CHARSET]
-    name = codec(named) if named == short else None
+    name = codec(named)
     if name is None:
-        raise _malformed(f"there is no charset {short!r}")
+        raise _malformed(f"there is no charset {(named or '')[:50]!r}")
     return name
 
 

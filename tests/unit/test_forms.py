@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-import encodings
 import time
 import warnings
 from collections.abc import Callable
@@ -297,13 +296,6 @@ def test_a_broken_form_is_refused_with_what_and_where(
 
     assert (caught.value.code, caught.value.status) == ("form.malformed", 400)
     assert words in caught.value.message
-
-
-def test_a_charset_too_long_to_be_one_is_not_looked_up_or_python_would_remember_it() -> None:
-    with pytest.raises(InputError):
-        read_urlencoded(b"a=1", "u" * 9999)
-
-    assert "u" * 9999 not in encodings._cache
 
 
 def test_a_form_of_too_many_fields_is_refused_by_their_number() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import encodings
 import json
 import unicodedata
 
@@ -9,7 +10,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stackd.core.text import plain, plain_json
+from stackd.core.text import codec, plain, plain_json
+
+
+@pytest.mark.parametrize(
+    ("charset", "name"),
+    [
+        (None, "utf-8"), ("UTF-8", "utf-8"), ("utf8", "utf-8"), ("ISO-8859-15", "iso8859-15"),
+        ("windows-1252", "cp1252"), ("Shift_JIS", "shift_jis"), ("koi8-u", "koi8-u"),
+        ("zlib", None), ("punycode", None), ("nope", None), ("u" * 10_000_000, None), ("é", None),
+    ],
+)  # fmt: skip
+def test_a_charset_is_known_by_the_names_it_goes_by(charset: str | None, name: str | None) -> None:
+    assert codec(charset) == name
+
+
+def test_names_that_are_no_charset_are_not_remembered_by_python() -> None:
+    before = len(encodings._cache)
+
+    assert {codec(f"none-{number}") for number in range(100)} == {None}
+    assert len(encodings._cache) == before
 
 
 @pytest.mark.parametrize(
