@@ -48,7 +48,7 @@ MOVES = {
     "ExecutionQueued": 16,
     "JobClaimed": 15,
     "ExecutionStarted": 15,
-    "JobUnblocked": 8,
+    "JobUnblocked": 4,  # more, if deliveries come faster than they are done with
     "NodeStarted": 44,
     "NodeSent": 44,
     "NodeSent:mail": 13,
