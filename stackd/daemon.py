@@ -92,7 +92,6 @@ def run_daemon(settings: Settings, role: str, *, listeners: tuple[Listener, ...]
         _log.warning("setting", problem=warning)
     code = EXIT_OK
     try:
-        _refuse(settings, role)
         with _locks(settings.state_dir, ROLES[role]), _state(settings) as (path, blobs):
             # What touches files at start does so here, before there is a loop to hold up.
             identity, token = current_process(), _token(settings, role)
@@ -120,7 +119,8 @@ def _say_why(group: BaseExceptionGroup[StackdError]) -> int:
     """Log what keeps the daemon from going on; the exit code."""
     error = first_error(group)
     assert isinstance(error, StackdError)  # noqa: S101  # a group of these holds nothing else
-    _log.error("cannot go on", code=error.code, reason=error.message, hint=error.hint)
+    reason = "; ".join(error.problems) if isinstance(error, SettingsError) else error.message
+    _log.error("cannot go on", code=error.code, reason=reason, hint=error.hint)
     return _exit_code(error)
 
 
@@ -130,15 +130,6 @@ def _exit_code(error: StackdError) -> int:
     if isinstance(error, lasting) or error.code == "store.read_only":
         return EXIT_CONFIG
     return EXIT_GAVE_UP
-
-
-def _refuse(settings: Settings, role: str) -> None:
-    if settings.queue_driver == "inmemory" and role == "stack":
-        raise SettingsError(
-            [
-                "QUEUE_DRIVER=inmemory: the stack needs a durable queue; use sqlite, or start one role"
-            ]
-        )
 
 
 @contextmanager

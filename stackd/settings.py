@@ -71,6 +71,8 @@ _TRUTHS: Final = {
 _DOMAIN = re.compile(
     r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 )
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")  # of a hostname, RFC 1123 §2.1
+HOSTNAME_LENGTH = 253  # characters, as what DNS can carry
 # Prefixes of kept names. Others may use them too, so an unknown one is only warned of.
 _FAMILIES = ("EXECUTION_", "ENCRYPTION_", "PLATFORM_NETWORK_", "WORKFLOW_", "TRIGGER_SCHEDULER_")
 _TOKEN = re.compile(rf"[A-Za-z0-9._~+/=-]{{{TOKEN_LENGTH},}}")  # what RFC 6750 lets a token hold
@@ -134,6 +136,19 @@ def _read_boolean(value: Any) -> bool:
 def _items(value: Any) -> list[str]:
     parts = value if isinstance(value, list | tuple) else re.split(r"[,\n]", str(value))
     return [str(part).strip() for part in parts if str(part).strip()]
+
+
+def _read_host(value: Any) -> str:
+    """An address, or a hostname of RFC 1123; whose last part is no number, or it would be a broken address."""
+    if isinstance(value, str):
+        text = value.strip()
+        with contextlib.suppress(ValueError):
+            return str(ipaddress.ip_address(text))
+        labels = text.removesuffix(".").split(".")
+        is_name = all(_LABEL.fullmatch(label) for label in labels) and not labels[-1].isdecimal()
+        if is_name and len(text) <= HOSTNAME_LENGTH:
+            return text
+    raise ValueError("must be an address such as 127.0.0.1 or ::1, or a hostname")
 
 
 def _read_domains(value: Any) -> tuple[str, ...]:
@@ -230,7 +245,9 @@ class Settings(BaseSettings):
         "STACKD_DATABASE_URL", "", "the store; empty: stackd.db in the state directory",
         unit="sqlite:///path",
     )  # fmt: skip
-    host: str = _setting("HOST", "127.0.0.1", "address to listen on")
+    host: Annotated[str, BeforeValidator(_read_host)] = _setting(
+        "HOST", "127.0.0.1", "address or hostname to listen on"
+    )
     port: Annotated[int, _whole(0, 65535)] = _setting(
         "PORT", 5000, "port to listen on; 0 takes a free one"
     )
@@ -455,6 +472,7 @@ class _Given:
 def load_settings(
     mode: Mode,
     *,
+    role: str = "stack",
     overrides: Mapping[str, str] | None = None,
     environ: Mapping[str, str] | None = None,
     cwd: Path | None = None,
@@ -462,12 +480,33 @@ def load_settings(
     """The settings of this process.
 
     Args:
+        role: which `mode` shall run; some values suit not all of them.
         overrides: by name, from the command line.
         environ: instead of the process's own; a test's.
         cwd: where `.env` is looked for.
 
     Raises:
         SettingsError: they cannot be used; holds every problem.
+    """
+    settings, problems = read_settings(
+        mode, role=role, overrides=overrides, environ=environ, cwd=cwd
+    )
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def read_settings(
+    mode: Mode,
+    *,
+    role: str = "stack",
+    overrides: Mapping[str, str] | None = None,
+    environ: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> tuple[Settings, list[str]]:
+    """The settings as `load_settings` has them, the default in place of each bad value, and every problem.
+
+    Nothing is made, and but for the files of settings nothing is opened.
     """
     environ = os.environ if environ is None else environ
     problems: list[str] = []
@@ -485,13 +524,13 @@ def load_settings(
     _apply_mode(mode, values, found, environ, problems)
     settings, bad = _validated(values, problems)
     together: list[str] = []
-    _check_together(settings, values, found, together, warnings)
+    _check_together(settings, role, values, found, together, warnings)
     if mode == "start":
         _check_production(settings, together)
     problems += [said for said in together if not any(name in said for name in bad)]
-    if problems:
-        raise SettingsError(problems)
-    return settings.told({name: given.source for name, given in values.items()}, tuple(warnings))
+    sources = {name: given.source for name, given in values.items()}
+    sources |= {name: f"default, for the bad value ({sources[name]})" for name in bad}
+    return settings.told(sources, tuple(warnings)), problems
 
 
 def _merge(
@@ -683,8 +722,18 @@ def _is_near(name: str, own: str) -> bool:
 
 
 def _nearest(name: str, ours: set[str]) -> str:
-    close = difflib.get_close_matches(name, sorted(ours), n=1, cutoff=0.7)
-    return f"; did you mean {close[0]}?" if close else ""
+    """What to add about the name of ours like `name`; a prefix that many have in common is no likeness."""
+    bare = {_without_prefix(own): own for own in sorted(ours)}
+    close = difflib.get_close_matches(_without_prefix(name), sorted(bare), n=1, cutoff=0.7)
+    if close:
+        return f"; did you mean {bare[close[0]]}?"
+    slips = sorted(own for own in ours if _is_near(_without_prefix(name), own))
+    return f"; did you mean {slips[0]}?" if slips else ""
+
+
+def _without_prefix(name: str) -> str:
+    prefix = next((one for one in ("STACKD_", *_FAMILIES) if name.startswith(one)), "")
+    return name.removeprefix(prefix)
 
 
 def _apply_mode(
@@ -754,6 +803,7 @@ def _validated(
 
 def _check_together(
     settings: Settings,
+    role: str,
     values: Mapping[str, _Given],
     found: Mapping[str, _Given],
     problems: list[str],
@@ -770,6 +820,12 @@ def _check_together(
         problems.append("STACKD_MAX_OUTPUT_BYTES must not be above STACKD_MAX_EXECUTION_BYTES")
     if settings.queue_driver == "inmemory" and settings.env == "production":
         problems.append("QUEUE_DRIVER=inmemory loses work at every stop; only `dev` takes it")
+    elif settings.queue_driver == "inmemory" and role == "stack":
+        problems.append(
+            "QUEUE_DRIVER=inmemory: the stack needs a durable queue; use sqlite, or start one role"
+        )
+    if settings.env == "development":
+        _check_reach(settings.host, values, warnings)
     env = found.get("STACKD_ENV")
     if env is not None and _lower(env.value) != settings.env:
         warnings.append(
@@ -788,6 +844,18 @@ def _check_together(
     _check_inline_worker(settings, found, problems, warnings)
     both = set(settings.network_allow_domains) & set(settings.network_deny_domains)
     warnings.extend(f"{domain} is on both network lists; deny wins" for domain in sorted(both))
+
+
+def _check_reach(host: str, values: Mapping[str, _Given], warnings: list[str]) -> None:
+    """`dev` is meant for this machine: say so where others can reach it. Of a name nobody knows yet."""
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        if not address.is_loopback:
+            place = "on all interfaces" if address.is_unspecified else "beyond loopback"
+            warnings.append(
+                f"HOST={host} ({values['HOST'].source}): listens {place}, other machines can reach it; "
+                "unset HOST to keep `dev` to this one"
+            )
 
 
 def _is_weak(key: str) -> bool:
@@ -828,18 +896,30 @@ def _check_production(settings: Settings, problems: list[str]) -> None:
 
 
 def _unusable(folder: Path) -> str | None:
-    """Why `folder` cannot be made or written to; None if it can, and then it exists."""
+    """Why `folder` cannot be made or written to; None if, as far as can be seen without making it, it can."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        probe = folder / f".writable-{secrets.token_hex(4)}"
-        probe.touch(mode=0o600)
-        probe.unlink()
+        place = _nearest_existing(folder)
+        if not stat.S_ISDIR(place.stat().st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(place, os.W_OK | os.X_OK, effective_ids=True):
+            is_fixed = os.statvfs(place).f_flag & os.ST_RDONLY
+            raise PermissionError(0, os.strerror(errno.EROFS if is_fixed else errno.EACCES))
     except OSError as error:
         return f"cannot be written ({error.strerror})"
     return None
 
 
+def _nearest_existing(path: Path) -> Path:
+    for place in (path, *path.parents):
+        with contextlib.suppress(FileNotFoundError):
+            place.stat()
+            return place
+    return path
+
+
 # -- secrets of `dev`
+
+_KEPT: Final = "ENCRYPTION_MASTER_KEY"  # the one there is
 
 
 def ensure_dev_secrets(settings: Settings) -> Settings:
@@ -847,25 +927,56 @@ def ensure_dev_secrets(settings: Settings) -> Settings:
 
     Raises:
         SettingsError: the state directory or that file cannot be used.
+        StoreFullError: there is no room for it.
     """
-    if settings.env != "development" or settings.encryption_master_key:
+    if not _lacks_secrets(settings):
         return settings
-    name, path = "ENCRYPTION_MASTER_KEY", settings.state_dir / "secrets.env"
-    bindings = _bindings(_kept(path, f"{name}={secrets.token_urlsafe(48)}\n"))
-    match [one.value for one in bindings if one.key == name and one.value]:
+    path = _secrets_file(settings)
+    return _with_secrets(settings, _kept(path, f"{_KEPT}={secrets.token_urlsafe(48)}\n"))
+
+
+def with_dev_secrets(settings: Settings) -> Settings:
+    """`settings` with the secrets that `dev` has kept, if it has made them; nothing is made or changed.
+
+    Raises:
+        SettingsError: their file cannot be used.
+    """
+    path = _secrets_file(settings)
+    try:
+        if not _lacks_secrets(settings) or not path.exists():
+            return settings
+        return _with_secrets(settings, _read_text(path))
+    except _UnreadableError as error:
+        raise SettingsError([f"{error}; remove it to make a new one"]) from error
+    except OSError as error:
+        raise SettingsError([f"{path} cannot be used ({error.strerror})"]) from error
+
+
+def _lacks_secrets(settings: Settings) -> bool:
+    return settings.env == "development" and not settings.encryption_master_key
+
+
+def _secrets_file(settings: Settings) -> Path:
+    return settings.state_dir / "secrets.env"
+
+
+def _with_secrets(settings: Settings, text: str) -> Settings:
+    """`settings` with the key in `text`, what `secrets.env` holds."""
+    path, bindings = _secrets_file(settings), _bindings(text)
+    match [one.value for one in bindings if one.key == _KEPT and one.value]:
         case [key] if not _is_weak(key):
-            idle = sorted({one.key for one in bindings if one.key} - {name})
+            idle = sorted({one.key for one in bindings if one.key} - {_KEPT})
             warnings = tuple(f"{one} ({path}): has no effect there" for one in idle)
             filled = settings.model_copy(update={"encryption_master_key": key})
             return filled.told(
-                {**settings.sources, name: str(path)}, (*settings.warnings, *warnings)
+                {**settings.sources, _KEPT: str(path)}, (*settings.warnings, *warnings)
             )
         case []:
-            problem = f"{path} holds no {name}"
+            problem = f"{path} holds no {_KEPT}"
         case [_]:
-            problem = f"{path} holds a weak {name}"
+            problem = f"{path} holds a weak {_KEPT}"
         case _:
-            problem = f"{path} holds more than one {name}"
+            problem = f"{path} holds more than one {_KEPT}"
     raise SettingsError([f"{problem}; put it right, or remove the file to make a new one"])
 
 

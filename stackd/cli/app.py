@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from enum import StrEnum
 from io import TextIOWrapper
 from typing import Annotated, NoReturn
 
@@ -17,6 +16,7 @@ import typer
 
 from stackd import __version__
 from stackd.cli import config, executions, queue, workflows
+from stackd.cli.config import Role
 from stackd.cli.context import DEBUG, complain, finish_output, say
 from stackd.core.errors import (
     ApiError,
@@ -43,15 +43,6 @@ app.add_typer(
 app.add_typer(executions.app, name="executions", help="List, show, cancel and resolve executions.")
 app.add_typer(queue.app, name="queue", help="See, pause and resume the queue.")
 app.add_typer(config.app, name="config", help="See and check settings.")
-
-
-class Role(StrEnum):
-    stack = "stack"
-    api = "api"
-    worker = "worker"
-    scheduler = "scheduler"
-    timers = "timers"
-    rotation = "rotation"
 
 
 RoleArgument = Annotated[Role, typer.Argument(help="stack runs all five in one process.")]
@@ -82,13 +73,13 @@ def root(
 @app.command()
 def dev(role: RoleArgument = Role.stack) -> None:
     """Run on loopback with readable logs; secrets are derived and kept in the state directory."""
-    _run(lambda: ensure_dev_secrets(load_settings(mode="dev")), role)
+    _run(lambda: ensure_dev_secrets(load_settings("dev", role=role.value)), role)
 
 
 @app.command()
 def start(role: RoleArgument = Role.stack) -> None:
     """Run in production; unfit settings are refused, all at once, before anything starts."""
-    _run(lambda: load_settings(mode="start"), role)
+    _run(lambda: load_settings("start", role=role.value), role)
 
 
 def _run(settings: Callable[[], Settings], role: Role) -> NoReturn:

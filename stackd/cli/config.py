@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from stackd.cli.context import JsonFlag, complain, print_json, print_table, say
 from stackd.core.errors import SettingsError
-from stackd.settings import load_settings
+from stackd.settings import Settings, read_settings, with_dev_secrets
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -20,42 +20,70 @@ class Mode(StrEnum):
     start = "start"
 
 
+class Role(StrEnum):
+    stack = "stack"
+    api = "api"
+    worker = "worker"
+    scheduler = "scheduler"
+    timers = "timers"
+    rotation = "rotation"
+
+
 ModeOption = Annotated[Mode, typer.Option(help="As which command would read them.")]
+RoleOption = Annotated[Role, typer.Option(help="For which role of it.")]
 
 
 @app.command()
-def show(mode: ModeOption = Mode.dev, as_json: JsonFlag = False) -> None:
-    """Every setting, its value (secrets masked) and where it came from."""
-    settings = load_settings(mode=mode.value)
+def show(
+    mode: ModeOption = Mode.dev, role: RoleOption = Role.stack, as_json: JsonFlag = False
+) -> None:
+    """Every setting, its value (secrets masked) and where it came from; exit 2 if they cannot be used."""
+    settings, problems = _read(mode, role)
     rows = settings.report()
     if as_json:
-        print_json({"settings": rows, "warnings": list(settings.warnings)})
-        return
-    print_table(
-        ("setting", "value", "from"),
-        [(row["name"], str(row["value"]), row["source"]) for row in rows],
-        empty="",
-    )
-    for warning in settings.warnings:
-        complain(f"warning: {warning}")
+        print_json({"settings": rows, "warnings": list(settings.warnings), "problems": problems})
+    else:
+        print_table(
+            ("setting", "value", "from"),
+            [(row["name"], _word(row["value"]), row["source"]) for row in rows],
+            empty="",
+        )
+        for warning in settings.warnings:
+            complain(f"warning: {warning}")
+        for problem in problems:
+            complain(f"problem: {problem}")
+    if problems:
+        sys.exit(2)
 
 
 @app.command()
-def check(mode: ModeOption = Mode.start, as_json: JsonFlag = False) -> None:
+def check(
+    mode: ModeOption = Mode.start, role: RoleOption = Role.stack, as_json: JsonFlag = False
+) -> None:
     """Whether the settings can be used; lists every problem at once and exits 2 if there is one."""
-    problems: list[str] = []
-    warnings: list[str] = []
-    try:
-        warnings += load_settings(mode=mode.value).warnings
-    except SettingsError as error:
-        problems += error.problems
+    settings, problems = _read(mode, role)
     if as_json:
-        print_json({"ok": not problems, "problems": problems, "warnings": warnings})
+        told = {"problems": problems, "warnings": list(settings.warnings)}
+        print_json({"ok": not problems, **told})
     else:
         for problem in problems:
             say(f"problem: {problem}")
-        for warning in warnings:
+        for warning in settings.warnings:
             say(f"warning: {warning}")
         if not problems:
             say("settings can be used")
     sys.exit(2 if problems else 0)
+
+
+def _read(mode: Mode, role: Role) -> tuple[Settings, list[str]]:
+    """The settings as the command would have them, with the secrets it has kept, and every problem."""
+    settings, problems = read_settings(mode.value, role=role.value)
+    try:
+        return with_dev_secrets(settings), problems
+    except SettingsError as error:
+        return settings, problems + error.problems
+
+
+def _word(value: Any) -> str:
+    """`value` as people write it in a file of settings."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import stat
@@ -83,11 +84,7 @@ class Api:
         try:
             sock = await anyio.to_thread.run_sync(_bind, self._host, self._port)
         except OSError as error:
-            raise StackdError(
-                f"cannot listen on {self._host}:{self._port}: {error.strerror}",
-                code="api.address_in_use",
-                hint="set PORT to a free one, or end the other program",
-            ) from error
+            raise _cannot_listen(self._host, self._port, error) from error
         servers.append(await self._serve(runner, sock, is_counted=True))
         host, port = sock.getsockname()[:2]
         if self._socket_path is not None:
@@ -107,6 +104,24 @@ class Api:
             return Connection(manager, self._connections, is_counted=is_counted, loop=loop)
 
         return await loop.create_server(connection, sock=sock, backlog=BACKLOG)
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> StackdError:
+    """What to do about it depends on what is wrong: the name, the address, the right to it, or another program."""
+    reason = f"cannot listen on {host}:{port}: {error.strerror}"
+    if isinstance(error, socket.gaierror):
+        hint = "set HOST to an address of this machine, or to a name that resolves to one"
+        return StackdError(reason, code="api.host_unknown", hint=hint)
+    if error.errno == errno.EADDRNOTAVAIL:
+        hint = "set HOST to an address of this machine, or to 0.0.0.0 for all of them"
+        return StackdError(reason, code="api.not_our_address", hint=hint)
+    code, hint = "api.address_in_use", "set PORT to a free one, or end the other program"
+    if error.errno == errno.EACCES:
+        code, hint = (
+            "api.port_reserved",
+            "set PORT to one above 1023, or allow this user to bind lower ones",
+        )
+    return StackdError(reason, code=code, hint=hint)
 
 
 def _bind(host: str, port: int) -> socket.socket:

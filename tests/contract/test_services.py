@@ -425,6 +425,25 @@ async def test_a_socket_file_left_by_a_dead_process_is_replaced(site: Site) -> N
         service.drain()
 
 
+@pytest.mark.parametrize(
+    ("host", "code"),
+    [("nobody.invalid", "api.host_unknown"), ("192.0.2.7", "api.not_our_address")],
+)
+async def test_a_host_that_is_not_here_is_told_to_be_the_cause(
+    site: Site, host: str, code: str
+) -> None:
+    service = Api(
+        make_app(site.context), host=host, port=0, socket_path=None, announce=lambda *_: None
+    )
+
+    with pytest.raises(StackdError, match=host) as caught:
+        await service.run()
+
+    assert caught.value.code == code
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith("set HOST to an address of this machine")
+
+
 async def test_a_taken_port_is_named_and_nothing_is_left(site: Site) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", site.port))
@@ -435,7 +454,8 @@ async def test_a_taken_port_is_named_and_nothing_is_left(site: Site) -> None:
             await site.api().run()
 
         assert caught.value.code == "api.address_in_use"
-        assert caught.value.hint
+        assert caught.value.hint is not None
+        assert "PORT" in caught.value.hint
         assert asyncio.all_tasks() == tasks
         assert site.announced == []
 

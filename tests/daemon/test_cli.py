@@ -14,6 +14,7 @@ from support.cli import Command, child, in_terminal
 from support.daemon import DaemonProcess, FarSide, eventually, free_port, running
 
 from stackd import __version__
+from stackd.settings import Settings, ensure_dev_secrets
 
 HELLO = """
 id: {id}
@@ -471,6 +472,61 @@ def test_config_show_warns_of_what_start_would_refuse(command: Command, tmp_path
     assert ran.code == 0
     assert "warning: STACKD_MAX_JOB (environment): is no setting" in ran.err
     assert "STACKD_MAX_JOBS" in ran.err
+
+
+def test_config_show_shows_every_setting_and_what_is_wrong_with_them(
+    command: Command, tmp_path: Path
+) -> None:
+    given = {"STACKD_STATE_DIR": str(tmp_path), "PORT": "http", "EXECUTION_MAX_RETRIES": "7"}
+
+    plain = command("config", "show", **given)
+    as_json = command("config", "show", "--json", **given)
+
+    rows = dict(line.split("\t", 1) for line in plain.out.splitlines())
+    assert (plain.code, as_json.code) == (2, 2)
+    assert rows["EXECUTION_MAX_RETRIES"] == "7\tenvironment"
+    assert rows["PORT"] == "5000\tdefault, for the bad value (environment)"
+    assert rows["ENABLE_INLINE_WORKER"].split("\t")[0] in ("true", "false")
+    assert plain.err == "problem: PORT='http' (environment): must be a number\n"
+    assert json.loads(as_json.out)["problems"] == ["PORT='http' (environment): must be a number"]
+
+
+def test_config_shows_the_key_that_dev_has_made_as_set_and_makes_none(
+    command: Command, tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+
+    before = command("config", "show", STACKD_STATE_DIR=str(state))
+    made_by_looking = state.exists()
+    ensure_dev_secrets(Settings(STACKD_ENV="development", STACKD_STATE_DIR=str(state)))
+    after = command("config", "show", STACKD_STATE_DIR=str(state))
+    (state / "secrets.env").write_text("")
+    broken = command("config", "check", "--mode", "dev", STACKD_STATE_DIR=str(state))
+
+    assert "ENCRYPTION_MASTER_KEY\t(not set)\tdefault\n" in before.out
+    assert not made_by_looking
+    assert f"ENCRYPTION_MASTER_KEY\t(set)\t{state / 'secrets.env'}\n" in after.out
+    assert broken.code == 2
+    assert broken.out.startswith(f"problem: {state / 'secrets.env'} holds no ENCRYPTION_MASTER_KEY")
+
+
+def test_config_check_refuses_what_the_role_of_dev_would(command: Command, tmp_path: Path) -> None:
+    given = {"STACKD_STATE_DIR": str(tmp_path), "QUEUE_DRIVER": "inmemory"}
+
+    stack = command("config", "check", "--mode", "dev", **given)
+    one = command("config", "check", "--mode", "dev", "--role", "worker", **given)
+    started = command("dev", **given)
+
+    assert (stack.code, one.code, started.code) == (2, 0, 78)
+    assert stack.out.startswith("problem: QUEUE_DRIVER=inmemory: the stack needs a durable queue")
+    assert "QUEUE_DRIVER=inmemory: the stack needs a durable queue" in started.err
+
+
+def test_a_refused_start_has_made_nothing(command: Command, tmp_path: Path) -> None:
+    ran = command("start", STACKD_STATE_DIR=str(tmp_path / "state"))
+
+    assert ran.code == 78
+    assert not (tmp_path / "state").exists()
 
 
 def test_config_check_accepts_what_start_would(command: Command, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,10 +18,17 @@ from stackd.settings import (
     connection_settings,
     ensure_dev_secrets,
     load_settings,
+    read_settings,
     table,
+    with_dev_secrets,
 )
 
 KEY = "0123456789-abcdefghij-ABCDEFGHIJ"
+NO_HOST = "must be an address such as 127.0.0.1 or ::1, or a hostname"
+NO_HOSTS = (
+    "not a host", "a..b", "-a", "a_b", "127.0.0.1:5000", "[::1]", "300.0.0.1", "http://h", "b\u00fccher.example",
+    "x" * 64, f"{'x' * 60}." * 5,
+)  # fmt: skip
 
 
 class Box:
@@ -32,11 +40,23 @@ class Box:
         self.config = folder / "stackd.toml"
         self.config.touch()
 
+    def named(self, environ: Mapping[str, str]) -> dict[str, str]:
+        return {"STACKD_STATE_DIR": str(self.state), "STACKD_CONFIG": str(self.config), **environ}
+
     def load(
-        self, mode: Mode = "dev", *, overrides: Mapping[str, str] | None = None, **environ: str
+        self,
+        mode: Mode = "dev",
+        *,
+        role: str = "stack",
+        overrides: Mapping[str, str] | None = None,
+        **environ: str,
     ) -> Settings:
-        names = {"STACKD_STATE_DIR": str(self.state), "STACKD_CONFIG": str(self.config)} | environ
-        return load_settings(mode, overrides=overrides, environ=names, cwd=self.folder)
+        return load_settings(
+            mode, role=role, overrides=overrides, environ=self.named(environ), cwd=self.folder
+        )
+
+    def read(self, mode: Mode = "dev", **environ: str) -> tuple[Settings, list[str]]:
+        return read_settings(mode, environ=self.named(environ), cwd=self.folder)
 
     def start(self, **environ: str) -> Settings:
         return self.load("start", **{"ENCRYPTION_MASTER_KEY": KEY} | environ)
@@ -196,6 +216,7 @@ def test_settings_cannot_be_changed(box: Box):
         ("ENABLE_INLINE_WORKER", "maybe", "must be true or false"),
         ("STACKD_LOG_LEVEL", "loud", "should be 'debug', 'info', 'warning' or 'error'"),
         ("QUEUE_DRIVER", "redis", "should be 'sqlite' or 'inmemory'"),
+        *((("HOST", name, NO_HOST)) for name in NO_HOSTS),
         ("STACKD_STATE_DIR", "state", "must be an absolute path"),
         ("STACKD_STATE_DIR", "~no-such-user/state", "must be an absolute path"),
         (
@@ -301,6 +322,37 @@ def test_database_is_in_the_state_directory_unless_named(box: Box):
     assert named.database_path == box.folder / "other.db"
 
 
+@pytest.mark.parametrize(
+    "host", ["localhost", "my-box.example", "3com.example", "127.0.0.2", "::1", "box."]
+)
+def test_address_or_hostname_is_taken_to_listen_on(box: Box, host: str):
+    settings = box.load(HOST=f" {host} ")
+
+    assert settings.host == host
+    assert settings.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("host", "where"),
+    [("0.0.0.0", "on all interfaces"), ("::", "on all interfaces"), ("192.0.2.7", "beyond loopback")],
+)  # fmt: skip
+def test_dev_that_other_machines_can_reach_is_warned_of_and_start_is_not(
+    box: Box, host: str, where: str
+):
+    (warning,) = box.load(HOST=host).warnings
+
+    assert warning.startswith(f"HOST={host} (environment): listens {where}")
+    assert box.start(HOST=host).warnings == ()
+
+
+def test_settings_with_bad_values_are_read_with_the_defaults_in_their_place(box: Box):
+    settings, problems = box.read(PORT="http", STACKD_LOG_LEVEL="debug")
+
+    assert problems == ["PORT='http' (environment): must be a number"]
+    assert (settings.port, settings.log_level) == (5000, "debug")
+    assert source(settings, "PORT") == "default, for the bad value (environment)"
+
+
 # -- network lists
 
 
@@ -346,9 +398,18 @@ def test_unknown_name_of_ours_is_warned_of_by_dev(box: Box):
     )
 
 
-def test_unknown_name_like_none_of_ours_is_named_alone(box: Box):
-    assert box.start_problems(STACKD_XYZZY_QUUX="1") == [
-        "STACKD_XYZZY_QUUX (environment): is no setting"
+@pytest.mark.parametrize("name", ["STACKD_XYZZY_QUUX", "STACKD_BOGUS", "STACKD_URN"])
+def test_unknown_name_like_none_of_ours_but_for_the_prefix_is_named_alone(box: Box, name: str):
+    assert box.start_problems(**{name: "1"}) == [f"{name} (environment): is no setting"]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("STACKD_PORT", "PORT"), ("STACKD_WORKER_CONCURRENCY", "EXECUTION_WORKER_CONCURRENCY")],
+)
+def test_name_of_ours_under_a_wrong_prefix_is_told_under_its_own(box: Box, name: str, meant: str):
+    assert box.start_problems(**{name: "1"}) == [
+        f"{name} (environment): is no setting; did you mean {meant}?"
     ]
 
 
@@ -369,6 +430,7 @@ def test_unknown_name_in_the_config_file_is_refused_by_start_and_warned_of_by_de
         ("EXECUTION_MAX_RETRYS", "EXECUTION_MAX_RETRIES"),
         ("QUEUE_DRVER", "QUEUE_DRIVER"),
         ("ENCRYPTION_MASTERKEY", "ENCRYPTION_MASTER_KEY"),
+        ("ENCRYPTON_MASTER_KEY", "ENCRYPTION_MASTER_KEY"),
         ("ENABLE_INLINE_WORKERS", "ENABLE_INLINE_WORKER"),
     ],
 )
@@ -544,11 +606,14 @@ def test_bad_value_for_holding_back_the_inline_worker_is_refused(box: Box):
 # -- production
 
 
-def test_start_makes_its_state_directory(box: Box):
-    box.start()
+def test_a_look_at_the_settings_makes_nothing(box: Box):
+    before = list(box.folder.iterdir())
 
-    assert list(box.state.iterdir()) == []
-    assert box.state.stat().st_mode & 0o777 == 0o700
+    box.start(STACKD_STATE_DIR=str(box.state / "deep" / "down"))
+    box.problems("start")
+    box.load()
+
+    assert list(box.folder.iterdir()) == before
 
 
 def test_start_refuses_a_state_directory_it_cannot_write(box: Box):
@@ -557,6 +622,15 @@ def test_start_refuses_a_state_directory_it_cannot_write(box: Box):
     (problem,) = box.start_problems(STACKD_STATE_DIR=str(box.folder / "file" / "state"))
 
     assert problem.startswith(f"STACKD_STATE_DIR {box.folder / 'file' / 'state'} cannot be written")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_start_refuses_a_state_directory_below_one_that_it_may_not_write(box: Box):
+    box.state.mkdir(mode=0o500)
+
+    (problem,) = box.start_problems(STACKD_STATE_DIR=str(box.state / "mine"))
+
+    assert "cannot be written (Permission denied)" in problem
 
 
 def test_start_refuses_a_missing_master_key(box: Box):
@@ -573,15 +647,25 @@ def test_weak_master_key_is_refused_without_showing_it(box: Box, key: str):
     assert key not in problem
 
 
-def test_queue_that_keeps_nothing_is_refused_by_start_and_taken_by_dev(box: Box):
+def test_queue_that_keeps_nothing_is_refused_by_start_and_taken_by_one_role_of_dev(box: Box):
     (problem,) = box.start_problems(QUEUE_DRIVER="inmemory")
 
     assert problem.startswith("QUEUE_DRIVER=inmemory")
-    assert box.load(QUEUE_DRIVER="inmemory").queue_driver == "inmemory"
+    assert box.load(role="api", QUEUE_DRIVER="inmemory").queue_driver == "inmemory"
+
+
+def test_queue_that_keeps_nothing_is_refused_for_the_stack_of_dev_with_all_else_that_is_wrong(
+    box: Box,
+):
+    problems = box.problems(QUEUE_DRIVER="inmemory", PORT="http")
+
+    assert [problem.partition("=")[0] for problem in problems] == ["PORT", "QUEUE_DRIVER"]
 
 
 def test_database_beside_a_queue_that_keeps_nothing_is_told_to_have_no_effect(box: Box):
-    settings = box.load(QUEUE_DRIVER="inmemory", STACKD_DATABASE_URL="sqlite:////x/stackd.db")
+    settings = box.load(
+        role="api", QUEUE_DRIVER="inmemory", STACKD_DATABASE_URL="sqlite:////x/stackd.db"
+    )
 
     assert settings.warnings == ("STACKD_DATABASE_URL: has no effect with QUEUE_DRIVER=inmemory",)
 
@@ -657,6 +741,26 @@ def test_dev_refuses_a_state_directory_it_cannot_make(box: Box):
 
     with pytest.raises(SettingsError, match=r"secrets\.env cannot be used"):
         ensure_dev_secrets(box.load(STACKD_STATE_DIR=str(box.folder / "file" / "state")))
+
+
+def test_secrets_that_dev_has_made_are_found_and_none_are_made_by_looking(box: Box):
+    before = with_dev_secrets(box.load())
+    made = ensure_dev_secrets(box.load())
+    after = with_dev_secrets(box.load())
+
+    assert before.encryption_master_key == ""
+    assert after.encryption_master_key == made.encryption_master_key
+    assert source(after, "ENCRYPTION_MASTER_KEY") == str(box.state / "secrets.env")
+
+
+def test_looking_for_the_secrets_of_dev_refuses_a_file_that_dev_would_refuse(box: Box):
+    box.state.mkdir()
+    (box.state / "secrets.env").touch(mode=0o644)
+
+    with pytest.raises(SettingsError, match="holds no ENCRYPTION_MASTER_KEY"):
+        with_dev_secrets(box.load())
+
+    assert (box.state / "secrets.env").stat().st_mode & 0o777 == 0o644
 
 
 def test_production_settings_get_no_secret_made_for_them(box: Box):
