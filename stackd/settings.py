@@ -1044,7 +1044,7 @@ def _make_once(path: Path, content: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Where the CLI finds the daemon. `url` None: over `socket_path`, without a token."""
+    """Where commands find the daemon. `url` None: over `socket_path`, without a token."""
 
     url: str | None
     token: str | None
@@ -1052,17 +1052,35 @@ class Connection:
 
 
 def connection_settings(
-    environ: Mapping[str, str] | None = None, *, exists: Callable[[Path], bool] = Path.exists
+    environ: Mapping[str, str] | None = None,
+    *,
+    cwd: Path | None = None,
+    exists: Callable[[Path], bool] = Path.exists,
 ) -> Connection:
-    """STACKD_URL if set; else the socket of STACKD_STATE_DIR, or of the first default that has one."""
+    """Where `dev` would be with these settings; or `start`, if only there is a socket and nothing says where.
+
+    Of what else is wrong with the settings a client knows nothing: the daemon it finds has judged its own.
+    """
     environ = os.environ if environ is None else environ
-    state = environ.get("STACKD_STATE_DIR")
-    folders = (
-        [_expanded(state)] if state else [default_state_dir("dev"), default_state_dir("start")]
-    )
-    sockets = [folder / "stackd.sock" for folder in folders if folder is not None]
+    found = _merge("dev", {}, environ, cwd or Path(), [], [])
+    sockets = [_socket_of("dev", found)]
+    if (
+        "STACKD_STATE_DIR" not in found
+    ):  # where it is named, another daemon is not the one that is meant
+        sockets.append(_socket_of("start", _merge("start", {}, environ, Path(), [], [])))
+    there = [path for path in sockets if path is not None]
     return Connection(
-        url=environ.get("STACKD_URL") or None,
-        token=environ.get("STACKD_TOKEN") or None,
-        socket_path=next((path for path in sockets if exists(path)), sockets[0]),
+        url=_text(found.get("STACKD_URL")),
+        token=_text(found.get("STACKD_TOKEN")),
+        socket_path=next((path for path in there if exists(path)), there[0]),
     )
+
+
+def _socket_of(mode: Mode, found: Mapping[str, _Given]) -> Path | None:
+    state = found.get("STACKD_STATE_DIR")
+    folder = default_state_dir(mode) if state is None else _expanded(state.value)
+    return None if folder is None else folder / "stackd.sock"
+
+
+def _text(given: _Given | None) -> str | None:
+    return None if given is None else str(given.value)

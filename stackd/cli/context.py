@@ -39,7 +39,7 @@ DEBUG = _Debug()
 
 
 def daemon() -> Api:
-    """The daemon of this environment: STACKD_URL if set, else the Unix socket of the state directory.
+    """The daemon that the settings name: STACKD_URL if set, else the Unix socket of the state directory.
 
     Raises:
         InputError: STACKD_URL or STACKD_TOKEN cannot be used.

@@ -445,6 +445,23 @@ def test_on_a_terminal_an_empty_list_says_what_to_do_and_a_full_one_has_a_head(
     assert row.split()[:6] == ["hello", "hello", "by", "name", "1", "yes"]
 
 
+@pytest.mark.parametrize("place", [".env", "config"])
+def test_commands_find_the_dev_whose_state_directory_a_file_names(
+    command: Command, tmp_path: Path, place: str
+) -> None:
+    with running(tmp_path) as daemon:
+        given = {}
+        if place == ".env":  # of the folder that commands run in
+            (tmp_path / ".env").write_text(f"STACKD_STATE_DIR={daemon.state}\n")
+        else:
+            (tmp_path / "own.toml").write_text(f'STACKD_STATE_DIR = "{daemon.state}"\n')
+            given = {"STACKD_CONFIG": str(tmp_path / "own.toml")}
+
+        ran = [command(*words, **given) for words in (("health",), ("executions", "list"))]
+
+    assert [one.code for one in ran] == [0, 0], ran
+
+
 # -- settings
 
 

@@ -37,8 +37,8 @@ CONFIG_HEAD = """\
 SET_BY_COMMAND = "STACKD_ENV"
 
 OTHER_NAMES = """
-Only from the environment: `STACKD_CONFIG` (the config file), `STACKD_URL` and `STACKD_TOKEN` (the daemon that
-commands talk to, if not by the Unix socket), `INLINE_EXECUTION_WORKER` (another name of `ENABLE_INLINE_WORKER`),
+Not from the config file: `STACKD_CONFIG` (that file), `STACKD_URL` and `STACKD_TOKEN` (the daemon that commands
+talk to, if not by the Unix socket), `INLINE_EXECUTION_WORKER` (another name of `ENABLE_INLINE_WORKER`),
 `DISABLE_INLINE_WORKER_AUTOSTART` (true: `dev` does not turn that on by itself).
 """
 

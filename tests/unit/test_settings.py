@@ -811,3 +811,54 @@ def test_client_takes_an_empty_name_for_none():
     assert connection_settings(empty, exists=lambda path: False) == connection_settings(
         {}, exists=lambda path: False
     )
+
+
+def looks(box: Box, *there: Path, **environ: str) -> Connection:
+    """Where a client looks that is started in the folder of `box`, if these sockets exist."""
+    return connection_settings(environ, cwd=box.folder, exists=lambda path: path in there)
+
+
+PRODUCTION = Path("/var/lib/stackd/stackd.sock")
+
+
+@pytest.mark.parametrize("place", [".env", "config"])
+def test_client_finds_the_socket_of_a_dev_whose_state_directory_a_file_names(box: Box, place: str):
+    if place == ".env":
+        (box.folder / ".env").write_text(f"STACKD_STATE_DIR={box.state}\n")
+        client = looks(box)
+    else:
+        box.config.write_text(f'STACKD_STATE_DIR = "{box.state}"\n')
+        client = looks(box, STACKD_CONFIG=str(box.config))
+
+    assert client.socket_path == box.state / "stackd.sock"
+
+
+def test_client_finds_the_config_file_that_dotenv_names(box: Box):
+    box.config.write_text(f'STACKD_STATE_DIR = "{box.state}"\n')
+    (box.folder / ".env").write_text(f"STACKD_CONFIG={box.config}\n")
+
+    assert looks(box).socket_path == box.state / "stackd.sock"
+
+
+def test_client_takes_url_and_token_of_dotenv_unless_the_environment_has_them(box: Box):
+    (box.folder / ".env").write_text("STACKD_URL=http://file:1\nSTACKD_TOKEN=f\n")
+
+    from_file, mixed = looks(box), looks(box, STACKD_URL="http://here:2")
+
+    assert (from_file.url, from_file.token) == ("http://file:1", "f")
+    assert mixed.url == "http://here:2"
+
+
+def test_client_that_is_told_where_dev_is_does_not_go_to_another_daemon(box: Box):
+    (box.folder / ".env").write_text(f"STACKD_STATE_DIR={box.state}\n")
+
+    assert looks(box, PRODUCTION).socket_path == box.state / "stackd.sock"
+
+
+def test_client_minds_no_setting_that_only_the_daemon_needs(box: Box):
+    (box.folder / ".env").write_text(f"PORT=http\n{'=' * 9}\nSTACKD_STATE_DIR={box.state}\n")
+    box.config.write_text("no toml")
+
+    client = looks(box, STACKD_CONFIG=str(box.config), STACKD_BOGUS="1", QUEUE_DRIVER="none")
+
+    assert client.socket_path == box.state / "stackd.sock"
