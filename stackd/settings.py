@@ -1064,9 +1064,8 @@ def connection_settings(
     environ = os.environ if environ is None else environ
     found = _merge("dev", {}, environ, cwd or Path(), [], [])
     sockets = [_socket_of("dev", found)]
-    if (
-        "STACKD_STATE_DIR" not in found
-    ):  # where it is named, another daemon is not the one that is meant
+    # Where it is named, a daemon elsewhere is not the one that is meant.
+    if "STACKD_STATE_DIR" not in found:
         sockets.append(_socket_of("start", _merge("start", {}, environ, Path(), [], [])))
     there = [path for path in sockets if path is not None]
     return Connection(

@@ -66,6 +66,7 @@ class Supervisor:
         self._draining = False
         self._scope = anyio.CancelScope()
         self.failure: StackdError | None = None
+        self.has_started = False  # every service was ready at one time; stays true
 
     def add(self, name: str, build: Callable[[], Service]) -> None:
         """Supervise what `build` returns under `name`; services start in the order added."""
@@ -175,6 +176,7 @@ class Supervisor:
         if entry.state is state and entry.reason == reason:
             return
         entry.state, entry.reason = state, reason
+        self.has_started |= self.is_ready
         self._events.emit(ServiceMoved(name, state.value, reason))
 
 

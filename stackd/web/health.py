@@ -1,4 +1,4 @@
-"""Probes and metrics: live says the loop turns, ready says each part works, started says it once did."""
+"""Probes and metrics: live says the loop turns, ready says each part works, started says that the parts once did."""
 
 from __future__ import annotations
 
@@ -22,9 +22,6 @@ WRITE_FRESH = 5.0  # seconds a commit stays good as evidence: probes cause no st
 class Health:
     """Answers probes from what the services and the store say now."""
 
-    def __init__(self) -> None:
-        self._has_started = False
-
     def add_to(self, app: web.Application) -> None:
         app.router.add_get("/livez", self._live)
         app.router.add_get("/readyz", self._ready)
@@ -37,18 +34,12 @@ class Health:
     async def _ready(self, request: web.Request) -> web.Response:
         checks = await self._checks(of(request))
         ok = all(check.status == "pass" for check in checks.values())
-        self._has_started |= ok
         return _answer(request, ok=ok, checks=checks)
 
     async def _started(self, request: web.Request) -> web.Response:
-        if not self._has_started:
-            checks = await self._checks(of(request))
-            self._has_started = all(check.status == "pass" for check in checks.values())
-        return _answer(
-            request,
-            ok=self._has_started,
-            checks={"started": CheckView(status="pass" if self._has_started else "fail")},
-        )
+        ok = of(request).supervisor.has_started
+        checks = {"started": CheckView(status="pass" if ok else "fail")}
+        return _answer(request, ok=ok, checks=checks)
 
     async def _checks(self, context: Context) -> dict[str, CheckView]:
         full = context.store.reserve.is_spent

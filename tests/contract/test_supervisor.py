@@ -182,6 +182,24 @@ async def test_ready_is_told_once_started_and_not_before() -> None:
         assert stage.moves == [("a", "ready", None)]
 
 
+async def test_it_has_started_once_all_were_ready_and_stays_so_whatever_comes() -> None:
+    stage = Stage("a", "b")
+    gate = stage.slow_starts["b"] = anyio.Event()
+
+    async with stage.running():
+        assert not stage.supervisor.has_started
+        gate.set()
+        await quiet()
+        assert stage.supervisor.has_started
+        stage.now("a").crash()
+        await quiet()
+        assert not stage.supervisor.is_ready
+        assert stage.supervisor.has_started
+        stage.supervisor.drain()
+
+    assert stage.supervisor.has_started
+
+
 async def test_a_supervisor_of_nothing_ends_at_once() -> None:
     stage = Stage()
 

@@ -131,6 +131,26 @@ def test_callers_who_wait_for_what_will_not_end_here_any_more_are_answered_befor
     assert {stored(daemon, answer.json["executionId"]) for answer in answers} == {"waiting"}
 
 
+def test_a_daemon_that_nobody_probed_before_says_in_its_drain_that_it_had_started(
+    daemons: Daemons, closed: FarSide
+) -> None:
+    daemon = daemons()
+    daemon.spawn()
+    eventually(
+        "the api is ready",
+        lambda: [m for m in daemon.logged("service moved") if m["state"] == "ready" and m["service"] == "api"],
+    )  # fmt: skip
+    hold(daemon, closed)
+
+    ask_to_stop(daemon)
+    started = daemon.http("GET", "/startupz", authorized=False)
+    ready = daemon.http("GET", "/readyz", authorized=False)
+    closed.is_open.set()
+
+    assert daemon.wait() == 0
+    assert (started.status, ready.status) == (200, 503)
+
+
 def test_a_second_sigterm_stops_now_and_the_next_start_goes_on(
     daemons: Daemons, closed: FarSide
 ) -> None:
