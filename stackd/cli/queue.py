@@ -13,7 +13,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command()
 def status(as_json: JsonFlag = False) -> None:
-    """Jobs by state, and the processes that work on them."""
+    """Jobs by state, and the processes on this state directory."""
     _show(daemon().get("/api/queue"), as_json=as_json)
 
 
@@ -37,6 +37,6 @@ def _show(view: dict[str, Any], *, as_json: bool) -> None:
     for state, count in view["counts"].items():
         say(f"  {state:<10} {count}")
     say(f"  oldest due job waits {view['oldestWaitSeconds']:.1f} s")
-    for worker in view["workers"]:
-        gone = "" if worker["alive"] else "  (gone)"
-        say(f"  {worker['role']} pid {worker['pid']} last heard {worker['heartbeatAt']}{gone}")
+    for process in view["processes"]:
+        gone = "" if process["alive"] else "  (gone)"
+        say(f"  {process['role']} pid {process['pid']} last heard {process['heartbeatAt']}{gone}")

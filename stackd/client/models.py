@@ -105,13 +105,23 @@ class ExecutionList(Model):
     next_cursor: str | None
 
 
+class ProcessView(Model):
+    """A process on this state directory, whatever its role. Not `alive`: it ended without saying so."""
+
+    pid: int
+    role: str
+    started_at: str
+    heartbeat_at: str
+    alive: bool
+
+
 class QueueView(Model):
     """Jobs by state; `oldest_wait_seconds`: how long the oldest due job has waited."""
 
     counts: dict[str, int]
     paused: bool
     oldest_wait_seconds: float
-    workers: list[dict[str, Any]]
+    processes: list[ProcessView]
 
 
 class CheckView(Model):

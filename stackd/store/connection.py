@@ -181,7 +181,10 @@ def translate(error: BaseException, path: Path) -> BaseException:
         return error
     match _primary_code(error):
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return StoreBusyError(f"{path} is locked by another process")
+            return StoreBusyError(
+                f"{path} is locked by another process",
+                hint="try again; if it lasts, end what keeps it open, such as a copy under way or an SQL shell",
+            )
         case sqlite3.SQLITE_FULL:
             return StoreFullError(
                 f"no space left for {path}", hint="free disk space; nothing was half-written"

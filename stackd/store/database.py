@@ -53,6 +53,8 @@ WAITING_MEMBERS = 10_000  # changes that may wait; past this `write` itself wait
 WAITING_BYTES = 64 * 1024 * 1024
 WRITE_DEADLINE = 30.0  # seconds a change may wait for its turn unless it says otherwise
 
+_TRY_AGAIN = "try again; if it lasts, this disk is too slow for what is asked of it"
+
 _log = structlog.get_logger(__name__)
 
 
@@ -195,7 +197,7 @@ class Database:
                 soonest = min(soonest, member.expires_at)
             else:
                 member.future.set_exception(
-                    StoreBusyError("the store did not get to this change in time")
+                    StoreBusyError("the store did not get to this change in time", hint=_TRY_AGAIN)
                 )
         if soonest < self._sweeps_at:
             self._sweep_at(loop, soonest)
@@ -216,7 +218,7 @@ class Database:
                     return self._clock.monotonic() - began
         finally:
             self._crowd -= 1
-        raise StoreBusyError("too many changes wait for the store")
+        raise StoreBusyError("too many changes wait for the store", hint=_TRY_AGAIN)
 
     def _refuse_if_stopped(self) -> None:
         if self._failure is not None:

@@ -117,7 +117,8 @@ def _pending(raw: sqlite3.Connection, path: Path, wanted: list[Migration]) -> li
     for migration in wanted:
         if applied.get(migration.version, migration.checksum) != migration.checksum:
             raise SchemaError(
-                f"migration {migration.version} ({migration.name}) differs from the one {path} was made with"
+                f"migration {migration.version} ({migration.name}) differs from the one {path} was made with",
+                hint="start the stackd that made it, or take another STACKD_STATE_DIR",
             )
     return [m for m in wanted if m.version not in applied]
 

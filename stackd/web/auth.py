@@ -24,13 +24,13 @@ def refusal(request: web.Request, token: str | None) -> web.Response | None:
         return None
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     if not given:
-        return _unauthorized("send a bearer token")
+        return _unauthorized("send a bearer token", token)
     if (
         scheme.lower() != "bearer"
         or token is None
         or not hmac.compare_digest(given.strip().encode(errors="replace"), token.encode())
     ):
-        return _unauthorized("this token is not known")
+        return _unauthorized("this token is not known", token)
     return None
 
 
@@ -40,7 +40,11 @@ def _is_local_socket(request: web.Request) -> bool:
     return peer is not None and peer.family == socket.AF_UNIX
 
 
-def _unauthorized(detail: str) -> web.Response:
-    answer = problem(401, "auth.required", detail)
+def _unauthorized(detail: str, token: str | None) -> web.Response:
+    """Refuses, and says which token it would be. Only `dev` has one in this version."""
+    hint = "set STACKD_TOKEN to what dev-token in the daemon's state directory holds"
+    if token is None:
+        hint = "no token would do: use the Unix socket stackd.sock in the daemon's state directory"
+    answer = problem(401, "auth.required", detail, hint=hint)
     answer.headers["WWW-Authenticate"] = "Bearer"
     return answer

@@ -6,7 +6,7 @@ from typing import cast
 
 from aiohttp import web
 
-from stackd.client.models import ExecutionList, QueueView
+from stackd.client.models import ExecutionList, ProcessView, QueueView
 from stackd.core.clock import rfc3339
 from stackd.core.errors import InputError
 from stackd.core.json import dumps, loads
@@ -118,14 +118,14 @@ async def queue_status(request: web.Request) -> web.Response:
             counts=status.counts,
             paused=status.paused,
             oldest_wait_seconds=round(status.oldest_wait, 3),
-            workers=[
-                {
-                    "pid": row.identity.pid,
-                    "role": row.role,
-                    "startedAt": rfc3339(row.started_at),
-                    "heartbeatAt": rfc3339(row.heartbeat_at),
-                    "alive": not is_gone(row.identity),
-                }
+            processes=[
+                ProcessView(
+                    pid=row.identity.pid,
+                    role=row.role,
+                    started_at=rfc3339(row.started_at) or "",
+                    heartbeat_at=rfc3339(row.heartbeat_at) or "",
+                    alive=not is_gone(row.identity),
+                )
                 for row in processes.listed(tx)
             ],
         )

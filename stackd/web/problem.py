@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 from aiohttp import web
 
 from stackd.core.errors import BusyError, StackdError
@@ -22,6 +24,7 @@ def problem(
     """A problem answer. `code` is stable; `detail` is for people."""
     body: dict[str, object] = {
         "type": "about:blank",
+        "title": HTTPStatus(status).phrase,  # as RFC 9457 §4.2.1 asks of this type
         "status": status,
         "code": code,
         "detail": detail,

@@ -114,11 +114,17 @@ def _addresses(request: web.Request, webhooks: list[tuple[str, str]]) -> list[We
 
 async def list_workflows(request: web.Request) -> web.Response:
     limit, after = limit_of(request), request.query.get("cursor", "")
-    rows = await of(request).store.read(
-        lambda tx: catalogue.listed(tx, after=after, limit=limit + 1)
-    )
+
+    def query(tx: Tx) -> tuple[list[WorkflowRow], dict[str, list[tuple[str, str]]]]:
+        rows = catalogue.listed(tx, after=after, limit=limit + 1)
+        return rows, catalogue.webhooks_between(tx, rows[0].id, rows[-1].id) if rows else {}
+
+    rows, webhooks = await of(request).store.read(query)
     page = WorkflowList(
-        items=[workflow_view(row, []) for row in rows[:limit]],
+        items=[
+            workflow_view(row, _addresses(request, webhooks.get(row.id, [])))
+            for row in rows[:limit]
+        ],
         next_cursor=rows[limit - 1].id if len(rows) > limit else None,
     )
     return web.Response(body=dumps(page.as_json()), content_type="application/json")

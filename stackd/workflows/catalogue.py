@@ -153,6 +153,14 @@ def webhooks(tx: Tx, workflow_id: str) -> list[tuple[str, str]]:
     return [(row[0], row[1]) for row in tx.rows(sql.LIST_WEBHOOKS, (workflow_id,))]
 
 
+def webhooks_between(tx: Tx, first: str, last: str) -> dict[str, list[tuple[str, str]]]:
+    """As `webhooks`, of each workflow that has one and whose id is from `first` to `last`."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for workflow_id, node_id, path in tx.rows(sql.LIST_WEBHOOKS_BETWEEN, (first, last)):
+        found.setdefault(workflow_id, []).append((node_id, path))
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class WebhookRoute:
     """Where a webhook path leads at this moment."""

@@ -39,6 +39,9 @@ ON CONFLICT (path) DO UPDATE SET bound = 1, node_id = excluded.node_id"""
 LIST_WEBHOOKS = (
     "SELECT node_id, path FROM webhooks WHERE workflow_id = ? AND bound = 1 ORDER BY node_id"
 )
+LIST_WEBHOOKS_BETWEEN = """
+SELECT workflow_id, node_id, path FROM webhooks WHERE workflow_id BETWEEN ? AND ? AND bound = 1
+ORDER BY workflow_id, node_id"""
 RESOLVE_WEBHOOK = """
 SELECT h.workflow_id, h.node_id, w.version, w.active
 FROM webhooks h JOIN workflows w ON w.id = h.workflow_id WHERE h.path = ? AND h.bound = 1"""

@@ -131,10 +131,11 @@ async def test_a_commit_that_fails_ends_what_an_earlier_one_proved(database: Dat
 
     other = sqlite3.connect(database.path, isolation_level=None, check_same_thread=False)
     await anyio.to_thread.run_sync(other.execute, "BEGIN IMMEDIATE")
-    with pytest.raises(StoreBusyError):
+    with pytest.raises(StoreBusyError) as locked:
         await database.write(lambda tx: put(tx, "b"))
     other.close()
 
+    assert locked.value.hint
     assert database.synced_at == -math.inf
 
 
@@ -186,8 +187,9 @@ async def test_a_change_that_waits_past_its_deadline_is_dropped(
             tasks.start_soon(blocked)
             with anyio.fail_after(5):
                 await anyio.lowlevel.checkpoint()
-                with pytest.raises(StoreBusyError):
+                with pytest.raises(StoreBusyError) as dropped:
                     await database.write(lambda tx: put(tx, "second"), deadline=0.05)
+                assert dropped.value.hint
             await first_failed.wait()
     finally:
         await anyio.to_thread.run_sync(other.execute, "ROLLBACK")
@@ -285,8 +287,9 @@ async def test_too_many_changes_wait_outside_and_all_commit_in_the_end(database:
         for n in range(crowd):
             tasks.start_soon(write, n)
         await anyio.wait_all_tasks_blocked()
-        with pytest.raises(StoreBusyError, match="too many changes"):
+        with pytest.raises(StoreBusyError, match="too many changes") as crowded:
             await database.write(lambda tx: put(tx, "late"), deadline=0.01)
+        assert crowded.value.hint
         may_go_on.set()
 
     assert len(await names(database)) == crowd
@@ -343,9 +346,11 @@ async def test_changed_migration_is_refused(tmp_path: Path, bus: EventBus) -> No
         pass
     changed = [Migration(m.version, m.name, m.sql + "\n-- x\n") for m in SHIPPED]
 
-    with pytest.raises(SchemaError, match="differs"):
+    with pytest.raises(SchemaError, match="differs") as caught:
         async with open_database(path, clock=SystemClock(), events=bus, migrations=changed):
             pass
+
+    assert caught.value.hint
 
 
 async def test_upgrade_keeps_a_copy_of_the_file_first(tmp_path: Path, bus: EventBus) -> None:

@@ -157,6 +157,25 @@ def test_workflows_are_listed_by_id_page_by_page(daemon: DaemonProcess) -> None:
     assert seen[:5] == [f"paged-{number}" for number in range(5)]
 
 
+def test_the_list_has_the_webhooks_of_each_workflow(daemon: DaemonProcess) -> None:
+    ids = ["hooks-0", "hooks-1", "hooks-2"]
+    for one, path in zip(ids, ("hooks/a", "hooks/b", None), strict=True):
+        nodes = [{"id": "start", "type": "trigger.time.manual"}]
+        if path is not None:
+            hook = {"id": "hook", "type": "trigger.webhook.inbound", "params": {"path": path}}
+            nodes.append(hook)
+        daemon.http("POST", "/api/workflows", {"id": one, "nodes": nodes})
+
+    listed = daemon.http("GET", "/api/workflows?limit=3&cursor=hooks-").json["items"]
+
+    url = f"{daemon.url}/api/webhooks/hooks"
+    assert [(item["id"], item["webhooks"]) for item in listed] == [
+        ("hooks-0", [{"node": "hook", "url": f"{url}/a"}]),
+        ("hooks-1", [{"node": "hook", "url": f"{url}/b"}]),
+        ("hooks-2", []),
+    ]
+
+
 def test_show_has_the_document_and_what_was_listed(daemon: DaemonProcess) -> None:
     shown = daemon.http("GET", "/api/workflows/hello").json
 
@@ -489,13 +508,13 @@ def test_a_paused_queue_takes_work_and_runs_it_once_resumed(daemon: DaemonProces
 def test_queue_status_counts_every_state_and_names_the_processes(daemon: DaemonProcess) -> None:
     status = daemon.http("GET", "/api/queue").json
 
-    assert set(status) == {"counts", "paused", "oldestWaitSeconds", "workers"}
+    assert set(status) == {"counts", "paused", "oldestWaitSeconds", "processes"}
     assert set(status["counts"]) == {
         "scheduled", "available", "running", "retryable", "completed", "cancelled", "discarded",
     }  # fmt: skip
-    (worker,) = status["workers"]
-    assert (worker["pid"], worker["role"]) == (daemon.pid, "stack")
-    assert instant(worker["startedAt"]) <= instant(worker["heartbeatAt"])
+    (process,) = status["processes"]
+    assert (process["pid"], process["role"], process["alive"]) == (daemon.pid, "stack", True)
+    assert instant(process["startedAt"]) <= instant(process["heartbeatAt"])
 
 
 # -- who may call

@@ -403,8 +403,9 @@ def test_over_tcp_a_command_needs_the_token(command: Command, daemon: DaemonProc
     right = command("queue", "status", STACKD_URL=daemon.url, STACKD_TOKEN=daemon.token)
 
     assert (open_to_all.code, right.code) == (0, 0)
-    assert (none.code, none.err) == (1, "error: send a bearer token\n")
-    assert (wrong.code, wrong.err) == (1, "error: this token is not known\n")
+    hint = "  try: set STACKD_TOKEN to what dev-token in the daemon's state directory holds\n"
+    assert (none.code, none.err) == (1, f"error: send a bearer token\n{hint}")
+    assert (wrong.code, wrong.err) == (1, f"error: this token is not known\n{hint}")
 
 
 def test_a_url_that_nothing_answers_at_exits_3_and_one_that_is_none_2(command: Command) -> None:

@@ -226,6 +226,7 @@ def test_start_serves_production_and_keeps_no_token(daemons: Daemons) -> None:
 
     assert local["paused"] is False
     assert (guessed.status, empty.status, delivered.status) == (401, 401, 202)
+    assert guessed.json["hint"].startswith("no token would do: use the Unix socket")
     assert not (daemon.state / "dev-token").exists()
     assert daemon.terminate() == 0
     assert key not in daemon.log.read_text()
@@ -260,7 +261,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Daemon
 
 
 def running_roles(api: DaemonProcess) -> list[str]:
-    return sorted(worker["role"] for worker in api.api.get("/api/queue")["workers"])
+    return sorted(process["role"] for process in api.api.get("/api/queue")["processes"])
 
 
 def test_separate_roles_run_an_execution_with_a_long_wait_end_to_end(

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ class Answer:
         """The code of a problem; fails if this is none."""
         assert self.headers["content-type"].split(";")[0] == "application/problem+json", self
         assert self.json["status"] == self.status, self
+        assert self.json["title"] == HTTPStatus(self.status).phrase, self
         return str(self.json["code"])
 
 
