@@ -752,7 +752,15 @@ class Run:
             if row.started_at is None or row.finished_at is None
             else row.finished_at - row.started_at
         )
-        return NodeFinished(self._row.id, row.key, row.type, row.status.value, seconds)
+        return NodeFinished(
+            execution_id=self._row.id,
+            workflow_id=self._row.workflow_id,
+            job_id=self._job.id,
+            key=row.key,
+            type=row.type,
+            status=row.status.value,
+            seconds=seconds,
+        )
 
     # -- coming to rest
 

@@ -12,7 +12,12 @@ from stackd.queue.job import JobRescued, QueuePaused, QueueResumed
 from stackd.store.database import StoreWritesStopped
 from stackd.supervisor.supervisor import ServiceMoved
 from stackd.workflows.catalogue import WorkflowChanged
-from stackd.workflows.executions import ExecutionFinished, ExecutionParked, ExecutionStatus
+from stackd.workflows.executions import (
+    JOB_KIND,
+    ExecutionFinished,
+    ExecutionParked,
+    ExecutionStatus,
+)
 
 TOLD = (JobRescued, QueuePaused, QueueResumed, ServiceMoved, StoreWritesStopped, WorkflowChanged)
 BAD_ENDS = (ExecutionStatus.FAILED, ExecutionStatus.UNCERTAIN)
@@ -28,13 +33,17 @@ def log_events(events: EventBus, *, level: str) -> None:
         events.subscribe(_tell_rest, Event)
 
 
+def _is_bad_end(event: Event) -> bool:
+    return isinstance(event, ExecutionFinished | ExecutionParked) and event.status in BAD_ENDS
+
+
 def _tell_bad_end(event: Event) -> None:
-    if isinstance(event, ExecutionFinished | ExecutionParked) and event.status in BAD_ENDS:
+    if _is_bad_end(event):
         _log.warning(_words(event), **_facts(event))
 
 
 def _tell_rest(event: Event) -> None:
-    if not isinstance(event, TOLD):
+    if not (isinstance(event, TOLD) or _is_bad_end(event)):
         _log.debug(_words(event), **_facts(event))
 
 
@@ -44,4 +53,10 @@ def _words(event: Event) -> str:
 
 
 def _facts(event: Event) -> dict[str, object]:
-    return {field.name: getattr(event, field.name) for field in fields(event)}
+    """Its fields. The number of an execution is called that: its name stands on the lines of the same `job_id`."""
+    facts = {field.name: getattr(event, field.name) for field in fields(event)}
+    if facts.get("kind") == JOB_KIND:
+        facts["execution_seq"] = facts.pop("subject")
+    elif "execution" in facts:
+        facts["execution_seq"] = facts.pop("execution")
+    return facts
