@@ -1,6 +1,6 @@
 """The command tree and the one place where errors become exit codes.
 
-0 done · 1 the thing asked about failed or is unhealthy · 2 usage or bad input · 3 daemon unreachable ·
+0 done · 1 the thing asked about failed, is unhealthy or is not over in time · 2 usage or bad input · 3 daemon unreachable ·
 130 interrupted.
 `dev` and `start` exit as `daemon.py` says.
 """

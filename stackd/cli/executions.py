@@ -18,6 +18,7 @@ from stackd.cli.context import (
     seconds,
     short_error,
 )
+from stackd.client.models import ExecutionList, ExecutionView, MovedExecution
 from stackd.core.errors import InputError
 
 app = typer.Typer(no_args_is_help=True)
@@ -37,7 +38,12 @@ def list_(
 ) -> None:
     """Executions, newest first."""
     page = daemon().get(
-        "/api/executions", workflowId=workflow, status=status, limit=limit, cursor=cursor
+        "/api/executions",
+        ExecutionList,
+        workflowId=workflow,
+        status=status,
+        limit=limit,
+        cursor=cursor,
     )
     if as_json:
         print_json(page)
@@ -57,7 +63,7 @@ def list_(
 @app.command()
 def show(execution_id: IdArgument, as_json: JsonFlag = False) -> None:
     """One execution with its node runs; exit 1 if it failed."""
-    view = daemon().get(f"/api/executions/{execution_id}")
+    view = daemon().get(f"/api/executions/{execution_id}", ExecutionView)
     if as_json:
         print_json(view)
     else:
@@ -98,7 +104,7 @@ def _short(value: Any) -> str:
 @app.command()
 def cancel(execution_id: IdArgument, as_json: JsonFlag = False) -> None:
     """End an execution."""
-    answer = daemon().post(f"/api/executions/{execution_id}/cancel")
+    answer = daemon().post(f"/api/executions/{execution_id}/cancel", None, MovedExecution)
     if as_json:
         print_json(answer)
     elif answer["status"] in ("completed", "failed"):
@@ -129,7 +135,9 @@ def resolve(
     if len(chosen) != 1:
         raise InputError("say one of --retry, --skip, --fail", code="input.decision")
     answer = daemon().post(
-        f"/api/executions/{execution_id}/resolve", {"decision": chosen[0], "node": node}
+        f"/api/executions/{execution_id}/resolve",
+        {"decision": chosen[0], "node": node},
+        MovedExecution,
     )
     if as_json:
         print_json(answer)

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from stackd.cli.context import JsonFlag, daemon, print_json, say
+from stackd.client.models import QueueView
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -14,19 +15,19 @@ app = typer.Typer(no_args_is_help=True)
 @app.command()
 def status(as_json: JsonFlag = False) -> None:
     """Jobs by state, and the processes on this state directory."""
-    _show(daemon().get("/api/queue"), as_json=as_json)
+    _show(daemon().get("/api/queue", QueueView), as_json=as_json)
 
 
 @app.command()
 def pause(as_json: JsonFlag = False) -> None:
     """Stop all claims; what runs goes on, and deliveries are still accepted."""
-    _show(daemon().post("/api/queue/pause"), as_json=as_json)
+    _show(daemon().post("/api/queue/pause", None, QueueView), as_json=as_json)
 
 
 @app.command()
 def resume(as_json: JsonFlag = False) -> None:
     """Claim again."""
-    _show(daemon().post("/api/queue/resume"), as_json=as_json)
+    _show(daemon().post("/api/queue/resume", None, QueueView), as_json=as_json)
 
 
 def _show(view: dict[str, Any], *, as_json: bool) -> None:

@@ -13,6 +13,13 @@ import typer
 
 from stackd.cli.context import JsonFlag, complain, daemon, print_json, print_table, say
 from stackd.client.api import TIMEOUT, Answer
+from stackd.client.models import (
+    ExecutionView,
+    ImportedWorkflow,
+    StartedExecution,
+    WorkflowList,
+    WorkflowView,
+)
 from stackd.core.clock import SystemClock
 from stackd.core.errors import InputError, TooLargeError
 from stackd.core.json import loads_strict
@@ -43,7 +50,11 @@ def import_(
     for file in files:
         name = "standard input" if str(file) == "-" else plain(str(file))
         answer = daemon().post(
-            "/api/workflows", _read(file, name), activate="true" if activate else None, name=name
+            "/api/workflows",
+            _read(file, name),
+            ImportedWorkflow,
+            activate="true" if activate else None,
+            name=name,
         )
         results.append(answer)
         if not as_json:
@@ -74,7 +85,7 @@ def _tell_import(answer: dict[str, Any], name: str) -> None:
     for webhook in answer["webhooks"]:
         say(f"  webhook {webhook['node']}: {webhook['url']}")
     for warning in answer["warnings"]:
-        place = f"{name}:{warning['line']}:{warning['column']}"
+        place = f"{name}:{warning.get('line')}:{warning.get('column')}"
         say(f"  warning {place} {warning['code']}: {warning['message']}")
     if not answer["active"]:
         say(f"  activate it with: stackd workflows activate {answer['id']}")
@@ -86,7 +97,7 @@ def list_(as_json: JsonFlag = False) -> None:
     items: list[dict[str, Any]] = []
     cursor: str | None = None
     while True:
-        page = daemon().get("/api/workflows", cursor=cursor, limit=500)
+        page = daemon().get("/api/workflows", WorkflowList, cursor=cursor, limit=500)
         items += page["items"]
         cursor = page["nextCursor"]
         if cursor is None:
@@ -107,15 +118,15 @@ def list_(as_json: JsonFlag = False) -> None:
 @app.command()
 def show(workflow_id: IdArgument, as_json: JsonFlag = False) -> None:
     """One workflow, its webhooks and its document."""
-    view = daemon().get(f"/api/workflows/{workflow_id}")
+    view = daemon().get(f"/api/workflows/{workflow_id}", WorkflowView)
     if as_json:
         print_json(view)
         return
     state = "active" if view["active"] else "inactive"
     say(f"{view['id']}  {view['name']}  version {view['version']}  {state}")
-    for webhook in view["webhooks"]:
+    for webhook in view.get("webhooks", []):
         say(f"  webhook {webhook['node']}: {webhook['url']}")
-    print_json(view["document"])
+    print_json(view.get("document"))
 
 
 @app.command()
@@ -131,12 +142,12 @@ def deactivate(workflow_id: IdArgument, as_json: JsonFlag = False) -> None:
 
 
 def _set_active(workflow_id: str, verb: str, *, as_json: bool) -> None:
-    view = daemon().post(f"/api/workflows/{workflow_id}/{verb}")
+    view = daemon().post(f"/api/workflows/{workflow_id}/{verb}", None, WorkflowView)
     if as_json:
         print_json(view)
         return
     say(f"{view['id']} is {'active' if view['active'] else 'inactive'}")
-    for webhook in view["webhooks"]:
+    for webhook in view.get("webhooks", []):
         say(f"  webhook {webhook['node']}: {webhook['url']}")
 
 
@@ -156,24 +167,33 @@ def run(
     ] = LONGEST_WAIT,
     as_json: JsonFlag = False,
 ) -> None:
-    """Start an execution by hand."""
+    """Start an execution by hand; with --wait, exit 1 if it fails or is not over in time."""
     body = {"input": _json(given)}
-    if wait:
-        answer = _run_and_wait(workflow_id, body, timeout)
-    else:
-        answer = daemon().request("POST", f"/api/workflows/{workflow_id}/run", body=body)
+    answer = _run_and_wait(workflow_id, body, timeout) if wait else _start(workflow_id, body)
     if as_json:
         print_json(answer.body)
     elif answer.status == 202:
         say(f"started {answer.body['executionId']}")
-        if wait:
-            say(f"not over yet; see `stackd executions show {answer.body['executionId']}`")
     else:
         from stackd.cli.executions import print_execution
 
         print_execution(answer.body)
     if answer.status == 200 and answer.body["status"] != "completed":
         sys.exit(1)
+    if answer.status == 202 and wait:
+        started = answer.body["executionId"]
+        complain(
+            f"not over after {timeout:g} s, and goes on; see `stackd executions show {started}`"
+        )
+        sys.exit(1)
+
+
+def _start(
+    workflow_id: str, body: dict[str, Any], *, wait: float | None = None, timeout: float = TIMEOUT
+) -> Answer:
+    api, path = daemon(), f"/api/workflows/{workflow_id}/run"
+    answer = api.request("POST", path, body=body, query={"wait": wait}, timeout=timeout)
+    return api.shaped(answer, StartedExecution if answer.status == 202 else ExecutionView)
 
 
 def _json(given: str) -> Any:
@@ -192,18 +212,12 @@ def _run_and_wait(workflow_id: str, body: dict[str, Any], timeout: float) -> Ans
     clock, at_once = SystemClock(), min(timeout, LONGEST_WAIT)
     give_up_at = clock.monotonic() + timeout
     try:
-        started = daemon().request(
-            "POST",
-            f"/api/workflows/{workflow_id}/run",
-            body=body,
-            query={"wait": at_once},
-            timeout=at_once + TIMEOUT,
-        )
+        started = _start(workflow_id, body, wait=at_once, timeout=at_once + TIMEOUT)
         if started.status != 202:
             return started
         while (left := give_up_at - clock.monotonic()) > 0:
             time.sleep(min(POLL, left))
-            view = daemon().get(f"/api/executions/{started.body['executionId']}")
+            view = daemon().get(f"/api/executions/{started.body['executionId']}", ExecutionView)
             if view["status"] in RESTED:
                 return Answer(200, view)
     except KeyboardInterrupt:

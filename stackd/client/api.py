@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
+from pydantic import ValidationError
+
+from stackd.client.models import Model
 from stackd.core.errors import ApiError, InputError, NoAnswerError, UnreachableError
 from stackd.core.json import dumps, loads
 from stackd.core.sockets import unix_address
@@ -65,13 +68,38 @@ class Api:
         """Where the daemon is looked for, for messages."""
         return str(self._socket_path) if self._url is None else self._url.geturl()
 
-    def get(self, path: str, **query: Any) -> Any:
-        return self.request("GET", path, query=query).body
+    def get(self, path: str, shape: type[Model] | None = None, /, **query: Any) -> Any:
+        """The JSON at `path`, which has that `shape` if one is named. Raises as `request` and `shaped`."""
+        return self.shaped(self.request("GET", path, query=query), shape).body
 
     def post(
-        self, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None, **query: Any
+        self,
+        path: str,
+        body: Any = None,
+        shape: type[Model] | None = None,
+        /,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **query: Any,
     ) -> Any:
-        return self.request("POST", path, body=body, query=query, headers=headers).body
+        """As `get`, for what changes something."""
+        answer = self.request("POST", path, body=body, query=query, headers=headers)
+        return self.shaped(answer, shape).body
+
+    def shaped(self, answer: Answer, shape: type[Model] | None) -> Answer:
+        """`answer` as it came, which has that `shape`: whoever reads it finds all that this requires.
+
+        Raises:
+            ApiError: it has not.
+        """
+        if shape is not None:
+            try:
+                shape.model_validate(answer.body)
+            except ValidationError as error:
+                if answer.status >= 400:
+                    raise _problem(answer.status, answer.body) from error
+                raise self._foreign(answer.status) from error
+        return answer
 
     def request(
         self,
@@ -167,13 +195,16 @@ class Api:
         if response.status >= 400 and response.status not in allow:
             raise _problem(response.status, answer)
         if not isinstance(answer, dict):
-            raise ApiError(
-                f"what answers at {self.place} is no stackd daemon",
-                code="api.foreign",
-                http_status=response.status,
-                hint="set STACKD_URL to http://HOST:PORT of one",
-            )
+            raise self._foreign(response.status)
         return Answer(response.status, answer)
+
+    def _foreign(self, status: int) -> ApiError:
+        return ApiError(
+            f"what answers at {self.place} is no stackd daemon, or one of another version",
+            code="api.foreign",
+            http_status=status,
+            hint="set STACKD_URL to http://HOST:PORT of one",
+        )
 
 
 def _usable_url(url: str) -> SplitResult:
@@ -208,7 +239,10 @@ def _problem(status: int, answer: Any) -> ApiError:
     if not isinstance(answer, dict):
         return ApiError(f"the daemon answered {status}", code="api.status", http_status=status)
     message = plain(str(answer.get("detail", f"the daemon answered {status}")))
-    for finding in answer.get("findings", []):
+    findings, remedy = answer.get("findings"), answer.get("hint")  # of another program: anything
+    for finding in findings if isinstance(findings, list) else []:
+        if not isinstance(finding, dict):
+            continue
         place = f"{finding.get('line') or '?'}:{finding.get('column') or '?'}"
         hint = f" ({finding['hint']})" if finding.get("hint") else ""
         message += "\n  " + plain(f"{place} {finding.get('code')}: {finding.get('message')}{hint}")
@@ -216,5 +250,5 @@ def _problem(status: int, answer: Any) -> ApiError:
         message,
         code=str(answer.get("code", "api.status")),
         http_status=status,
-        hint=answer.get("hint"),
+        hint=None if remedy is None else str(remedy),
     )

@@ -100,6 +100,20 @@ class ExecutionView(ExecutionSummaryView):
     nodes: list[NodeRunView]
 
 
+class StartedExecution(Model):
+    success: bool
+    execution_id: str
+    workflow_id: str
+
+
+class MovedExecution(Model):
+    """What a cancel or a decision led to."""
+
+    success: bool
+    execution_id: str
+    status: str
+
+
 class ExecutionList(Model):
     items: list[ExecutionSummaryView]
     next_cursor: str | None

@@ -185,8 +185,11 @@ def test_run_exits_1_when_it_did_not_complete(stackd: Command) -> None:
 def test_run_says_where_to_look_when_the_wait_is_over_first(stackd: Command) -> None:
     ran = stackd("workflows", "run", "sleepy", "--wait", "--timeout", "0.05")
 
-    assert ran.code == 0
-    assert re.fullmatch(r"started (\w+)\nnot over yet; see `stackd executions show \1`\n", ran.out)
+    assert ran.code == 1
+    (started,) = re.findall(r"^started (\w+)\n$", ran.out)
+    assert ran.err == (
+        f"not over after 0.05 s, and goes on; see `stackd executions show {started}`\n"
+    )
 
 
 @pytest.mark.parametrize("given", ["{", "", '{"a": 1, "a": 2}'])

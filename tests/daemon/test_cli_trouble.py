@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -184,27 +185,77 @@ def test_only_a_daemon_that_was_not_reached_exits_3(command: Command) -> None:
 
     assert (cut_off.code, gone.code, foreign.code) == (1, 3, 1)
     assert "closed the connection before it had answered\n  try: it may have done" in cut_off.err
-    assert "is no stackd daemon\n" in foreign.err
+    assert "is no stackd daemon, or one of another version\n" in foreign.err
 
 
-def test_an_answer_we_did_not_foresee_is_a_fault_told_in_one_line(command: Command) -> None:
-    with listening(said(200, {})) as stub:
-        ran = command("queue", "status", STACKD_URL=stub.url)
+@pytest.mark.parametrize("body", [{}, {"items": 1, "status": "ok"}], ids=["empty", "another"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "queue status", "queue pause", "health", "workflows list", "workflows show x", "workflows activate x",
+        "workflows run x", "workflows run x --wait", "executions list", "executions show x",
+        "executions cancel x", "executions resolve x --skip", "workflows import -",
+    ],
+)  # fmt: skip
+def test_json_that_is_not_what_was_asked_for_is_of_no_daemon(
+    command: Command, monkeypatch: pytest.MonkeyPatch, words: str, body: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"id: x")))
+    with listening(said(200, body)) as stub:
+        ran = command(*words.split(), STACKD_URL=stub.url)
 
     assert (ran.code, ran.out) == (1, "")
-    assert ran.err.startswith("error: this is a fault of stackd: KeyError: 'paused'\n  try: ")
+    assert ran.err.startswith(f"error: what answers at {stub.url} is no stackd daemon")
+    assert "\n  try: set STACKD_URL" in ran.err
+
+
+@pytest.mark.parametrize("findings", [3, [7], {"a": 1}])
+def test_a_problem_of_another_program_is_told_as_far_as_it_is_one(
+    command: Command, findings: object
+) -> None:
+    problem = {"detail": ["no"], "hint": {"a": 1}, "findings": findings}
+    with listening(said(418, problem)) as stub:
+        ran = command("queue", "status", STACKD_URL=stub.url)
+
+    assert (ran.code, ran.out, ran.err) == (1, "", "error: ['no']\n  try: {'a': 1}\n")
+
+
+def test_a_fault_of_ours_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "psutil.py").write_text("raise RuntimeError('boom')\n")  # which `bench` needs
+
+    ran = child("bench", PYTHONPATH=str(tmp_path))
+
+    assert (ran.returncode, ran.stdout) == (1, b"")
+    assert ran.stderr.startswith(b"error: this is a fault of stackd: RuntimeError: boom\n  try: ")
+    assert ran.stderr.count(b"\n") == 2
 
 
 def view(status: str) -> dict[str, Any]:
     return {
-        "id": "e1", "workflowId": "x", "version": 1, "status": status, "createdAt": "now",
-        "finishedAt": None, "error": None, "nodes": [], "output": None,
+        "id": "e1", "workflowId": "x", "version": 1, "status": status, "createdAt": "now", "startedAt": None,
+        "finishedAt": None, "error": None, "nodes": [], "input": None, "output": None,
+        "trigger": {"type": "trigger.time.manual", "nodeId": "start"},
     }  # fmt: skip
 
 
+STARTED = said(202, {"success": True, "executionId": "e1", "workflowId": "x"})
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["plain", "json"])
+def test_a_wait_that_ends_before_the_execution_does_exits_1_and_says_how_to_look(
+    command: Command, as_json: list[str]
+) -> None:
+    with listening(STARTED, said(200, view("running"))) as stub:
+        ran = command(
+            "workflows", "run", "x", "--wait", "--timeout", "0.01", *as_json, STACKD_URL=stub.url
+        )
+
+    assert ran.code == 1
+    assert ran.err == "not over after 0.01 s, and goes on; see `stackd executions show e1`\n"
+
+
 def test_a_wait_longer_than_the_api_holds_a_request_goes_on(command: Command) -> None:
-    started = said(202, {"executionId": "e1"})
-    with listening(started, said(200, view("running")), said(200, view("completed"))) as stub:
+    with listening(STARTED, said(200, view("running")), said(200, view("completed"))) as stub:
         ran = command("workflows", "run", "x", "--wait", "--timeout", "600", STACKD_URL=stub.url)
 
     assert stub.requests == [
