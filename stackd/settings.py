@@ -287,6 +287,9 @@ class Settings(BaseSettings):
     timer_interval: Annotated[float, _milliseconds(500, 3_600_000)] = _setting(
         "WORKFLOW_TIMER_POLL_INTERVAL_MS", 1000, "between looks for due timers", unit="ms"
     )
+    # The origin has 25, each of which goes to its queue server by itself. Here a batch is one commit, whose sync
+    # costs the same for few as for many: as many as the writer commits together (GROUP_MEMBERS), so that what
+    # came due while the daemon was down is caught up with in few syncs, and others still have their turn between.
     timer_batch: Annotated[int, _whole(1, 10_000)] = _setting(
         "WORKFLOW_TIMER_DISPATCH_BATCH", 500,
         "timers fired per transaction; the rest follow at once", unit="timers",

@@ -39,7 +39,7 @@ def add_to(app: web.Application) -> None:
 async def start_execution(request: web.Request) -> web.StreamResponse:
     wait = wait_of(request)
     with of(request).bodies.of(request) as body:
-        given = await members_of(body)
+        given = await members_of(body, "workflowId", "input")
         workflow_id = loads(given.get("workflowId", b"null"))
         if not isinstance(workflow_id, str):
             raise InputError("workflowId is missing", code="input.workflow_id")
@@ -90,7 +90,7 @@ async def cancel_execution(request: web.Request) -> web.Response:
 async def resolve_execution(request: web.Request) -> web.Response:
     context, execution_id = of(request), request.match_info["id"]
     with context.bodies.of(request) as body:
-        given = await members_of(body)
+        given = await members_of(body, "decision", "node")
     decision, node = (loads(given.get(name, b"null")) for name in ("decision", "node"))
     if decision not in _DECISIONS:
         raise InputError(f"decision must be one of {', '.join(_DECISIONS)}", code="input.decision")

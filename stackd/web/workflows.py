@@ -18,6 +18,7 @@ from stackd.core.aside import aside_if
 from stackd.core.errors import InputError, OverloadedError
 from stackd.core.json import LARGE, dumps, loads
 from stackd.core.large_json import check, members
+from stackd.core.names import nearest
 from stackd.store.connection import Tx
 from stackd.web.answers import accepted, rested, started
 from stackd.web.bodies import Body
@@ -35,6 +36,7 @@ from stackd.workflows import catalogue, executions
 from stackd.workflows.catalogue import NewVersion, WebhookNode, WorkflowRow
 from stackd.workflows.document import Document, read_document
 from stackd.workflows.executions import NewExecution
+from stackd.workflows.findings import shown
 from stackd.workflows.graph import Graph
 
 LONGEST_WAIT = 300.0  # seconds `?wait` may hold a connection
@@ -171,7 +173,7 @@ async def run_workflow(request: web.Request) -> web.StreamResponse:
     """Start an execution by hand; with `?wait` answer with the execution once it rests."""
     workflow_id, wait = request.match_info["id"], wait_of(request)
     with of(request).bodies.of(request) as body:
-        given = await members_of(body)
+        given = await members_of(body, "input")
         execution_id = await start_by_hand(request, workflow_id, given.pop("input", b"null"))
     return await started_by_hand(request, workflow_id, execution_id, wait)
 
@@ -181,14 +183,19 @@ def wait_of(request: web.Request) -> float | None:
     return seconds_of(request, "wait", longest=LONGEST_WAIT)
 
 
-async def members_of(body: Body) -> dict[str, bytes]:
+async def members_of(body: Body, *known: str) -> dict[str, bytes]:
     """The members of the JSON object in `body`, each as its own text; none if there is no body.
 
     Raises:
-        InputError: it is no JSON object.
+        InputError: it is no JSON object, or has others than the `known`.
     """
     raw = await body.read()
-    return await aside_if(len(raw) > LARGE, _members, raw)
+    given = await aside_if(len(raw) > LARGE, _members, raw)
+    for name in given.keys() - set(known):
+        meant = nearest(name, known)
+        hint = f"known here: {', '.join(known)}" if meant is None else f"did you mean {meant!r}?"
+        raise InputError(f"{shown(name)!r} is not known here", code="input.unknown_key", hint=hint)
+    return given
 
 
 def _members(raw: bytearray) -> dict[str, bytes]:

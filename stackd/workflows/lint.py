@@ -226,6 +226,14 @@ class _Lint:
                 self._remarks.warn(
                     "node.no_effect", f"{node.id}: {key} does nothing on {node.type}", (*place, key)
                 )
+        if node.retry is not None and node.retry.initial_ms > node.retry.max_ms:
+            self._remarks.warn(
+                "node.retry_capped",
+                f"{node.id}: initialMs {node.retry.initial_ms} is above maxMs {node.retry.max_ms}, "
+                "so every wait is that",
+                (*place, "retry"),
+                hint="set maxMs to the longest wait, initialMs to the first",
+            )
         if is_trigger and (node.disabled or node.is_pinned or node.on_error != "fail"):
             self._remarks.error(
                 "node.trigger_policy",

@@ -280,6 +280,24 @@ def test_bodies_that_start_nothing_are_problems(
     assert (answer.status, answer.code) == (status, code)
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "hint"),
+    [
+        ("/api/workflows/hello/run", {"inptu": 1}, "did you mean 'input'?"),
+        ("/api/workflows/hello/run", {"input": 1, "\n": 1}, "known here: input"),
+        ("/api/executions", {"workflowId": "hello", "imput": 1}, "did you mean 'input'?"),
+        ("/api/executions/x/resolve", {"decison": "skip"}, "did you mean 'decision'?"),
+    ],
+)
+def test_a_member_that_is_not_known_is_refused_with_the_nearest_that_is(
+    daemon: DaemonProcess, path: str, body: dict[str, object], hint: str
+) -> None:
+    answer = daemon.http("POST", path, body)
+
+    assert (answer.status, answer.code) == (422, "input.unknown_key")
+    assert answer.json["hint"] == hint
+
+
 def test_an_idempotency_key_starts_one_execution_per_workflow(daemon: DaemonProcess) -> None:
     def start(path: str, key: str) -> str:
         body = {"workflowId": path, "input": None}

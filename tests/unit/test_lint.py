@@ -308,6 +308,9 @@ def test_a_mistake_inside_a_text_of_many_lines_is_told_where_it_stands(text):
     ("node", "code"),
     [
         ("{id: a, type: transform.data.set, effect: unsafe, params: {values: {}}}", "node.no_effect"),
+        ("{id: a, type: action.time.delay, timeoutMs: 5, params: {delayMs: 1}}", "node.no_effect"),
+        (http(extra="retry: {maxAttempts: 2, initialMs: 60000}"), "node.retry_capped"),
+        (http(extra="retry: {maxAttempts: 2, initialMs: 9, maxMs: 8}"), "node.retry_capped"),
         ("{id: a, type: transform.data.set, params: {values: {}}}", "node.unreachable"),
         ("{id: a, type: action.http.request, idempotencyKey: k, params: {url: 'http://a'}}", "node.key_unused"),
     ],
