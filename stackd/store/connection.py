@@ -97,6 +97,7 @@ async def connect(path: Path, *, busy_timeout: float, writable: bool) -> ThreadC
             opened; anything else that is found there stays as it is.
         busy_timeout: seconds SQLite waits for another process's lock.
         writable: False opens for reading only.
+
     Raises:
         StoreError: or a subclass naming what is wrong with the file or its folder.
     """

@@ -142,6 +142,7 @@ class Database:
             deadline: seconds it may wait for its turn; once begun, it is waited for.
             durable: False allows this commit to reach the disk with a later one (claims, renewals).
             size_bytes: about how much it writes; bounds a group.
+
         Raises:
             StoreBusyError: the deadline passed before it began, or another process kept the write lock.
             StoreFullError: the disk is full, its reserve spent; nothing of the whole group was kept.

@@ -191,10 +191,13 @@ async def members_of(body: Body, *known: str) -> dict[str, bytes]:
     """
     raw = await body.read()
     given = await aside_if(len(raw) > LARGE, _members, raw)
-    for name in given.keys() - set(known):
-        meant = nearest(name, known)
+    foreign = next((name for name in given if name not in known), None)
+    if foreign is not None:
+        meant = nearest(foreign, known)
         hint = f"known here: {', '.join(known)}" if meant is None else f"did you mean {meant!r}?"
-        raise InputError(f"{shown(name)!r} is not known here", code="input.unknown_key", hint=hint)
+        raise InputError(
+            f"{shown(foreign)!r} is not known here", code="input.unknown_key", hint=hint
+        )
     return given
 
 

@@ -481,6 +481,7 @@ def resolve(
     Args:
         decision: retry sends it again; skip goes on along its success edges with no output; fail fails it.
         node: its key; may be None if the execution has exactly one uncertain node run.
+
     Raises:
         ConflictError: the execution is not uncertain, or the node is ambiguous or not uncertain.
     """
