@@ -199,12 +199,11 @@ class Connection(web.RequestHandler):
         self._tell()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's protocols may say so
-        """Answer a client that has sent a request and closes its side, then close. It looks like one that left."""
+        """Answer a client that has sent all it wants and closes its side, then close. It looks like one that left."""
         if not self._is_served or not self._has_whole_request():
             return False
         self._has_sent_all = True
         self._tell()
-        self.close()
         return True
 
     def _has_whole_request(self) -> bool:
@@ -271,6 +270,8 @@ class Connection(web.RequestHandler):
             if not self._messages:
                 self._is_served, self._first_body = False, None
                 self._connections.rest(self)
+                if self._has_sent_all:
+                    self.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -302,17 +302,17 @@ def test_where_all_are_served_others_are_refused_and_probes_and_the_socket_are_n
 # -- one side only
 
 
-def test_who_closes_its_side_after_a_request_is_answered(
+def test_who_closes_its_side_after_some_requests_is_answered_to_all_of_them(
     daemon: DaemonProcess, clients: contextlib.ExitStack
 ) -> None:
     daemon.load(ECHO.format(id="plain").replace(", respond: last", ""))
-    client = connect(daemon, clients, WHOLE.replace(b"/echo", b"/plain"))
+    client = connect(daemon, clients, WHOLE.replace(b"/echo", b"/plain") * 3)
     client.shutdown(socket.SHUT_WR)
 
     got = rest(client)
 
-    assert got.startswith(b"HTTP/1.1 202 ")
-    assert b'"executionId":"' in got
+    assert len(re.findall(rb"HTTP/1.1 202 ", got)) == 3
+    assert len(set(re.findall(rb'"executionId":"(\w+)"', got))) == 3
 
 
 def test_who_closes_its_side_while_it_waits_for_a_reply_is_told_that_it_was_taken(
