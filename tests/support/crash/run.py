@@ -156,6 +156,7 @@ class CrashRun:
             self._begin(DIE_ON=target, DIE_AFTER=str(count))
             self._live(killed_after=None if self.ledger.lives else self._death.after)
             self._until("it dies, or all rests", lambda: self._all_are(RESTED))
+            self._hear_all_events()
             died += not self.daemon.is_running
             self.daemon.kill()
             self._end()
@@ -170,6 +171,11 @@ class CrashRun:
         checks.everything(self.ledger)
         assert not self.daemon.unforeseen()
         return self._account(died)
+
+    def _hear_all_events(self) -> None:
+        """Let the events of what is in the file be told too: a death may be planned inside the last of them."""
+        if self.daemon.is_running:
+            self._post("/api/queue/resume")  # answered after its own commit, and so after theirs
 
     def _account(self, died: int) -> Account:
         ledger, witness = self.ledger, self._witness
