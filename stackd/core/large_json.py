@@ -44,9 +44,12 @@ _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _STRING_PART: Final = re.compile(rb'(?:[^"\\]{1,1000}+|\\.){0,1000}+', re.DOTALL)
 _ESCAPES: Final = re.compile(rb"\\++.?", re.DOTALL)
 _QUOTE_OR_COMMA: Final = re.compile(rb'[",]')
-_QUOTE_OR_BRACKET: Final = re.compile(rb'["\[\]{}]')
-_BLANKS: Final = re.compile(rb"[ \t\n\r]*+")
+_BLANKS: Final = re.compile(rb"[ \t\n\r]{1,65536}+")
 _SCALAR: Final = re.compile(rb"[^,\]} \t\n\r]++")
+# What a list or map may hold, but for those that hold something themselves.
+_LEAVES: Final = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+"|\[\]|\{\})*+', re.DOTALL)
+_OPENED: Final = re.compile(rb"[\[{]++")
+_CLOSED: Final = re.compile(rb"[\]}]++")
 _OPENING: Final = b"[{"
 _CLOSING: Final = bytes.maketrans(b"[{", b"]}")
 _BACKSLASH: Final = ord("\\")
@@ -159,37 +162,55 @@ def _collector_off() -> Iterator[None]:
 def members(text: Bytes) -> dict[str, bytes]:
     """The members of an object that was checked before, each as its own text."""
     found: dict[str, bytes] = {}
-    at = _past_blanks(text, _past_blanks(text, 0) + 1)
+    at = past_blanks(text, past_blanks(text, 0) + 1)
     while text[at : at + 1] == b'"':
         end = _string_end(text, at + 1)
         key = loads(bytes(text[at:end]))
-        start = _past_blanks(text, _past_blanks(text, end) + 1)
+        start = past_blanks(text, past_blanks(text, end) + 1)
         end = _value_end(text, start)
         found[key] = bytes(text[start:end])
-        at = _past_blanks(text, _past_blanks(text, end) + 1)
+        at = past_blanks(text, past_blanks(text, end) + 1)
     return found
 
 
-def _past_blanks(text: Bytes, at: int) -> int:
-    blanks = _BLANKS.match(text, at)
-    return at if blanks is None else blanks.end()
+def past_blanks(text: Bytes, at: int) -> int:
+    """Where what comes next begins, from `at` on; found in steps."""
+    while (blanks := _BLANKS.match(text, at)) is not None:
+        at = blanks.end()
+    return at
 
 
 def _value_end(text: Bytes, at: int) -> int:
     """Where the value ends that begins at `at`."""
+    if text[at] == _QUOTE:
+        return _string_end(text, at + 1)
+    if text[at] in _OPENING:
+        return container_end(text, at)
+    return _SCALAR.match(text, at).end()  # type: ignore[union-attr]  # there is a value
+
+
+def container_end(text: Bytes, at: int, *, piece: int = PIECE) -> int:
+    """Where the list or map ends that begins at `at`, found in steps; -1 if it does not end."""
     depth = 0
-    while True:
-        if text[at] == _QUOTE:
+    while 0 <= at < len(text):
+        start = at
+        if text[at] == _QUOTE:  # of a string that does not end in the piece
             at = _string_end(text, at + 1)
-        elif text[at] in b"[{":
-            depth, at = depth + 1, at + 1
+        elif text[at] in _OPENING:
+            at = _end(_OPENED, text, at, at + piece)
+            depth += at - start
         elif text[at] in b"]}":
-            depth, at = depth - 1, at + 1
-        elif depth == 0:
-            return _SCALAR.match(text, at).end()  # type: ignore[union-attr]  # there is a value
-        if depth == 0:
-            return at
-        at = _QUOTE_OR_BRACKET.search(text, at).start()  # type: ignore[union-attr]  # it is closed
+            at = _end(_CLOSED, text, at, min(at + piece, at + depth))
+            depth -= at - start
+            if depth == 0:
+                return at
+        else:
+            at = _end(_LEAVES, text, at, at + piece)
+    return -1
+
+
+def _end(pattern: re.Pattern[bytes], text: Bytes, start: int, most: int) -> int:
+    return pattern.match(text, start, most).end()  # type: ignore[union-attr]  # it matches there
 
 
 class _Reader:
@@ -413,37 +434,3 @@ def _malformed(piece: _Piece, error: json.JSONDecodeError) -> InputError:
     line = before.count(b"\n") + 1
     column = len(before[before.rfind(b"\n") + 1 :].decode(errors="replace")) + 1
     return malformed(line, column, error.msg)
-
-
-# -- finding the end of what is not read
-
-
-_LEAVES: Final = re.compile(
-    rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+"|\[\]|\{\})*+', re.DOTALL
-)  # what a list or map may hold, but for those that hold something themselves
-_OPENED: Final = re.compile(rb"[\[{]++")
-_CLOSED: Final = re.compile(rb"[\]}]++")
-
-
-def container_end(text: Bytes, at: int, *, piece: int = PIECE) -> int:
-    """Where the list or map ends that begins at `at`, found in steps; -1 if it does not end."""
-    depth = 0
-    while 0 <= at < len(text):
-        start = at
-        if text[at] == _QUOTE:  # of a string that does not end in the piece
-            at = _string_end(text, at + 1)
-        elif text[at] in _OPENING:
-            at = _end(_OPENED, text, at, at + piece)
-            depth += at - start
-        elif text[at] in b"]}":
-            at = _end(_CLOSED, text, at, min(at + piece, at + depth))
-            depth -= at - start
-            if depth == 0:
-                return at
-        else:
-            at = _end(_LEAVES, text, at, at + piece)
-    return -1
-
-
-def _end(pattern: re.Pattern[bytes], text: Bytes, start: int, most: int) -> int:
-    return pattern.match(text, start, most).end()  # type: ignore[union-attr]  # it matches there

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Final
 
 from stackd.core.json import Json, dumps
-from stackd.core.large_json import PIECE, container_end
+from stackd.core.large_json import PIECE, container_end, past_blanks
 
 SHOWN: Final = "(redacted)"
 LARGEST_MAP = 64 * 1024  # bytes; of a larger one nothing is shown
@@ -34,7 +34,6 @@ _NAME: Final = re.compile(
     ('(?<!\\\\)"(?:' + "|".join("".join(map(_letter, name)) for name in _NAMES) + ')"').encode()
 )
 _LONGEST_NAME: Final = len('"headers"') + len("headers") * len("u0061")
-_BLANKS: Final = re.compile(rb"[ \t\n\r]{1,65536}+")
 _DECODER: Final = json.JSONDecoder()
 _NEST: Final = (dict, list)
 
@@ -123,16 +122,10 @@ def _value_of_next_name(text: bytes, at: int, piece: int) -> int:
         if name is None:
             at += piece
             continue
-        at = _past_blanks(text, name.end())
+        at = past_blanks(text, name.end())
         if text[at : at + 1] == b":":
-            return _past_blanks(text, at + 1)
+            return past_blanks(text, at + 1)
     return -1
-
-
-def _past_blanks(text: bytes, at: int) -> int:
-    while (blanks := _BLANKS.match(text, at)) is not None:
-        at = blanks.end()
-    return at
 
 
 def _map_at(text: bytes, start: int) -> tuple[dict[str, Json], int] | None:
