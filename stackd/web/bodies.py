@@ -126,6 +126,8 @@ class Body:
                 chunk = await payload.readany()
             if chunk:
                 self._received += len(chunk)
+                if self._received > self._limit:  # packed, it may be nothing and have no end
+                    raise self._too_large()
                 return chunk
             if left <= 0:
                 raise SlowClientError("the body did not arrive in time")

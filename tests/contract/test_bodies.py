@@ -303,3 +303,12 @@ async def test_who_is_slow_and_holds_room_must_hurry_while_others_wait_for_it(si
         answers = [await upload.answer() for upload in (*slow, in_time)]
 
     assert [answer.status for answer in answers] == [408, 408, 200]
+
+
+async def test_a_packed_body_that_is_endless_and_nothing_is_refused(site: Site) -> None:
+    nothing = gzip.compress(b"")
+    async with site.serving():
+        upload = await Upload(site).begin(None, Content_Encoding="gzip")
+        answer = await upload.chunk(nothing * (2 * MAX // len(nothing))).answer()
+
+    assert (answer.status, '"code":"body.too_large"' in answer.body) == (413, True)
