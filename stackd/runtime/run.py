@@ -178,7 +178,7 @@ class Run:
             StoreFailedError: the store has stopped.
         """
         self._journal = {node.key: node for node in nodes}
-        self._bytes += _output_bytes(nodes)
+        self._bytes += sum(len(node.output or b"") for node in nodes)
         self._share = share
         try:
             while True:
@@ -854,7 +854,6 @@ class Run:
         )
         self._row = row
         self._journal = {node.key: node for node in nodes}
-        self._bytes = row.input_bytes + _output_bytes(nodes)
         self._failure = None
         self._cancelled = row.cancel_requested
 
@@ -862,10 +861,6 @@ class Run:
 _ENDED = frozenset(
     {NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.SKIPPED, NodeStatus.UNCERTAIN}
 )
-
-
-def _output_bytes(nodes: list[NodeRow]) -> int:
-    return sum(len(node.output or b"") for node in nodes)
 
 
 class _PatientBlobs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,32 @@ async def endless(request: web.BaseRequest) -> web.StreamResponse:
         await answer.write(b"x" * 65536)
 
 
-@pytest.mark.parametrize(
-    ("taken", "is_cut_off"), [(SLOWEST * LATE * 0.7, True), (SLOWEST * LATE * 1.5, False)]
-)
-async def test_a_client_that_takes_some_of_a_large_answer_again_and_again_is_cut_off_if_it_is_too_slow(
-    tmp_path: Path, taken: float, is_cut_off: bool
-) -> None:
+class Reader:
+    """A client in the middle of an endless answer, and the server's side of it."""
+
+    def __init__(self, reader: asyncio.StreamReader, loop: Loop, connection: Connection) -> None:
+        self._reader = reader
+        self._loop = loop
+        self._connection = connection
+
+    def pause(self, seconds: float) -> None:
+        self._loop.now += seconds
+
+    async def take(self, size: float) -> None:
+        """Return once that much is taken and the server waits again."""
+        await self._reader.readexactly(int(size))
+        while self._connection._stuck_since != self._loop.now:
+            await anyio.lowlevel.checkpoint()
+
+    def is_cut_off(self, *, after: float) -> bool:
+        """Whether it is, `after` seconds from now."""
+        self.pause(after)
+        self._connection.end_if_late(PATIENCE)
+        return self._connection.transport.is_closing()  # type: ignore[union-attr]  # it is open
+
+
+@pytest.fixture
+async def client(tmp_path: Path) -> AsyncIterator[Reader]:
     loop, made = Loop(), []
     connections = Connections(limit=10, patience=PATIENCE)
     manager = web.Server(endless)
@@ -60,16 +81,30 @@ async def test_a_client_that_takes_some_of_a_large_answer_again_and_again_is_cut
             writer.write(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
             while not made or made[0]._stuck_since is None:
                 await anyio.lowlevel.checkpoint()
-            (one,) = made
-
-            loop.now += PATIENCE + LATE
-            await reader.readexactly(int(taken))
-            while one._stuck_since != loop.now:  # it has gone on, and waits again
-                await anyio.lowlevel.checkpoint()
-            one.end_if_late(PATIENCE)
-
-            assert one.transport.is_closing() is is_cut_off
+        yield Reader(reader, loop, made[0])
     finally:
         writer.transport.abort()
         server.close()
         await manager.shutdown(0.1)
+
+
+@pytest.mark.parametrize(
+    ("taken", "is_cut_off"), [(SLOWEST * LATE * 0.7, True), (SLOWEST * LATE * 1.5, False)]
+)
+async def test_who_takes_some_again_and_again_is_cut_off_if_it_is_too_slow(
+    client: Reader, taken: float, is_cut_off: bool
+) -> None:
+    with anyio.fail_after(WITHIN):
+        client.pause(PATIENCE + LATE)
+        await client.take(taken)
+
+    assert client.is_cut_off(after=0.0) is is_cut_off
+
+
+async def test_who_took_much_is_cut_off_once_it_takes_no_more(client: Reader) -> None:
+    with anyio.fail_after(WITHIN):
+        client.pause(1.0)
+        await client.take(SLOWEST * LATE)
+
+    assert not client.is_cut_off(after=PATIENCE - 1.0)
+    assert client.is_cut_off(after=2.0)
