@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,6 +17,12 @@ from stackd.core.clock import SystemClock
 from stackd.core.events import EventBus
 from stackd.core.log import configure_logging
 from stackd.store.database import Database, open_database
+
+
+def pytest_configure() -> None:
+    """Let children die of signals as they do at a terminal: under nohup, or behind `&`, they would ignore some."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
