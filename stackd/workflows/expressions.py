@@ -76,7 +76,7 @@ class Scope:
         seed: makes `uuid()` this node run's own; the same seed gives the same ones, in the order of calls.
     """
 
-    __slots__ = ("budget", "now", "roots", "seed", "uuids")
+    __slots__ = ("budget", "now", "outer", "roots", "seed", "uuids")
 
     def __init__(self, roots: Mapping[str, Json], *, now: float, seed: str) -> None:
         self.roots = roots
@@ -84,6 +84,29 @@ class Scope:
         self.seed = seed
         self.uuids = 0
         self.budget = Budget()
+        self.outer: Scope | None = None  # whose roots are seen where `roots` has none of that name
+
+    def child(self, roots: Mapping[str, Json], seed: str) -> Scope:
+        """A scope for one of many: `roots` over those seen here, the same `now`, `uuid()` and budget of its own.
+
+        Costs the same however many roots are seen here: nothing is copied.
+        """
+        inner = Scope(roots, now=self.now, seed=seed)
+        inner.outer = self
+        return inner
+
+    def find(self, root: str) -> Json:
+        """The value of `root`, or MISSING."""
+        scope: Scope | None = self
+        while scope is not None:
+            value = scope.roots.get(root, MISSING)
+            if value is not MISSING:
+                return value
+            scope = scope.outer
+        return MISSING
+
+    def names(self) -> set[str]:
+        return {*self.roots, *(self.outer.names() if self.outer else ())}
 
 
 Run = Callable[[Scope], Json]
@@ -488,9 +511,11 @@ def _read_fixed(root: str, keys: Path, *, soft: bool) -> Run:
     def read(scope: Scope) -> Json:
         value = scope.roots.get(root, MISSING)
         if value is MISSING:
-            if soft:
-                return MISSING
-            raise _unknown_root(scope, root, keys)
+            value = scope.find(root)
+            if value is MISSING:
+                if soft:
+                    return MISSING
+                raise _unknown_root(scope, root, keys)
         for index, key in enumerate(keys):
             below = _member(value, key)
             if below is MISSING:
@@ -544,7 +569,7 @@ def _short(text: str) -> str:
 
 
 def _unknown_root(scope: Scope, root: str, keys: Path) -> ExpressionError:
-    known = sorted(scope.roots)
+    known = sorted(scope.names())
     shown = ", ".join(known[:_KNOWN_ROOTS_SHOWN]) + (
         ", …" if len(known) > _KNOWN_ROOTS_SHOWN else ""
     )

@@ -445,6 +445,30 @@ def test_uuid_goes_on_counting_within_one_scope():
     assert evaluate(expression, scope) != evaluate(expression, scope)
 
 
+def test_a_child_scope_sees_its_roots_over_those_of_its_parent_and_the_same_time():
+    parent = make_scope(item="outer")
+
+    child = parent.child({"item": {"n": 1}, "index": 0}, "run-1[0]")
+    inner = child.child({"index": 7}, "run-1[0][7]")
+
+    text = "[item, index, zero, now()]"
+    assert evaluate(parse_expression(text), child) == [{"n": 1}, 0, 0, "2023-11-14T22:13:20.123Z"]
+    assert evaluate(parse_expression("[item.n, index, zero]"), inner) == [1, 7, 0]
+    assert evaluate(parse_expression("item"), parent) == "outer"
+    with pytest.raises(ExpressionError, match=r'did you mean "index"\? \(known: hook, '):
+        evaluate(parse_expression("indx"), inner)
+
+
+def test_a_child_scope_has_its_own_uuids_and_its_own_budget():
+    parent, expression = make_scope(), parse_expression("[uuid(), wide|unique]")
+
+    ids = [evaluate(expression, parent.child({}, f"run-1[{n}]"))[0] for n in (0, 1, 0)]
+
+    assert ids[0] == ids[2] != ids[1]
+    assert parent.uuids == 0
+    assert parent.budget.charged == 0
+
+
 def test_a_missing_path_has_its_own_code():
     assert refusal("nowhere").code == "expression.missing"
     assert refusal("hook.x").code == "expression.missing"
