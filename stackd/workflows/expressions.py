@@ -23,14 +23,14 @@ from urllib.parse import quote
 
 from stackd.core.errors import ExpressionError
 from stackd.core.json import Json
-from stackd.workflows.filters import (
-    FILTERS,
+from stackd.workflows.filters.filter import Filter
+from stackd.workflows.filters.table import FILTERS, TESTS
+from stackd.workflows.filters.values import (
+    MAX_INTEGER_BITS,
     MISSING,
     NUMBER,
     OMIT,
-    TESTS,
     Budget,
-    Filter,
     bounded,
     contains,
     equal,
@@ -41,7 +41,6 @@ from stackd.workflows.filters import (
     require_order,
     text_of,
 )
-from stackd.workflows.filters import MAX_INTEGER_BITS as _MAX_INTEGER_BITS
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -264,7 +263,7 @@ def _multiply(_: Budget, left: Json, right: Json) -> Json:
     if (
         type(left) is int
         and type(right) is int
-        and left.bit_length() + right.bit_length() > _MAX_INTEGER_BITS + 1
+        and left.bit_length() + right.bit_length() > MAX_INTEGER_BITS + 1
     ):
         raise over_limit('"*": the result is too large a number')
     return bounded(left * right, '"*"')

@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stackd.core.errors import ExpressionError
-from stackd.workflows import filters
 from stackd.workflows.expressions import (
     OMIT,
     Scope,
@@ -23,6 +22,7 @@ from stackd.workflows.expressions import (
     parse_expression,
     parse_template,
 )
+from stackd.workflows.filters.table import FILTERS
 
 ROOTS = {
     "hook": {
@@ -749,7 +749,7 @@ ALPHABET = [
         "uuid()",
         "__class__",
     ),
-    *(f"|{name}" for name in filters.FILTERS),
+    *(f"|{name}" for name in FILTERS),
     *("('a')", "(1)", "(1, 'a')", "('a', 'b')", "[0]", "[-1]", "['a']", "is defined"),
 ]
 ODD = {"half": "\ud800", "deep": [[[[{}]]]], "big": -(10**350), "small": 5e-324, "": {"": [None]}}
@@ -772,7 +772,7 @@ VALUES = [
 def _combine(inner):
     operators = ["+", "-", "*", "/", "//", "%", "~", "==", "<", "in", "not in", "and", "or"]
     calls = [
-        *filters.FILTERS,
+        *FILTERS,
         "replace('a', 'b')",
         "default(1)",
         "split('x')",

@@ -1,0 +1,72 @@
+"""Filters over texts."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from stackd.core.json import Json
+from stackd.workflows.filters.filter import Filter, Parameter
+from stackd.workflows.filters.values import (
+    MAX_RESULT_BYTES,
+    NULL,
+    TEXT,
+    Budget,
+    fitting,
+    too_large,
+)
+
+
+def _lower(budget: Budget, value: Json) -> Json:
+    fitting(value)
+    budget.spend_reading(value)
+    return value.lower()
+
+
+def _upper(budget: Budget, value: Json) -> Json:
+    fitting(value)
+    budget.spend_reading(value)
+    return value.upper()
+
+
+def _trim(budget: Budget, value: Json) -> Json:
+    budget.spend_reading(value)
+    return value.strip()
+
+
+def _replace(budget: Budget, value: Json, old: Json, new: Json) -> Json:
+    fitting(value)
+    budget.spend_reading(value, old)
+    if len(value) + value.count(old) * (len(new) - len(old)) > MAX_RESULT_BYTES:
+        raise too_large()
+    return value.replace(old, new)
+
+
+def _split(budget: Budget, value: Json, separator: Json) -> Json:
+    fitting(value)
+    budget.spend_reading(value, separator or "")
+    parts = value.split(separator, budget.steps + 1)
+    budget.spend(len(parts))
+    return parts
+
+
+def _refuse_empty(value: str) -> str | None:
+    return None if value else "must not be empty"
+
+
+def _refuse_empty_or_null(value: str | None) -> str | None:
+    return "must not be empty" if value == "" else None
+
+
+FILTERS: Final[dict[str, Filter]] = {
+    "lower": Filter(_lower, TEXT),
+    "upper": Filter(_upper, TEXT),
+    "trim": Filter(_trim, TEXT),
+    "replace": Filter(
+        _replace, TEXT, (Parameter("old", TEXT, refuse=_refuse_empty), Parameter("new", TEXT))
+    ),
+    "split": Filter(
+        _split,
+        TEXT,
+        (Parameter("separator", TEXT | NULL, default=None, refuse=_refuse_empty_or_null),),
+    ),
+}
