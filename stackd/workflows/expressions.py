@@ -16,14 +16,14 @@ import operator
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from stackd.core.errors import ExpressionError
 from stackd.core.json import Json
-from stackd.workflows.filters.filter import Filter
+from stackd.workflows.filters.filter import REQUIRED, Filter, Parameter
 from stackd.workflows.filters.table import FILTERS, TESTS
 from stackd.workflows.filters.values import (
     MAX_INTEGER_BITS,
@@ -37,8 +37,8 @@ from stackd.workflows.filters.values import (
     guess,
     joined,
     kind_of,
+    ordering,
     over_limit,
-    require_order,
     text_of,
 )
 
@@ -279,14 +279,6 @@ def _dividing(symbol: str, divide: Callable[[Any, Any], Any]) -> Callable[..., J
     return apply
 
 
-def _ordering(symbol: str, compare: Callable[[Any, Any], bool]) -> Callable[..., bool]:
-    def apply(_: Budget, left: Json, right: Json) -> bool:
-        require_order([left, right], f'"{symbol}"')
-        return compare(left, right)
-
-    return apply
-
-
 _ARITHMETIC: Final[dict[str, Callable[[Budget, Json, Json], Json]]] = {
     "Add": _add,
     "Sub": _subtract,
@@ -299,10 +291,10 @@ _ARITHMETIC: Final[dict[str, Callable[[Budget, Json, Json], Json]]] = {
 _COMPARISONS: Final[dict[str, Callable[[Budget, Json, Json], bool]]] = {
     "eq": lambda budget, left, right: equal(left, right, budget),
     "ne": lambda budget, left, right: not equal(left, right, budget),
-    "lt": _ordering("<", operator.lt),
-    "lteq": _ordering("<=", operator.le),
-    "gt": _ordering(">", operator.gt),
-    "gteq": _ordering(">=", operator.ge),
+    "lt": ordering('"<"', operator.lt),
+    "lteq": ordering('"<="', operator.le),
+    "gt": ordering('">"', operator.gt),
+    "gteq": ordering('">="', operator.ge),
     "in": lambda budget, left, right: contains(right, left, budget),
     "notin": lambda budget, left, right: not contains(right, left, budget),
 }
@@ -374,7 +366,7 @@ class _Compiler:
             offset = len(self.text.rstrip()) if at_end else error.lineno
             raise self.error(message[0].lower() + message[1:], offset) from None
         except (RecursionError, MemoryError):
-            raise self._too_deep(self._offset) from None
+            raise self.too_deep(self._offset) from None
         except (ValueError, SyntaxError, OverflowError, RuntimeError):
             raise self.error("cannot be read from here", self._offset) from None
         return tree
@@ -392,7 +384,7 @@ class _Compiler:
                 if kind == "operator":
                     depth += (value in "([{") - (value in ")]}")
                     if depth > MAX_DEPTH:
-                        raise self._too_deep(self._offset)
+                        raise self.too_deep(self._offset)
                 elif kind in ("integer", "float") and not value.isascii():
                     raise self.error("a number is written with the digits 0 to 9", self._offset)
                 written = _UNKNOWN_ESCAPE.sub(_keep_backslash, value) if kind == "string" else value
@@ -406,13 +398,13 @@ class _Compiler:
                     message = "a text is never closed"
             raise self.error(message, self._offset) from None
 
-    def _too_deep(self, offset: int) -> ExpressionError:
+    def too_deep(self, offset: int) -> ExpressionError:
         return self.error(f"nested deeper than {MAX_DEPTH} levels", offset, code="expression.limit")
 
     def compile(self, node: Any, depth: int, *, soft: bool = False) -> Run:
         """A closure for `node`. `soft`: what is missing is MISSING instead of an error."""
         if depth > MAX_DEPTH:
-            raise self._too_deep(node.lineno)
+            raise self.too_deep(node.lineno)
         self.weight += 1
         kind = type(node).__name__
         handler = _HANDLERS.get(kind)
@@ -707,59 +699,173 @@ def _call(compiler: _Compiler, node: Any, _depth: int) -> Run:
     return FUNCTIONS[name]
 
 
-def _applying(table: Mapping[str, Filter], word: str) -> _Handler:
+@dataclass(frozen=True, slots=True)
+class _Called:
+    """A filter or test as it is written: its name, its entry, and the nodes of its arguments."""
+
+    name: str
+    known: Filter
+    by_place: list[Any]
+    by_name: list[Any]
+    offset: int
+
+
+_TABLES: Final[dict[str, Mapping[str, Filter]]] = {"filter": FILTERS, "test": TESTS}
+
+
+def _applying(word: str) -> _Handler:
     def handle(compiler: _Compiler, node: Any, depth: int) -> Run:
         name: str = node.name
         soft = compiler.soft
-        known = table.get(name)
-        if known is None:
-            hint = guess(name, table)
-            raise compiler.error(f'unknown {word} "{_short(name)}"{hint}', node.lineno)
+        known = _entry(compiler, word, name, node.lineno)
         operand = compiler.compile(node.node, depth + 1, soft=known.sees_missing)
-        if type(node.node).__name__ == "Const":
-            _at_parse(compiler, node.node, functools.partial(known.check, where=name))
-        arguments = _arguments(compiler, node, known, depth)
-        return _apply(name, known, operand, arguments, soft=soft)
+        value = _written(compiler, node.node)
+        if value is not MISSING:
+            _at_parse(compiler, node.node, value, functools.partial(known.check, where=name))
+        if node.dyn_args is not None or node.dyn_kwargs is not None:
+            raise compiler.error(f"{name}: arguments cannot be unpacked", node.lineno)
+        called = _Called(name, known, node.args, node.kwargs or [], node.lineno)
+        return _apply(called, operand, _arguments(compiler, called, depth), soft=soft)
 
     return handle
 
 
-def _arguments(compiler: _Compiler, node: Any, known: Filter, depth: int) -> list[Run]:
-    """One closure per parameter, in order, checked as far as they are literals."""
-    if node.dyn_args is not None or node.dyn_kwargs is not None:
-        raise compiler.error(f"{node.name}: arguments cannot be unpacked", node.lineno)
-    if len(node.args) > len(known.parameters):
-        most = len(known.parameters)
+def _entry(compiler: _Compiler, word: str, name: str, offset: int) -> Filter:
+    table = _TABLES[word]
+    known = table.get(name)
+    if known is None:
+        raise compiler.error(f'unknown {word} "{_short(name)}"{guess(name, table)}', offset)
+    return known
+
+
+def _arguments(compiler: _Compiler, called: _Called, depth: int) -> list[Run]:
+    """One closure per parameter, in order, checked as far as they are literals; `inner` comes last."""
+    known = called.known
+    if known.inner and len(called.by_place) > known.leading:
+        own = replace(
+            called,
+            known=replace(known, agree=None),  # of the form without a name
+            by_place=called.by_place[: known.leading],
+            by_name=[],
+        )
+        return [*_own_arguments(compiler, own, depth), _inner(compiler, called, depth)]
+    arguments = _own_arguments(compiler, called, depth)
+    return [*arguments, functools.partial(_fixed, None)] if known.inner else arguments
+
+
+def _own_arguments(compiler: _Compiler, called: _Called, depth: int) -> list[Run]:
+    name, known = called.name, called.known
+    runs: list[Run] = []
+    values: list[Json] = []  # REQUIRED: not known before the run
+    for parameter, node in _paired(compiler, called):
+        if node is None:
+            if parameter.default is REQUIRED:
+                raise compiler.error(f"{name} needs {parameter.name}", called.offset)
+            runs.append(functools.partial(_fixed, parameter.default))
+            values.append(parameter.default)
+            continue
+        check = functools.partial(parameter.check, where=name)
+        run = compiler.compile(node, depth + 1)
+        value = _written(compiler, node)
+        if value is not MISSING:
+            _at_parse(compiler, node, value, check)
+            runs.append(run)
+        else:
+            runs.append(functools.partial(_checked, run, check))
+        values.append(REQUIRED if value is MISSING else value)
+    if known.agree and not any(value is REQUIRED for value in values):
+        problem = known.agree(*values)
+        if problem:
+            raise compiler.error(f"{name}: {problem}", called.offset)
+    return runs
+
+
+def _paired(compiler: _Compiler, called: _Called) -> list[tuple[Parameter, Any]]:
+    """Every parameter with the node given for it, or None."""
+    name, known, by_place = called.name, called.known, called.by_place
+    parameters = list(known.parameters)
+    if by_place and known.named:
+        raise compiler.error(f"{name}: name the argument: {name}(days=1)", by_place[0].lineno)
+    if known.many:
+        parameters += [parameters[-1]] * (len(by_place) - len(parameters))
+    if len(by_place) > len(parameters):
+        most = len(parameters)
         counted = f"at most {most} argument{'s' * (most > 1)}" if most else "no arguments"
-        raise compiler.error(f"{node.name} takes {counted}", node.lineno)
-    given = {
-        parameter.name: arg for parameter, arg in zip(known.parameters, node.args, strict=False)
-    }
+        raise compiler.error(f"{name} takes {counted}", called.offset)
+    nodes = [*by_place, *[None] * (len(parameters) - len(by_place))]
     names = [parameter.name for parameter in known.parameters]
-    for keyword in node.kwargs or []:
+    for keyword in called.by_name:
         if keyword.key not in names:
             hint = guess(keyword.key, names)
-            message = f'{node.name} has no argument "{_short(keyword.key)}"{hint}'
+            message = f'{name} has no argument "{_short(keyword.key)}"{hint}'
             raise compiler.error(message, keyword.lineno)
-        if keyword.key in given:
-            raise compiler.error(f"{node.name}: {keyword.key} is given twice", keyword.lineno)
-        given[keyword.key] = keyword.value
-    arguments: list[Run] = []
-    for parameter in known.parameters:
-        argument = given.get(parameter.name)
-        if argument is None:
-            if parameter.default is MISSING:
-                raise compiler.error(f"{node.name} needs {parameter.name}", node.lineno)
-            arguments.append(functools.partial(_fixed, parameter.default))
-            continue
-        check = functools.partial(parameter.check, where=node.name)
-        run = compiler.compile(argument, depth + 1)
-        if type(argument).__name__ == "Const":
-            _at_parse(compiler, argument, check)
-            arguments.append(run)
-        else:
-            arguments.append(functools.partial(_checked, run, check))
-    return arguments
+        index = names.index(keyword.key)
+        if nodes[index] is not None:
+            raise compiler.error(f"{name}: {keyword.key} is given twice", keyword.lineno)
+        nodes[index] = keyword.value
+    return list(zip(parameters, nodes, strict=True))
+
+
+def _inner(compiler: _Compiler, outer: _Called, depth: int) -> Run:
+    """What gives, in a scope, the function that applies the filter or test that `outer` names."""
+    word, leading = outer.known.inner, outer.known.leading
+    node = outer.by_place[leading]
+    if depth >= MAX_DEPTH:
+        raise compiler.too_deep(node.lineno)
+    if type(node).__name__ != "Const" or type(node.value) is not str:
+        message = f"{outer.name}: the name of the {word} is written out as a text"
+        raise compiler.error(message, node.lineno)
+    name: str = node.value
+    known = _entry(compiler, word, name, node.lineno)
+    compiler.weight += 1
+    called = _Called(name, known, outer.by_place[leading + 1 :], outer.by_name, node.lineno)
+    arguments = _arguments(compiler, called, depth + 1)
+
+    def prepare(scope: Scope) -> Callable[[Json], Json]:
+        budget = scope.budget
+        given = _given(known, arguments, scope)
+        if known.lazy:  # paid for once, so evaluated once
+            given = [functools.cache(argument) for argument in given]
+
+        def apply(value: Json) -> Json:
+            if value is MISSING and not known.sees_missing:
+                return MISSING
+            return _applied(name, known, budget, value, given, soft=False)
+
+        return apply
+
+    return prepare
+
+
+def _given(known: Filter, arguments: list[Run], scope: Scope) -> list[Json]:
+    if known.lazy:
+        return [functools.partial(argument, scope) for argument in arguments]
+    return [argument(scope) for argument in arguments]
+
+
+def _applied(
+    name: str, known: Filter, budget: Budget, value: Json, given: list[Json], *, soft: bool
+) -> Json:
+    if value is not MISSING:
+        known.check(value, name)
+    result = known.run(budget, value, *given)
+    if result is MISSING and not soft:
+        nothing = known.nothing.format(kind=kind_of(value))
+        raise ExpressionError(f"{name}: {nothing}", code="expression.missing")
+    return result
+
+
+def _apply(called: _Called, operand: Run, arguments: list[Run], *, soft: bool) -> Run:
+    name, known = called.name, called.known
+
+    def run(scope: Scope) -> Json:
+        value = operand(scope)
+        if value is not MISSING:
+            known.check(value, name)
+        given = _given(known, arguments, scope)
+        return _applied(name, known, scope.budget, value, given, soft=soft)
+
+    return run
 
 
 def _fixed(value: Json, _: Scope) -> Json:
@@ -772,30 +878,27 @@ def _checked(run: Run, check: Callable[[Json], None], scope: Scope) -> Json:
     return value
 
 
-def _at_parse(compiler: _Compiler, node: Any, check: Callable[[Json], None]) -> None:
+def _written(compiler: _Compiler, node: Any) -> Json:
+    """The value of a node that is made of literals only, else MISSING."""
+    kind = type(node).__name__
+    if kind == "Const":
+        return _literal(compiler, node)
+    if kind == "Name":
+        return _LITERAL_NAMES.get(node.name, MISSING)
+    if kind == "Neg":
+        value = _written(compiler, node.node)
+        return -value if type(value) in NUMBER else MISSING
+    if kind == "List":
+        elements = [_written(compiler, element) for element in node.items]
+        return MISSING if any(element is MISSING for element in elements) else elements
+    return MISSING
+
+
+def _at_parse(compiler: _Compiler, node: Any, value: Json, check: Callable[[Json], None]) -> None:
     try:
-        check(_literal(compiler, node))
+        check(value)
     except ExpressionError as error:
         raise compiler.error(error.message, node.lineno) from None
-
-
-def _apply(name: str, known: Filter, operand: Run, arguments: list[Run], *, soft: bool) -> Run:
-    def run(scope: Scope) -> Json:
-        value = operand(scope)
-        if value is not MISSING:
-            known.check(value, name)
-        if known.lazy:
-            given = [functools.partial(argument, scope) for argument in arguments]
-        else:
-            given = [argument(scope) for argument in arguments]
-        result = known.run(scope.budget, value, *given)
-        if result is MISSING and not soft:
-            raise ExpressionError(
-                f"{name}: the {kind_of(value)} is empty", code="expression.missing"
-            )
-        return result
-
-    return run
 
 
 _Handler = Callable[[_Compiler, Any, int], Run]
@@ -817,8 +920,8 @@ _HANDLERS: Final[dict[str, _Handler]] = {
     "Concat": _concat,
     "CondExpr": _condition,
     "Call": _call,
-    "Filter": _applying(FILTERS, "filter"),
-    "Test": _applying(TESTS, "test"),
+    "Filter": _applying("filter"),
+    "Test": _applying("test"),
 }
 
 

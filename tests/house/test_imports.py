@@ -39,6 +39,8 @@ ABSENT_WHEN_IDLE = {
     "jinja2": "parses expressions when a workflow is read",
     "markupsafe": "of jinja2",
     "ruamel": "reads YAML when a document is imported",
+    "re2": "searches for patterns when an expression has `match`",
+    "tzdata": "time zones, read when an expression names one",
     "psutil": "measures in `bench`",
     "rich.progress": "prints for people; what else there is of rich, structlog loads by itself",
     "stackd.cli.bench": "a command of its own",

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from stackd.core.errors import ExpressionError
 from stackd.core.json import Json
-from stackd.workflows.filters.values import KINDS, MISSING, WHOLE, kind_of
+from stackd.workflows.filters.values import KINDS, WHOLE, kind_of
+
+
+class Required:
+    """The type of `REQUIRED`."""
+
+    __slots__ = ()
+
+
+REQUIRED: Final = Required()
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +26,7 @@ class Parameter:
 
     name: str
     accepts: frozenset[type]
-    default: Json = MISSING  # MISSING: must be given
+    default: Json = REQUIRED  # REQUIRED: must be given
     refuse: Callable[[Any], str | None] | None = None
 
     def check(self, value: Json, where: str) -> None:
@@ -34,15 +43,27 @@ class Filter:
     """One filter or test. `run(budget, value, *arguments)` gets every parameter, defaults filled in.
 
     `sees_missing`: a missing path arrives as MISSING instead of failing. A filter may return MISSING where
-    there is no such value; that fails unless `default` or `omit` follows directly.
+    there is no such value, which `nothing` words; that fails unless `default` or `omit` follows directly.
     `lazy`: arguments arrive as functions, so that one that is not needed is never evaluated.
+    `named`: arguments are given by name only.
+    `many`: the last parameter takes any number of arguments by place, at least one.
+    `inner`: after the first `leading` parameters a filter's or test's name may follow by place, then its
+    arguments: `run` gets it last, as a function `apply(value)`, or None. `apply` gives MISSING for MISSING
+    if what it applies does not see that.
+    `agree(*arguments)`: what is wrong with arguments together that are right each by itself, or None.
     """
 
     run: Callable[..., Json]
     accepts: frozenset[type]
     parameters: tuple[Parameter, ...] = ()
     sees_missing: bool = False
+    nothing: str = "the {kind} is empty"
     lazy: bool = False
+    named: bool = False
+    many: bool = False
+    inner: str = ""  # "filter" or "test"
+    leading: int = 0
+    agree: Callable[..., str | None] | None = None
 
     def check(self, value: Json, where: str) -> None:
         if type(value) not in self.accepts:

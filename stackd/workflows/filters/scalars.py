@@ -127,6 +127,10 @@ def _fromjson(budget: Budget, value: Json) -> Json:
     return read
 
 
+def _abs(_: Budget, value: Json) -> Json:
+    return abs(value)
+
+
 def _round(_: Budget, value: Json, precision: Json, method: Json) -> Json:
     """Half goes away from zero, as on paper; without decimals the result is a whole number."""
     if type(value) is int:
@@ -161,6 +165,7 @@ FILTERS: Final[dict[str, Filter]] = {
     "bool": Filter(_bool, SCALAR | NULL),
     "json": Filter(_json, ANY),
     "fromjson": Filter(_fromjson, TEXT),
+    "abs": Filter(_abs, NUMBER),
     "round": Filter(
         _round,
         NUMBER,

@@ -10,6 +10,8 @@ from stackd.workflows.filters.values import (
     MAX_RESULT_BYTES,
     NULL,
     TEXT,
+    TRUTH,
+    WHOLE,
     Budget,
     fitting,
     too_large,
@@ -49,6 +51,24 @@ def _split(budget: Budget, value: Json, separator: Json) -> Json:
     return parts
 
 
+def _truncate(
+    _: Budget, value: Json, length: Json, killwords: Json, end: Json, leeway: Json
+) -> Json:
+    """At most `length` characters, `end` included; one word that does not fit is cut all the same."""
+    if len(value) <= length + leeway:
+        return value
+    end = end[:length]
+    room = length - len(end)
+    if room > MAX_RESULT_BYTES:
+        raise too_large()
+    kept = value[:room]
+    return (kept if killwords else kept.rsplit(" ", 1)[0]) + end
+
+
+def _refuse_negative(value: int) -> str | None:
+    return "must not be negative" if value < 0 else None
+
+
 def _refuse_empty(value: str) -> str | None:
     return None if value else "must not be empty"
 
@@ -68,5 +88,15 @@ FILTERS: Final[dict[str, Filter]] = {
         _split,
         TEXT,
         (Parameter("separator", TEXT | NULL, default=None, refuse=_refuse_empty_or_null),),
+    ),
+    "truncate": Filter(
+        _truncate,
+        TEXT,
+        (
+            Parameter("length", WHOLE, default=255, refuse=_refuse_negative),
+            Parameter("killwords", TRUTH, default=False),
+            Parameter("end", TEXT, default="..."),
+            Parameter("leeway", WHOLE, default=0, refuse=_refuse_negative),
+        ),
     ),
 }

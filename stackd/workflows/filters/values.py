@@ -6,17 +6,15 @@ Every loop over data is paid for from the `Budget`; nothing is built before its 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 from stackd.core.errors import ExpressionError
 from stackd.core.json import Json
 from stackd.core.names import nearest
 
 MAX_RESULT_BYTES = 1024 * 1024  # of one expression
-MAX_RENDERED_BYTES = (
-    16 * 1024 * 1024
-)  # of all expressions in one render: what an execution may hold
+MAX_RENDERED_BYTES = 16 * MAX_RESULT_BYTES  # of all in one render: what an execution may hold
 MAX_STEPS = 100_000  # of one evaluation or render; about 10 ms
 MAX_INTEGER_BITS = 1024  # of a computed whole number; no float reaches further
 NODES_PER_STEP = 4  # measuring a value is that much cheaper than working on it
@@ -252,3 +250,24 @@ def require_order(values: list[Json], where: str) -> None:
         return
     names = " and ".join(sorted({KINDS.get(kind, "an unknown value") for kind in kinds}))
     raise ExpressionError(f"{where} orders numbers or texts, not {names}")
+
+
+def ordering(
+    where: str, compare: Callable[[Any, Any], bool]
+) -> Callable[[Budget, Json, Json], bool]:
+    """A comparison of values that have an order."""
+
+    def apply(_: Budget, left: Json, right: Json) -> bool:
+        require_order([left, right], where)
+        return compare(left, right)
+
+    return apply
+
+
+def utf8(text: str, where: str) -> bytes:
+    """`text` in UTF-8, once its size is known to fit."""
+    fitting(text)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise ExpressionError(f"{where}: the text holds half a character") from None
