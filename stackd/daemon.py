@@ -46,7 +46,7 @@ from stackd.queue.admission import Admission
 from stackd.queue.job import RetryPolicy
 from stackd.queue.processes import SILENT_LEASES
 from stackd.runtime.blobs import BlobFolder
-from stackd.runtime.run import Limits, Tools
+from stackd.runtime.tools import Limits, Tools
 from stackd.runtime.versions import Versions
 from stackd.runtime.workflow_runtime import WorkflowRuntime
 from stackd.services.api import Api
@@ -285,6 +285,7 @@ class _Daemon:
     def _add_services(self, store: Database, http: HttpClient) -> None:
         settings = self._settings
         versions = Versions(store)
+        admission = Admission(settings.max_jobs, store.reserve)
         tools = Tools(
             store=store,
             http=http,
@@ -292,6 +293,7 @@ class _Daemon:
             clock=self._clock,
             events=self._events,
             limits=Limits(settings.max_output_bytes, settings.max_execution_bytes),
+            admission=admission,
             job_retry=RetryPolicy(
                 settings.retry_delay, settings.max_retry_delay, settings.max_retries + 1
             ),
@@ -316,7 +318,7 @@ class _Daemon:
                 clock=self._clock,
             ),
             answers=Budget(settings.body_memory_bytes, clock=self._clock),
-            admission=Admission(settings.max_jobs, store.reserve),
+            admission=admission,
             clock=self._clock,
             events=self._events,
             identity=self._identity,

@@ -69,6 +69,13 @@ class TriggerView(Model):
     node_id: str
 
 
+class ParentView(Model):
+    """The execution that started this one, and its node run that waits for the end, if one does."""
+
+    execution_id: str
+    node: str | None
+
+
 class NodeRunView(Model):
     id: str
     type: str
@@ -94,9 +101,21 @@ class ExecutionSummaryView(Model):
     finished_at: str | None
 
 
+class NodeRunList(Model):
+    items: list[NodeRunView]
+    next_cursor: str | None
+
+
 class ExecutionView(ExecutionSummaryView):
+    """An execution with its node runs in the order they began.
+
+    `more_nodes`: there are others; `/api/executions/{id}/nodes` lists all of them by id.
+    """
+
+    parent: ParentView | None
     input: Any
     output: Any
+    more_nodes: bool
     nodes: list[NodeRunView]
 
 

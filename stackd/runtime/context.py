@@ -90,4 +90,3 @@ class NodeContext:
 
 
 Handler = Callable[[dict[str, Json], NodeContext], Awaitable[Json]]
-PureHandler = Callable[[dict[str, Json]], Json]

@@ -23,15 +23,10 @@ from stackd.http.client import (
     Request,
     Response,
 )
-from stackd.runtime.context import Handler, NodeContext, PureHandler
+from stackd.runtime.context import Handler, NodeContext
 
 RETRY_AFTER_LONGEST = 24 * 3600.0  # seconds; a far side that asks for more is not believed
 LONGEST_DATE = 100  # characters; an HTTP date has 29
-
-
-def set_values(params: dict[str, Json]) -> Json:
-    """`transform.data.set`: the rendered values, as they are."""
-    return params["values"]
 
 
 def delay_until(params: dict[str, Json], *, now: float) -> tuple[float, Json]:
@@ -280,5 +275,4 @@ def _is_text(content_type: str) -> bool:
     )
 
 
-PURE_HANDLERS: Final[dict[str, PureHandler]] = {"transform.data.set": set_values}
 HANDLERS: Final[dict[str, Handler]] = {"action.http.request": request}

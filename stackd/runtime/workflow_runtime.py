@@ -23,11 +23,12 @@ from stackd.core.json import LARGE
 from stackd.queue import verbs
 from stackd.queue.job import Discard, Fail, Job, JobState, RetryPolicy, Snooze
 from stackd.queue.processes import Watch
-from stackd.runtime.run import STORE_RETRY, Run, Tools
+from stackd.runtime.run import Run
+from stackd.runtime.tools import STORE_RETRY, Tools
 from stackd.runtime.versions import Versions
 from stackd.store.connection import Tx
 from stackd.workflows import executions
-from stackd.workflows.executions import ExecutionRow, NodeRow
+from stackd.workflows.executions import ExecutionRow
 
 ROOM_PATIENCE = 2.0  # seconds a large execution waits in a worker's slot for room in memory
 WEIGHTS_KEPT = 1000  # an input of ten megabytes takes 70 ms to be weighed, and may wait many times
@@ -129,7 +130,7 @@ class WorkflowRuntime:
         )
         try:
             graph = await self._versions.graph(row.workflow_id, row.version)
-            await self._run(Run(self._tools, graph, job, row), claimed)
+            await self._run(Run(self._tools, self._versions, graph, job, row), claimed)
         except OverloadedError:
             await self._settle(job, Snooze(ROOM_RETRY), "no room")
         except LeaseLostError:
@@ -154,13 +155,10 @@ class WorkflowRuntime:
             size = await store.read(lambda tx: executions.input_weight(tx, seq))
             self._weights[seq] = size
         if not claimed.is_fresh:
-            size += await store.read(lambda tx: executions.outputs_weight(tx, seq))
+            size += executions.OUTPUT_WEIGHT * await store.read(
+                lambda tx: executions.outputs_bytes(tx, seq)
+            )
         return size if size > LARGE else 0
-
-    async def _journal(self, claimed: Claimed) -> list[NodeRow]:
-        if claimed.is_fresh:
-            return []
-        return await self._tools.store.read(lambda tx: executions.node_rows(tx, claimed.row.seq))
 
     async def _run(self, run: Run, claimed: Claimed) -> None:
         self._runs.add(run)
@@ -168,7 +166,7 @@ class WorkflowRuntime:
             size = await self._weight(claimed)
             with Share(self._memory) as share:
                 await share.obtain(size, patience=ROOM_PATIENCE)
-                await run.execute(await self._journal(claimed), share)
+                await run.execute(share)
         finally:
             self._runs.discard(run)
 

@@ -30,7 +30,7 @@ from stackd.queue.processes import SILENT_LEASES, Watch
 from stackd.store.connection import Tx
 from stackd.store.database import Database
 from stackd.workflows import executions
-from stackd.workflows.executions import CancelRequested, TimerFired
+from stackd.workflows.executions import CallEnded, CancelRequested, TimerFired
 
 POLL = 1.0  # seconds between looks for what other processes enqueued or asked to cancel
 CLAIM_BATCH = 50  # jobs per claim: bounds how long one claim holds the writer
@@ -101,7 +101,7 @@ class Worker:
                 self._hear_work, JobEnqueued, JobUnblocked, JobRescued, QueueResumed
             ),
             self._events.subscribe(self._hear_settled, JobSettled),
-            self._events.subscribe(self._hear_execution, CancelRequested, TimerFired),
+            self._events.subscribe(self._hear_execution, CancelRequested, TimerFired, CallEnded),
         )
         try:
             async with anyio.create_task_group() as upkeep:
@@ -138,7 +138,7 @@ class Worker:
         match event:
             case CancelRequested():
                 self._runtime.cancel(event.execution)
-            case TimerFired():
+            case TimerFired() | CallEnded():
                 self._runtime.wake(event.execution)
             case _:
                 pass

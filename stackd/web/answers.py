@@ -13,11 +13,13 @@ from stackd.core.budget import Share
 from stackd.core.json import LARGE, dumps
 from stackd.store.connection import Tx
 from stackd.web.context import of
-from stackd.web.views import execution_parts
+from stackd.web.views import ExecutionInFull, execution_parts, node_list_parts
 from stackd.workflows import executions
 from stackd.workflows.executions import ExecutionRow, ExecutionStatus, NodeRow
 
 SLICE = 256 * 1024  # bytes given to the socket at a time
+NODES_SHOWN = 1000  # node runs that an execution is shown with; a loop may have any number
+MANY_NODES = 100  # more take longer to be written down than others should wait
 ROOM_PATIENCE = 3.0  # seconds a large answer waits for room; it may be asked for again
 
 
@@ -36,14 +38,42 @@ async def rested(request: web.Request, execution_id: str) -> web.StreamResponse:
         OverloadedError: it is large, and there was no room for it in time.
     """
     async with _room_for(request, execution_id) as is_large:
-        row, given, nodes = await of(request).store.read(lambda tx: _in_full(tx, execution_id))
-        parts = await aside_if(is_large, execution_parts, row, given, nodes)
-        return await _in_parts(request, parts)
+        found = await of(request).store.read(lambda tx: _in_full(tx, execution_id))
+        is_large = is_large or len(found.nodes) > MANY_NODES
+        return await in_parts(request, await aside_if(is_large, execution_parts, found))
 
 
-def _in_full(tx: Tx, execution_id: str) -> tuple[ExecutionRow, bytes, list[NodeRow]]:
+def _in_full(tx: Tx, execution_id: str) -> ExecutionInFull:
     row = executions.get(tx, execution_id)
-    return row, executions.input_of(tx, row), executions.node_rows(tx, row.seq)
+    nodes = executions.node_rows(tx, row.seq, limit=NODES_SHOWN + 1)
+    return ExecutionInFull(
+        row,
+        None if row.parent is None else executions.id_of(tx, row.parent),
+        executions.input_of(tx, row),
+        nodes[:NODES_SHOWN],
+        len(nodes) > NODES_SHOWN,
+    )
+
+
+async def node_runs(
+    request: web.Request, execution_id: str, *, after: str, limit: int
+) -> web.StreamResponse:
+    """A page of the node runs of an execution, by key.
+
+    Raises:
+        OverloadedError: as `rested`.
+    """
+    async with _room_for(request, execution_id) as is_large:
+
+        def query(tx: Tx) -> list[NodeRow]:
+            seq = executions.get(tx, execution_id).seq
+            return executions.node_rows_after(tx, seq, after, limit=limit + 1)
+
+        rows = await of(request).store.read(query)
+        cursor = rows[limit - 1].key if len(rows) > limit else None
+        is_large = is_large or limit > MANY_NODES
+        parts = await aside_if(is_large, node_list_parts, rows[:limit], cursor)
+        return await in_parts(request, parts)
 
 
 async def output(request: web.Request, execution_id: str) -> web.StreamResponse | ExecutionRow:
@@ -56,7 +86,7 @@ async def output(request: web.Request, execution_id: str) -> web.StreamResponse 
         row = await of(request).store.read(lambda tx: executions.get(tx, execution_id))
         if row.status is not ExecutionStatus.COMPLETED:
             return row
-        return await _in_parts(request, [row.output or b"null"])
+        return await in_parts(request, [row.output or b"null"])
 
 
 @asynccontextmanager
@@ -70,7 +100,7 @@ async def _room_for(request: web.Request, execution_id: str) -> AsyncIterator[bo
         yield size > LARGE
 
 
-async def _in_parts(request: web.Request, parts: Sequence[bytes]) -> web.StreamResponse:
+async def in_parts(request: web.Request, parts: Sequence[bytes]) -> web.StreamResponse:
     """`parts`, one after another, as one JSON answer: slice by slice if it is large.
 
     Raises:

@@ -13,7 +13,7 @@ from stackd.core.json import dumps, loads
 from stackd.core.process import is_gone
 from stackd.queue import processes, verbs
 from stackd.store.connection import Tx
-from stackd.web.answers import rested
+from stackd.web.answers import node_runs, rested
 from stackd.web.context import limit_of, of
 from stackd.web.views import summary_view
 from stackd.web.workflows import members_of, start_by_hand, started_by_hand, wait_of
@@ -29,6 +29,7 @@ def add_to(app: web.Application) -> None:
     router.add_post("/api/executions", start_execution)
     router.add_get("/api/executions", list_executions)
     router.add_get("/api/executions/{id}", show_execution)
+    router.add_get("/api/executions/{id}/nodes", list_nodes)
     router.add_post("/api/executions/{id}/cancel", cancel_execution)
     router.add_post("/api/executions/{id}/resolve", resolve_execution)
     router.add_get("/api/queue", queue_status)
@@ -74,6 +75,11 @@ async def list_executions(request: web.Request) -> web.Response:
 
 async def show_execution(request: web.Request) -> web.StreamResponse:
     return await rested(request, request.match_info["id"])
+
+
+async def list_nodes(request: web.Request) -> web.StreamResponse:
+    after, limit = request.query.get("cursor", ""), limit_of(request)
+    return await node_runs(request, request.match_info["id"], after=after, limit=limit)
 
 
 async def cancel_execution(request: web.Request) -> web.Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from stackd.client.models import (
@@ -9,7 +10,9 @@ from stackd.client.models import (
     ExecutionSummaryView,
     ExecutionView,
     Model,
+    NodeRunList,
     NodeRunView,
+    ParentView,
     TriggerView,
     WebhookAddress,
     WorkflowView,
@@ -56,19 +59,41 @@ def summary_view(row: ExecutionSummary) -> ExecutionSummaryView:
     )
 
 
-def execution_parts(row: ExecutionRow, given: bytes, nodes: list[NodeRow]) -> list[bytes]:
+@dataclass(frozen=True, slots=True)
+class ExecutionInFull:
+    """All that is shown of an execution. `given`: its input; `more`: it has more node runs than `nodes`."""
+
+    row: ExecutionRow
+    parent_id: str | None
+    given: bytes
+    nodes: list[NodeRow]
+    more: bool
+
+
+def execution_parts(found: ExecutionInFull) -> list[bytes]:
     """The parts of an `ExecutionView` as JSON. Stored texts go in as they are, but for secrets."""
-    shown = without_secrets(given)
-    inside: list[bytes] = []
-    for node in nodes:
-        output = shown if node.key == row.trigger_node else without_secrets(node.output or b"null")
-        inside += [b"," if inside else b"[", *_filled(_node_view(node), {"output": output})]
+    row, shown = found.row, without_secrets(found.given)
     texts = {
         "input": shown,
         "output": without_secrets(row.output or b"null"),
-        "nodes": [*(inside or [b"["]), b"]"],
+        "nodes": _node_parts(found.nodes, {row.trigger_node: shown}),
     }
-    return _filled(_execution_view(row), texts)
+    return _filled(_execution_view(found), texts)
+
+
+def node_list_parts(nodes: list[NodeRow], next_cursor: str | None) -> list[bytes]:
+    """The parts of a `NodeRunList` as JSON, but that triggers are without their output."""
+    page = NodeRunList(items=[], next_cursor=next_cursor)
+    return _filled(page, {"items": _node_parts(nodes, {})})
+
+
+def _node_parts(nodes: list[NodeRow], shown: dict[str, list[bytes]]) -> list[bytes]:
+    """Node runs as a JSON list. `shown`: outputs that are at hand already, by key."""
+    parts: list[bytes] = []
+    for node in nodes:
+        output = shown.get(node.key) or without_secrets(node.output or b"null")
+        parts += [b"," if parts else b"[", *_filled(_node_view(node), {"output": output})]
+    return [*(parts or [b"["]), b"]"]
 
 
 def _filled(view: Model, texts: dict[str, list[bytes]]) -> list[bytes]:
@@ -79,9 +104,17 @@ def _filled(view: Model, texts: dict[str, list[bytes]]) -> list[bytes]:
     return [*parts, b"}"]
 
 
-def _execution_view(row: ExecutionRow) -> ExecutionView:
+def _execution_view(found: ExecutionInFull) -> ExecutionView:
     """The execution without what is stored as text: input, output and node runs."""
+    row = found.row
+    parent = (
+        None
+        if found.parent_id is None
+        else ParentView(execution_id=found.parent_id, node=row.parent_key)
+    )
     return ExecutionView(
+        parent=parent,
+        more_nodes=found.more,
         id=row.id,
         workflow_id=row.workflow_id,
         version=row.version,

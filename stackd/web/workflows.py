@@ -37,7 +37,6 @@ from stackd.workflows.catalogue import NewVersion, WebhookNode, WorkflowRow
 from stackd.workflows.document import Document, read_document
 from stackd.workflows.executions import NewExecution
 from stackd.workflows.findings import shown
-from stackd.workflows.graph import Graph
 
 LONGEST_WAIT = 300.0  # seconds `?wait` may hold a connection
 
@@ -216,12 +215,11 @@ async def start_by_hand(request: web.Request, workflow_id: str, given: bytes) ->
     context = of(request)
     row = await context.store.read(lambda tx: catalogue.get(tx, workflow_id))
     graph = await context.versions.graph(workflow_id, row.version)
-    trigger = _manual_trigger(graph)
     new = NewExecution(
         workflow_id=workflow_id,
         version=row.version,
         trigger_type="trigger.time.manual",
-        trigger_node=trigger,
+        trigger_node=graph.trigger_by_hand,
         input=given,
         concurrency=graph.workflow.concurrency,
     )
@@ -239,13 +237,6 @@ async def started_by_hand(
         with contextlib.suppress(OverloadedError):  # it is started all the same
             return await rested(request, execution_id)
     return accepted(started(execution_id, workflow_id))
-
-
-def _manual_trigger(graph: Graph) -> str:
-    """The trigger a run by hand starts from: the manual one, else the first."""
-    triggers = [graph.nodes[key] for key in graph.order if graph.nodes[key].is_trigger]
-    manual = [node for node in triggers if node.type == "trigger.time.manual"]
-    return (manual or triggers)[0].id
 
 
 async def _start_once(context: Context, new: NewExecution, *, key: str | None) -> str:

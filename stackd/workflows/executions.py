@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from stackd.core.errors import ConflictError, NotFoundError
 from stackd.core.events import Event
@@ -21,6 +21,9 @@ from stackd.store.connection import Tx
 from stackd.workflows import statements as sql
 
 JOB_KIND = "execution.run"
+CALL = "action.workflow.run"  # also the trigger type of what it starts
+DEEPEST = 10  # executions that called each other, the first one included
+DEADLINE = ""  # the key of the timer that ends a waiting execution as a whole
 
 # What a map, a list and a member of one take beside their text, in CPython on 64 bits.
 MAP_BYTES = 256
@@ -104,7 +107,15 @@ class TimerSet(Event):
 
 @dataclass(frozen=True, slots=True)
 class TimerFired(Event):
-    """A waiting node run was completed, or offered again, by its timer."""
+    """A waiting node run was completed, or offered again, by its timer; without a key, its time is over."""
+
+    execution: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnded(Event):
+    """The execution that a waiting node run had started has ended, and the node run with it."""
 
     execution: int
     key: str
@@ -131,7 +142,8 @@ class NodeRow(NamedTuple):
 class ExecutionRow:
     """An execution as stored. `seq` is its number in the store, `id` its public name.
 
-    `input` is None where it is large: `input_of` reads it.
+    `input` is None where it is large: `input_of` reads it. `parent`: the execution (seq) that started it;
+    `parent_key`: its node run that waits for the end.
     """
 
     seq: int
@@ -150,6 +162,9 @@ class ExecutionRow:
     created_at: float
     started_at: float | None
     finished_at: float | None
+    parent: int | None
+    parent_key: str | None
+    depth: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +186,7 @@ class ExecutionSummary:
 
 @dataclass(frozen=True, slots=True)
 class NewExecution:
-    """An execution to start. `input`: the trigger's output as JSON text."""
+    """An execution to start. `input`: the trigger's output as JSON text; `parent` and on: as in ExecutionRow."""
 
     workflow_id: str
     version: int
@@ -179,11 +194,14 @@ class NewExecution:
     trigger_node: str
     input: bytes
     concurrency: int | None
+    parent: int | None = None
+    parent_key: str | None = None
+    depth: int = 0
 
 
-def start(tx: Tx, new: NewExecution, *, now: float) -> str:
+def start(tx: Tx, new: NewExecution, *, now: float, execution_id: str | None = None) -> str:
     """Make an execution and its job durable; the execution's id."""
-    execution_id = sortable_id(now)
+    execution_id = execution_id or sortable_id(now)
     seq = tx.insert(
         sql.INSERT_EXECUTION,
         (
@@ -194,6 +212,9 @@ def start(tx: Tx, new: NewExecution, *, now: float) -> str:
             new.trigger_node,
             new.input,
             now,
+            new.parent,
+            new.parent_key,
+            new.depth,
         ),
     )
     verbs.enqueue(tx, [_job(seq, new.workflow_id, new.concurrency)], now=now)
@@ -285,10 +306,10 @@ def input_weight(tx: Tx, seq: int) -> int:
     return int(2 * size + MAP_BYTES * maps + LIST_BYTES * lists + MEMBER_BYTES * members)
 
 
-def outputs_weight(tx: Tx, seq: int) -> int:
-    """As `input_weight`, of the outputs of its node runs."""
-    found = tx.one(sql.WEIGH_OUTPUTS, (seq,))
-    return 0 if found is None else OUTPUT_WEIGHT * int(found[0])
+def outputs_bytes(tx: Tx, seq: int) -> int:
+    """How long the outputs of its node runs are, all together, as JSON texts."""
+    found = tx.one(sql.COUNT_OUTPUTS, (seq,))
+    return 0 if found is None else int(found[0])
 
 
 def text_bytes(tx: Tx, execution_id: str) -> int:
@@ -297,9 +318,38 @@ def text_bytes(tx: Tx, execution_id: str) -> int:
     return 0 if row is None else int(row[0])
 
 
-def node_rows(tx: Tx, seq: int) -> list[NodeRow]:
-    """The node runs of an execution, in the order they started."""
-    return [NodeRow(r[0], r[1], NodeStatus(r[2]), *r[3:]) for r in tx.rows(sql.NODE_RUNS, (seq,))]
+def node_rows(tx: Tx, seq: int, *, limit: int = -1) -> list[NodeRow]:
+    """The node runs of an execution, in the order they started; the first `limit`, if that is not below 0."""
+    return _nodes(tx.rows(sql.NODE_RUNS, (seq, limit)))
+
+
+def node_rows_of(tx: Tx, seq: int, keys: Sequence[str]) -> list[NodeRow]:
+    """Those of its node runs `keys` that there are."""
+    return _nodes(tx.rows(sql.NODE_RUNS_OF, (seq, dumps(keys)))) if keys else []
+
+
+def node_rows_after(tx: Tx, seq: int, key: str, *, limit: int) -> list[NodeRow]:
+    """Up to `limit` of its node runs with keys after `key`, by key."""
+    return _nodes(tx.rows(sql.NODE_RUNS_AFTER, (seq, key, limit)))
+
+
+def _nodes(rows: list[tuple[Any, ...]]) -> list[NodeRow]:
+    return [NodeRow(r[0], r[1], NodeStatus(r[2]), *r[3:]) for r in rows]
+
+
+def loop_items(tx: Tx, seq: int, key: str) -> dict[int, bytes | None]:
+    """What the finished iterations of a running loop gave, by their number."""
+    return dict(tx.rows(sql.LOOP_ITEMS, (seq, key)))
+
+
+def put_loop_items(tx: Tx, seq: int, items: Sequence[tuple[str, int, bytes | None]]) -> None:
+    """Note finished iterations: (key of the loop, number, what it gave)."""
+    for key, item, output in items:
+        tx.execute(sql.PUT_LOOP_ITEM, (seq, key, item, output))
+
+
+def drop_loop_items(tx: Tx, seq: int, key: str) -> None:
+    tx.execute(sql.DROP_LOOP_ITEMS, (seq, key))
 
 
 def put_nodes(tx: Tx, seq: int, nodes: Sequence[NodeRow]) -> None:
@@ -355,11 +405,16 @@ def end(
     output: bytes | None,
     error: bytes | None,
     now: float,
+    limit: int | None = None,
 ) -> None:
     """Write the state an execution reached: a final one, or `uncertain`.
 
     Node runs that a failed or cancelled one leaves open end with it: `unsafe` ones that were sent as
-    uncertain, others as skipped.
+    uncertain, others as skipped; executions that they wait for are cancelled. The node run that waits for
+    this one ends as it did.
+
+    Args:
+        limit: bytes that such a node run may take of its output.
     """
     is_final = status in FINAL
     tx.execute(sql.END_EXECUTION, (status.value, output, error, now if is_final else None, row.seq))
@@ -367,9 +422,58 @@ def end(
         if status is not ExecutionStatus.COMPLETED:  # what has completed left nothing open
             tx.execute(sql.END_OPEN_NODES, (now, row.seq))
             tx.execute(sql.CANCEL_TIMERS, (row.seq,))
+            for (called,) in tx.rows(sql.ALL_CALLED, (row.seq,)):
+                cancel(tx, called, now=now)
         tx.emit(ExecutionFinished(row.id, row.workflow_id, status.value))
+        if row.parent is not None and row.parent_key is not None:
+            _end_call(tx, row, status, output or b"null", error, now=now, limit=limit)
     else:
         tx.emit(ExecutionParked(row.id, row.workflow_id, status.value))
+
+
+def _end_call(
+    tx: Tx,
+    row: ExecutionRow,
+    status: ExecutionStatus,
+    output: bytes,
+    error: bytes | None,
+    *,
+    now: float,
+    limit: int | None,
+) -> None:
+    """End the node run that waits for the execution: with its output, or as failed."""
+    place = (row.parent, row.parent_key)
+    if status is not ExecutionStatus.COMPLETED:
+        reason = (
+            f": {loads(error)['message']}" if error and status is ExecutionStatus.FAILED else ""
+        )
+        problem = _call_error(f"workflow.{status.value}", row, f"is {status.value}{reason}")
+        changed = tx.execute(sql.FAIL_WAITING_NODE, (problem, now, *place))
+    elif limit is not None and len(output) > limit:
+        words = f"gave {len(output)} bytes, over the limit of {limit} for an output"
+        problem = _call_error("node.too_large", row, words)
+        changed = tx.execute(sql.FAIL_WAITING_NODE, (problem, now, *place))
+    else:
+        changed = tx.execute(sql.FINISH_WAITING_NODE, (output, now, *place))
+    if changed and row.parent is not None and row.parent_key is not None:
+        wake(tx, row.parent, now=now)
+        tx.emit(CallEnded(row.parent, row.parent_key))
+
+
+def _call_error(code: str, row: ExecutionRow, words: str) -> bytes:
+    return dumps({"code": code, "message": f"execution {row.id} of {row.workflow_id} {words}"})
+
+
+def cancel_called(tx: Tx, seq: int, key: str, *, now: float) -> None:
+    """Cancel the execution that the node run `key` has waited for."""
+    for (called,) in tx.rows(sql.CALLED, (seq, key)):
+        cancel(tx, called, now=now)
+
+
+def id_of(tx: Tx, seq: int) -> str | None:
+    """The public name of an execution; None if it is not there any more."""
+    found = tx.one(sql.ID_OF_EXECUTION, (seq,))
+    return None if found is None else str(found[0])
 
 
 def fail_abandoned(tx: Tx, seq: int, *, code: str, message: str, now: float) -> None:
@@ -401,7 +505,9 @@ def fire_timers(tx: Tx, *, now: float, limit: int) -> int:
     due = tx.rows(sql.DUE_TIMERS, (now, limit))
     for timer_id, seq, key, output in due:
         tx.execute(sql.FIRE_TIMER, (now, timer_id))
-        if output:
+        if key == DEADLINE:
+            changed = int(tx.one(sql.IS_WAITING, (seq,)) is not None)
+        elif output:
             changed = tx.execute(sql.FINISH_WAITING_NODE, (output, now, seq, key))
         else:
             changed = tx.execute(sql.REOPEN_WAITING_NODE, (seq, key))
@@ -491,7 +597,7 @@ def resolve(
             f"execution {execution_id} is {row.status.value}, not uncertain",
             code="execution.not_uncertain",
         )
-    uncertain = [n for n in node_rows(tx, row.seq) if n.status is NodeStatus.UNCERTAIN]
+    uncertain = _nodes(tx.rows(sql.UNCERTAIN_NODE_RUNS, (row.seq,)))
     chosen = [n for n in uncertain if node in (None, n.key)]
     if len(chosen) != 1:
         keys = ", ".join(n.key for n in uncertain)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Final
+from functools import cache, cached_property
+from typing import Any, Final
 
 from stackd.core.errors import InputError
 from stackd.core.json import Json
+from stackd.workflows.checks import case_name
 from stackd.workflows.expressions import (
     OMIT,
     Expression,
@@ -17,8 +18,10 @@ from stackd.workflows.expressions import (
     parse_condition,
     parse_template,
 )
-from stackd.workflows.model import Edge, Node, Retry, Workflow
+from stackd.workflows.model import LOOP, Edge, Node, Retry, Workflow
 from stackd.workflows.nodetypes import NODE_TYPES, Effect, effect_of
+
+Condition = Expression | bool  # True, False: written as that
 
 _URL: Final = "url"  # its interpolated scalars are percent-encoded
 
@@ -34,9 +37,25 @@ class GraphEdge:
     never: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One case of a switch. `when` None: it is taken when the value is named like it; True or False: always, never."""
+
+    name: str
+    when: Condition | None
+
+
 @dataclass(frozen=True, eq=False)
 class GraphNode:
-    """One node, ready to run. `timeout`: seconds, None if the document names none."""
+    """One node, ready to run.
+
+    Attributes:
+        timeout: seconds, None if the document names none.
+        expressions: the parameters that are one expression; True or False: no expression, but that.
+        per_item: the parameters that are filled in for each item.
+        params: all others, without `url`.
+        body: of a loop.
+    """
 
     id: str
     type: str
@@ -55,6 +74,10 @@ class GraphNode:
     dedupe: Expression | None
     params: Template
     url: Template | None
+    expressions: Mapping[str, Condition]
+    per_item: Mapping[str, Template]
+    cases: tuple[Case, ...]
+    body: Graph | None
 
     def render(self, scope: Scope) -> dict[str, Json]:
         """The parameters with every expression replaced by its value; what is omitted is left out.
@@ -67,9 +90,21 @@ class GraphNode:
         if self.url is not None:
             values = {**values, _URL: self.url.render_url(scope)}
         if not self.is_settled:
-            for name, problem in NODE_TYPES[self.type].problems(values, is_open=lambda _: False):
+            for name, problem in NODE_TYPES[self.type].problems(
+                self.own | values, is_open=lambda _: False
+            ):
                 raise InputError(f"{self.id}.params.{name} {problem}", code="params.invalid")
         return values  # type: ignore[no-any-return]  # a map stays a map
+
+    @cached_property
+    def own(self) -> dict[str, Json]:
+        """The parameters whose expressions it evaluates itself, as written."""
+        return {name: self.settings[name] for name in _own(self.type) if name in self.settings}
+
+    @cached_property
+    def is_per_item(self) -> bool:
+        """Whether it evaluates something for each item of a list, and can take its time."""
+        return any(param.per_item for param in NODE_TYPES[self.type].params.values())
 
     @cached_property
     def is_settled(self) -> bool:
@@ -88,6 +123,18 @@ class Graph:
     @cached_property
     def _members(self) -> dict[str, frozenset[str]]:
         return {}
+
+    @cached_property
+    def starts(self) -> tuple[str, ...]:
+        """The nodes without an edge into them: where the body of a loop begins."""
+        return tuple(key for key in self.order if not self.nodes[key].in_edges)
+
+    @cached_property
+    def trigger_by_hand(self) -> str:
+        """The trigger from which a run by hand or by another workflow begins: the manual one, else the first."""
+        triggers = [self.nodes[key] for key in self.order if self.nodes[key].is_trigger]
+        manual = [node for node in triggers if node.type == "trigger.time.manual"]
+        return (manual or triggers)[0].id
 
     def reachable(self, trigger_id: str) -> frozenset[str]:
         """The nodes an execution started by `trigger_id` may reach, the trigger included."""
@@ -112,14 +159,26 @@ def reach(starts: Iterable[str], out_edges: dict[str, tuple[GraphEdge, ...]]) ->
 
 def compile_graph(workflow: Workflow) -> Graph:
     """The graph of a workflow that `read_document` accepted."""
-    edges = [_edge(edge) for edge in workflow.edges]
-    into: dict[str, list[GraphEdge]] = {node.id: [] for node in workflow.nodes}
-    out_of: dict[str, list[GraphEdge]] = {node.id: [] for node in workflow.nodes}
+    return _compile(workflow, workflow.nodes, workflow.edges)
+
+
+def _compile(workflow: Workflow, parts: Sequence[Node], written: Sequence[Edge]) -> Graph:
+    edges = [_edge(edge) for edge in written]
+    into: dict[str, list[GraphEdge]] = {node.id: [] for node in parts}
+    out_of: dict[str, list[GraphEdge]] = {node.id: [] for node in parts}
     for edge in edges:
         into[edge.target].append(edge)
         out_of[edge.source].append(edge)
-    nodes = {node.id: _node(node, into[node.id], out_of[node.id]) for node in workflow.nodes}
-    return Graph(workflow, nodes, order_of([n.id for n in workflow.nodes], edges))
+    nodes = {
+        node.id: _node(
+            node,
+            into[node.id],
+            out_of[node.id],
+            _compile(workflow, node.nodes, node.edges) if node.type == LOOP else None,
+        )
+        for node in parts
+    }
+    return Graph(workflow, nodes, order_of([node.id for node in parts], edges))
 
 
 def _edge(edge: Edge) -> GraphEdge:
@@ -128,9 +187,20 @@ def _edge(edge: Edge) -> GraphEdge:
     return GraphEdge(edge.source, edge.target, None, edge.on, never=edge.when is False)
 
 
-def _node(node: Node, into: list[GraphEdge], out_of: list[GraphEdge]) -> GraphNode:
-    is_trigger = NODE_TYPES[node.type].is_trigger
+def _node(
+    node: Node, into: list[GraphEdge], out_of: list[GraphEdge], body: Graph | None
+) -> GraphNode:
+    kind = NODE_TYPES[node.type]
+    is_trigger = kind.is_trigger
     params = {} if is_trigger else dict(node.params)
+    expressions: dict[str, Condition] = {}
+    per_item: dict[str, Template] = {}
+    for name in _own(node.type) & params.keys():
+        value = params.pop(name)
+        if kind.params[name].is_expression:
+            expressions[name] = _condition(value)
+        elif kind.params[name].per_item:
+            per_item[name] = parse_template(value, where=f"{node.id}.params.{name}")
     url: Template | None = None
     if isinstance(text := params.get(_URL), str):
         url = parse_template(text, where=f"{node.id}.params.{_URL}")
@@ -156,7 +226,31 @@ def _node(node: Node, into: list[GraphEdge], out_of: list[GraphEdge]) -> GraphNo
         dedupe=_dedupe(node),
         params=parse_template(params, where=f"{node.id}.params"),
         url=url,
+        expressions=expressions,
+        per_item=per_item,
+        cases=_cases(node),
+        body=body,
     )
+
+
+@cache
+def _own(node_type: str) -> frozenset[str]:
+    return frozenset(name for name, param in NODE_TYPES[node_type].params.items() if param.is_own)
+
+
+def _cases(node: Node) -> tuple[Case, ...]:
+    if node.type != "logic.switch":
+        return ()
+    return tuple(
+        Case(case_name(case["case"]), _condition(case["when"]))
+        if isinstance(case, dict)
+        else Case(case_name(case), None)
+        for case in node.params["cases"]
+    )
+
+
+def _condition(written: Any) -> Condition:
+    return parse_condition(written) if isinstance(written, str) else bool(written)
 
 
 def _key(node: Node) -> Template | None:
@@ -193,6 +287,8 @@ def order_of(ids: list[str], edges: Sequence[GraphEdge | Edge]) -> tuple[str, ..
 
 __all__ = [
     "OMIT",
+    "Case",
+    "Condition",
     "Graph",
     "GraphEdge",
     "GraphNode",

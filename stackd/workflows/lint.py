@@ -7,8 +7,8 @@ what only follows from an error that is told already is not told.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Final
 
 from stackd.core.errors import ExpressionError
@@ -16,13 +16,15 @@ from stackd.core.json import Json
 from stackd.workflows.expressions import Expression, Path, iter_expressions, parse_condition
 from stackd.workflows.findings import MAX_FINDINGS, Remarks, shown
 from stackd.workflows.graph import order_of
-from stackd.workflows.model import RESERVED_IDS, Edge, Node, Workflow
-from stackd.workflows.nodetypes import NODE_TYPES, Effect, effect_of
+from stackd.workflows.model import BODY, LOOP, RESERVED_IDS, Edge, Node, Workflow
+from stackd.workflows.nodetypes import NODE_TYPES, Effect, cases_of, effect_of
 from stackd.workflows.shape import read_part, shown_path
 from stackd.workflows.source import Place, Position
 
 FIXED_ROOTS: Final = ("trigger", "execution", "workflow", "vars")
+ITEM_ROOTS: Final = ("item", "index")
 CYCLE_SHOWN: Final = 8  # nodes of a cycle that a message names
+MAX_LOOPS: Final = 4  # in each other; the keys of node runs grow with each
 
 # Node types of the plan that this version cannot run yet: a clearer answer than "unknown".
 PLANNED: Final = (
@@ -31,11 +33,6 @@ PLANNED: Final = (
     "trigger.stackd.error",
     "action.code.run",
     "action.wait.webhook",
-    "action.workflow.run",
-    "transform.json.",
-    "transform.text.",
-    "transform.list.",
-    "logic.",
 )
 
 
@@ -47,17 +44,51 @@ def lint(document: Json, remarks: Remarks) -> None:
         remarks.error("document.not_map", "a workflow is a map with id, nodes and edges", ())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _NodeAt:
-    """A node as far as it could be understood. `unusable`: its keys that were left out."""
+    """A node as far as it could be understood, without its body. `unusable`: its keys that were left out."""
 
-    index: int
+    place: Place
     node: Node
     unusable: set[str]
+    level: _Level
+
+
+@dataclass(slots=True, eq=False)
+class _Level:
+    """The nodes and edges of one graph: the workflow's, or the body of a loop in the level above it.
+
+    Attributes:
+        nodes: by id; of several with one id, the first.
+        is_whole: no node or edge is missing because of what is wrong with it.
+    """
+
+    places: Mapping[str, Place]  # of its lists, nodes and edges
+    loop: _NodeAt | None = None
+    parts: list[_NodeAt] = field(default_factory=list)
+    nodes: dict[str, _NodeAt] = field(default_factory=dict)
+    edges: list[tuple[int, Edge]] = field(default_factory=list)
+    is_whole: bool = True
 
     @property
-    def place(self) -> Place:
-        return ("nodes", self.index)
+    def above(self) -> _Level | None:
+        return None if self.loop is None else self.loop.level
+
+    @property
+    def depth(self) -> int:
+        """How many loops it stands in."""
+        return 0 if self.above is None else 1 + self.above.depth
+
+    def edge_place(self, index: int) -> Place:
+        return (*self.places["edges"], index)
+
+    @property
+    def known_edges(self) -> list[tuple[int, Edge]]:
+        return [
+            (index, edge)
+            for index, edge in self.edges
+            if edge.source in self.nodes and edge.target in self.nodes
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +97,17 @@ class _Read:
 
     Attributes:
         owner: who reads, for messages.
+        level: where its owner stands.
         node: it reads when this node begins; `is_after`: when it has ended, as the condition of an edge does.
             None: nobody can say when.
+        has_item: whether it is evaluated for each item of a list.
     """
 
     owner: str
+    level: _Level
     node: str | None
     is_after: bool
+    has_item: bool
     place: Place
     within: Position
     path: Path
@@ -82,11 +117,10 @@ class _Lint:
     def __init__(self, document: dict[str, Json], remarks: Remarks) -> None:
         self._document = document
         self._remarks = remarks
-        self._parts: list[_NodeAt] = []
-        self._nodes: dict[str, _NodeAt] = {}  # by id; of several with one id, the first
-        self._edges: list[tuple[int, Edge]] = []
+        self._top = _Level({key: (key,) for key in sorted(BODY)})
+        self._levels = [self._top]
+        self._nodes: dict[str, _NodeAt] = {}  # of all levels
         self._unread: set[str] = set()  # ids that are taken by something that cannot be used
-        self._is_whole = True  # no node or edge is missing because of what is wrong with it
         self._reads: list[_Read] = []
 
     def run(self) -> None:
@@ -97,48 +131,91 @@ class _Lint:
             self._check_order,
             self._parse_expressions,
             self._check_reads,
+            self._check_vars,
         ):
             if self._remarks.are_full:
                 return
             step()
 
+    @property
+    def _parts(self) -> Iterator[_NodeAt]:
+        return chain.from_iterable(level.parts for level in self._levels)
+
     # -- structure
 
     def _structure(self) -> None:
         """Read nodes and edges one by one, so that a bad one does not hide the others."""
-        lists = {
-            key: value
-            for key in ("nodes", "edges")
-            if isinstance(value := self._document.get(key), list)
-        }
+        lists = {key: value for key in BODY if isinstance(value := self._document.get(key), list)}
         around = self._document | {key: [] for key in lists}
         read_part(Workflow, around, (), self._remarks)
+        self._read_level(self._top, lists)
+
+    def _read_level(self, level: _Level, lists: Mapping[str, list[Json]]) -> None:
         for index, raw in enumerate(lists.get("nodes", [])):
             if self._remarks.are_full:
                 return
-            node, unusable = read_part(Node, raw, ("nodes", index), self._remarks)
-            if node is not None:
-                self._add_node(_NodeAt(index, node, unusable))
-                continue
-            self._is_whole = False
-            if isinstance(raw, dict) and isinstance(raw.get("id"), str):
-                self._unread.add(raw["id"])
+            self._read_node(level, raw, (*level.places["nodes"], index))
         for index, raw in enumerate(lists.get("edges", [])):
             if self._remarks.are_full:
                 return
-            edge, _ = read_part(Edge, raw, ("edges", index), self._remarks)
+            edge, _ = read_part(Edge, raw, level.edge_place(index), self._remarks)
             if edge is not None:
-                self._edges.append((index, edge))
+                level.edges.append((index, edge))
             else:
-                self._is_whole = False
+                level.is_whole = False
+
+    def _read_node(self, level: _Level, raw: Json, place: Place) -> None:
+        bare, body = _parted(raw, place)
+        node, unusable = read_part(Node, bare, place, self._remarks)
+        if node is None:
+            level.is_whole = False
+            if isinstance(raw, dict) and isinstance(raw.get("id"), str):
+                self._unread.add(raw["id"])
+            return
+        part = _NodeAt(place, node, unusable, level)
+        self._add_node(part)
+        if node.type == LOOP:
+            self._read_body(part, body)
+        elif body:
+            self._remarks.error(
+                "node.no_body",
+                f"{node.id}: only {LOOP} has nodes and edges of its own",
+                next(iter(body.values()))[0],
+            )
+
+    def _read_body(self, part: _NodeAt, body: Mapping[str, tuple[Place, Json]]) -> None:
+        level = _Level(
+            {key: body[key][0] if key in body else (*part.place, key) for key in BODY}, part
+        )
+        self._levels.append(level)
+        if level.depth > MAX_LOOPS:
+            self._remarks.error(
+                "loop.too_deep", f"{part.node.id}: over {MAX_LOOPS} loops in each other", part.place
+            )
+            return
+        lists = {}
+        for key, (place, value) in body.items():
+            if isinstance(value, list):
+                lists[key] = value
+            else:
+                self._remarks.error(
+                    "document.bad_value", f"{shown_path(place)} must be a list", place
+                )
+        if not lists.get("nodes"):
+            self._remarks.error(
+                "loop.no_body",
+                f"{part.node.id}: a loop needs nodes, which it runs for each item",
+                part.place,
+            )
+        self._read_level(level, lists)
 
     def _add_node(self, part: _NodeAt) -> None:
-        self._parts.append(part)
+        part.level.parts.append(part)
         node_id, place = part.node.id, (*part.place, "id")
         if node_id in self._nodes:
-            first = self._nodes[node_id].index
+            first = shown_path(self._nodes[node_id].place)
             self._remarks.error(
-                "node.duplicate_id", f"node id {node_id!r} is taken by nodes[{first}]", place
+                "node.duplicate_id", f"node id {node_id!r} is taken by {first}", place
             )
         elif node_id in RESERVED_IDS:
             self._unread.add(node_id)
@@ -146,7 +223,7 @@ class _Lint:
                 "node.reserved_id", f"node id {node_id!r} means something in expressions", place
             )
         else:
-            self._nodes[node_id] = part
+            self._nodes[node_id] = part.level.nodes[node_id] = part
 
     # -- nodes
 
@@ -157,9 +234,10 @@ class _Lint:
             )
         for part in self._parts:
             self._check_type(part)
-        kinds = [NODE_TYPES.get(part.node.type) for part in self._parts]
-        are_known = self._is_whole and None not in kinds
-        if self._parts and are_known and not any(kind and kind.is_trigger for kind in kinds):
+        parts = self._top.parts
+        kinds = [NODE_TYPES.get(part.node.type) for part in parts]
+        are_known = self._top.is_whole and None not in kinds
+        if parts and are_known and not any(kind and kind.is_trigger for kind in kinds):
             self._remarks.error(
                 "document.no_trigger",
                 "nothing starts this workflow",
@@ -174,6 +252,12 @@ class _Lint:
         if kind is None:
             self._tell_type(node, (*place, "type"))
             return
+        if kind.is_trigger and part.level is not self._top:
+            self._remarks.error(
+                "node.trigger_in_loop",
+                f"{node.id}: a trigger stands beside loops, not in one",
+                (*place, "type"),
+            )
         for name in node.params:
             if name not in kind.params:
                 self._remarks.error(
@@ -194,10 +278,23 @@ class _Lint:
                     wrong=given if isinstance(given, str) else None,
                     known=kind.params[name].choices,
                 )
+            self._check_switch(part)
         self._check_policies(part, is_trigger=kind.is_trigger)
 
+    def _check_switch(self, part: _NodeAt) -> None:
+        node = part.node
+        given = node.params.get("cases") if node.type == "logic.switch" else None
+        if not isinstance(given, list) or "value" in node.params:
+            return
+        if any(not isinstance(case, dict) for case in given):
+            self._remarks.error(
+                "params.invalid",
+                f"{node.id}: value is missing: cases without conditions are compared with it",
+                (*part.place, "params", "value"),
+            )
+
     def _tell_type(self, node: Node, place: Place) -> None:
-        if node.type.startswith(PLANNED):
+        if node.type in PLANNED:
             self._remarks.error(
                 "node.type_not_available",
                 f"{node.id}: {shown(node.type)} cannot be run by this version",
@@ -213,7 +310,7 @@ class _Lint:
             )
 
     def _check_policies(self, part: _NodeAt, *, is_trigger: bool) -> None:
-        """Warn of what is written but does nothing."""
+        """Warn of what is written but does nothing, and of what a crash will ask a person about."""
         node, place = part.node, part.place
         acts = node.type == "action.http.request"
         for key, is_set in (
@@ -240,12 +337,35 @@ class _Lint:
                 f"{node.id}: a trigger takes no disabled, pinned or onError",
                 place,
             )
-        if acts and node.idempotency_key is not None and effect_of(node) is not Effect.KEYED:
+        if acts:
+            self._check_effect(node, place)
+
+    def _check_effect(self, node: Node, place: Place) -> None:
+        effect = effect_of(node)
+        if node.idempotency_key is not None and effect is not Effect.KEYED:
             self._remarks.warn(
                 "node.key_unused",
-                f"{node.id}: idempotencyKey is not sent, its effect is {effect_of(node)}",
+                f"{node.id}: idempotencyKey is not sent, its effect is {effect}",
                 (*place, "idempotencyKey"),
                 hint="set effect: keyed",
+            )
+        if effect is not Effect.UNSAFE or node.disabled or node.is_pinned:
+            return
+        if node.effect is None:
+            self._remarks.warn(
+                "node.unsafe",
+                f"{node.id} is unsafe to send again: cut off in mid-flight, it waits for a person",
+                (*place, "type"),
+                hint="set effect: keyed if the far side honours Idempotency-Key, "
+                "or effect: unsafe to say that this is meant",
+            )
+        if node.retry is not None and node.retry.max_attempts > 1:
+            self._remarks.warn(
+                "node.retry_unsafe",
+                f"{node.id}: retry helps an unsafe request only where nothing was sent "
+                "or the far side declined (429, 503 with Retry-After)",
+                (*place, "retry"),
+                hint="set effect: keyed if the far side honours Idempotency-Key",
             )
 
     def _check_webhook_paths(self) -> None:
@@ -266,38 +386,58 @@ class _Lint:
     # -- edges
 
     def _check_edges(self) -> None:
-        seen: dict[tuple[str, str, str, str | bool | None], int] = {}
-        for index, edge in self._edges:
-            place: Place = ("edges", index)
-            for key, node_id in (("from", edge.source), ("to", edge.target)):
-                if node_id not in self._nodes and node_id not in self._unread:
-                    self._is_whole = False
+        for level in self._levels:
+            seen: dict[tuple[str, str, str, str | bool | None], int] = {}
+            for index, edge in level.edges:
+                place = level.edge_place(index)
+                for key, node_id in (("from", edge.source), ("to", edge.target)):
+                    if node_id not in level.nodes and node_id not in self._unread:
+                        level.is_whole = False
+                        self._tell_end(level, edge, node_id, (*place, key))
+                self._check_kind(level, place, edge)
+                mark = (edge.source, edge.target, edge.on, edge.when)
+                if mark in seen:
+                    first = shown_path(level.edge_place(seen[mark]))
                     self._remarks.error(
-                        "edge.unknown_node",
-                        f"{_named(edge)}: there is no node {shown(node_id)!r}",
-                        (*place, key),
-                        wrong=node_id,
-                        known=self._nodes,
+                        "edge.duplicate", f"{_named(edge)} is there already, {first}", place
                     )
-            self._check_kind(index, edge)
-            mark = (edge.source, edge.target, edge.on, edge.when)
-            if mark in seen:
-                self._remarks.error(
-                    "edge.duplicate", f"{_named(edge)} is there already, edges[{seen[mark]}]", place
-                )
-            seen.setdefault(mark, index)
+                seen.setdefault(mark, index)
 
-    def _check_kind(self, index: int, edge: Edge) -> None:
-        place: Place = ("edges", index)
-        if edge.on not in ("success", "error"):
+    def _tell_end(self, level: _Level, edge: Edge, node_id: str, place: Place) -> None:
+        elsewhere = self._nodes.get(node_id)
+        if elsewhere is None:
+            self._remarks.error(
+                "edge.unknown_node",
+                f"{_named(edge)}: there is no node {shown(node_id)!r}",
+                place,
+                wrong=node_id,
+                known=level.nodes,
+            )
+            return
+        loop = elsewhere.level.loop
+        where = "outside this loop" if loop is None else f"in the loop {loop.node.id}"
+        self._remarks.error(
+            "edge.crosses_loop",
+            f"{_named(edge)}: {node_id} stands {where}; an edge stays in one body",
+            place,
+            hint="lead the edge to or from the loop itself",
+        )
+
+    def _check_kind(self, level: _Level, place: Place, edge: Edge) -> None:
+        source, target = level.nodes.get(edge.source), level.nodes.get(edge.target)
+        known: tuple[str, ...] = ("success", "error")
+        if source is not None:
+            known += cases_of(source.node)
+            if source.node.type not in NODE_TYPES or "params" in source.unusable:
+                known += (edge.on,)  # nobody can say
+        if source is not None and edge.on not in known:
             self._remarks.error(
                 "edge.unknown_case",
-                f"{_named(edge)}: on must be success or error",
+                f"{_named(edge)}: on must be {', '.join(known[:-1])} or {known[-1]}",
                 (*place, "on"),
                 wrong=edge.on,
-                known=("success", "error"),
+                known=known,
             )
-        source, target = self._nodes.get(edge.source), self._nodes.get(edge.target)
         if edge.on == "error" and source is not None and source.node.on_error != "route":
             self._remarks.error(
                 "edge.never_taken",
@@ -312,27 +452,22 @@ class _Lint:
 
     # -- order
 
-    def _known_edges(self) -> list[tuple[int, Edge]]:
-        return [
-            (index, edge)
-            for index, edge in self._edges
-            if edge.source in self._nodes and edge.target in self._nodes
-        ]
-
     def _check_order(self) -> None:
-        edges = [(index, edge.source, edge.target) for index, edge in self._known_edges()]
-        for index, cycle in islice(_cycles(list(self._nodes), edges), MAX_FINDINGS):
-            self._remarks.error(
-                "edges.cycle",
-                f"edge {cycle[-1]} → {cycle[0]} leads back: {_around(cycle)}",
-                ("edges", index),
-                hint="a workflow runs each node once: take an edge of the cycle away",
-            )
-        triggers = [key for key, part in self._nodes.items() if _is_trigger(part.node)]
-        if not triggers or not self._is_whole:
+        for level in self._levels:
+            edges = [(index, edge.source, edge.target) for index, edge in level.known_edges]
+            for index, cycle in islice(_cycles(list(level.nodes), edges), MAX_FINDINGS):
+                self._remarks.error(
+                    "edges.cycle",
+                    f"edge {cycle[-1]} → {cycle[0]} leads back: {_around(cycle)}",
+                    level.edge_place(index),
+                    hint="a workflow runs each node once: take an edge of the cycle away",
+                )
+        top = self._top
+        triggers = [key for key, part in top.nodes.items() if _is_trigger(part.node)]
+        if not triggers or not top.is_whole:
             return
-        reached = _reached(triggers, edges)
-        for key, part in self._nodes.items():
+        reached = _reached(triggers, [(i, e.source, e.target) for i, e in top.known_edges])
+        for key, part in top.nodes.items():
             if key not in reached:
                 self._remarks.warn(
                     "node.unreachable",
@@ -344,42 +479,51 @@ class _Lint:
 
     def _parse_expressions(self) -> None:
         for part in self._parts:
-            node = part.node
-            if _is_trigger(node):
+            if _is_trigger(part.node):
                 self._check_dedupe(part)
                 continue
-            own = self._nodes.get(node.id)
-            at = node.id if own is part else None
-            texts: dict[str, Json] = {"params": node.params}
-            if node.idempotency_key is not None:
-                texts["idempotencyKey"] = node.idempotency_key
-            for key, value in texts.items():
-                for below, found in iter_expressions(value):
-                    if self._remarks.are_full:
-                        return
-                    self._take(found, (*part.place, key, *below), node.id, at, is_after=False)
-        for index, edge in self._edges:
+            for place, found, has_item in _expressions(part):
+                if self._remarks.are_full:
+                    return
+                at: str | None = part.node.id
+                if part.level.nodes.get(part.node.id) is not part:
+                    at = None
+                self._take(found, place, part.node.id, part.level, at, has_item=has_item)
+        for level in self._levels:
+            self._parse_level(level)
+
+    def _parse_level(self, level: _Level) -> None:
+        """The conditions of its edges and, of a body, what the loop collects when all of it has ended."""
+        for index, edge in level.edges:
             if self._remarks.are_full:
                 return
             if isinstance(edge.when, str):
-                at = edge.source if edge.source in self._nodes else None
-                found = _condition(edge.when)
-                self._take(found, ("edges", index, "when"), _named(edge), at, is_after=True)
+                at = edge.source if edge.source in level.nodes else None
+                found, place = _condition(edge.when), (*level.edge_place(index), "when")
+                self._take(found, place, _named(edge), level, at, is_after=True)
+        if level.loop is not None:
+            part = level.loop
+            for below, found in iter_expressions(part.node.params.get("collect")):
+                place = (*part.place, "params", "collect", *below)
+                self._take(found, place, part.node.id, level, None)
 
     def _take(
         self,
         found: Expression | ExpressionError,
         place: Place,
         owner: str,
+        level: _Level,
         node: str | None,
         *,
-        is_after: bool,
+        is_after: bool = False,
+        has_item: bool = False,
     ) -> None:
         if isinstance(found, ExpressionError):
             self._tell_expression(found, place)
             return
         for path, within in found.paths.items():
-            self._reads.append(_Read(owner, node, is_after, place, within, path))
+            read = _Read(owner, level, node, is_after, has_item, place, within, path)
+            self._reads.append(read)
 
     def _tell_expression(self, error: ExpressionError, place: Place) -> None:
         within = None if error.line is None or error.column is None else (error.line, error.column)
@@ -411,10 +555,14 @@ class _Lint:
                 )
 
     def _check_reads(self) -> None:
-        names = self._document.get("vars")
-        known_vars = names if isinstance(names, dict) else {}
-        before = _Before(self._nodes, self._known_edges(), [str(r.path[0]) for r in self._reads])
-        known = [*FIXED_ROOTS, *self._nodes]
+        known_vars = self._vars
+        asked: dict[_Level, list[str]] = {level: [] for level in self._levels}
+        for read in self._reads:
+            if (part := self._nodes.get(str(read.path[0]))) is not None:
+                asked[part.level].append(part.node.id)
+        before = {
+            level: _Before(level.nodes, level.known_edges, names) for level, names in asked.items()
+        }
         told: set[tuple[Place, str]] = set()  # once per text
         for read in self._reads:
             if self._remarks.are_full:
@@ -424,26 +572,65 @@ class _Lint:
                 self._tell_var(read, str(read.path[1]), known_vars)
             if root in FIXED_ROOTS or root in self._unread or (read.place, root) in told:
                 continue
-            if root not in self._nodes:
-                self._remarks.error(
-                    "expression.unknown_root",
-                    f"{read.owner} reads {shown(root)!r}, which is no node and no known name",
-                    read.place,
-                    within=read.within,
-                    wrong=root,
-                    known=known,
-                )
-            elif read.node is None or before.holds(root, read.node, or_is=read.is_after):
-                continue
-            else:
-                self._remarks.error(
-                    "expression.not_upstream",
-                    f"{read.owner} reads {root}, which does not come before it",
-                    read.place,
-                    within=read.within,
-                    hint=f"add an edge that leads from {root} to it",
-                )
-            told.add((read.place, root))
+            if not self._is_fine(read, root, before):
+                told.add((read.place, root))
+
+    def _is_fine(self, read: _Read, root: str, before: Mapping[_Level, _Before]) -> bool:
+        """Whether `root` is there when it is read; tells it if not."""
+        if root in ITEM_ROOTS:
+            if read.has_item or read.level.loop is not None:
+                return True
+            self._remarks.error(
+                "expression.no_item",
+                f"{read.owner} reads {root}, which is there only in a loop or for the items of a list",
+                read.place,
+                within=read.within,
+            )
+            return False
+        level, node, is_after = read.level, read.node, read.is_after
+        while root not in level.nodes and (loop := level.loop) is not None:
+            level, node, is_after = loop.level, loop.node.id, False
+        if root not in level.nodes:
+            self._tell_root(read, root)
+            return False
+        if node is None or before[level].holds(root, node, or_is=is_after):
+            return True
+        self._remarks.error(
+            "expression.not_upstream",
+            f"{read.owner} reads {root}, which does not come before it",
+            read.place,
+            within=read.within,
+            hint=f"add an edge that leads from {root} to {'it' if node == read.node else node}",
+        )
+        return False
+
+    def _tell_root(self, read: _Read, root: str) -> None:
+        elsewhere = self._nodes.get(root)
+        loop = None if elsewhere is None else elsewhere.level.loop
+        if loop is not None:
+            self._remarks.error(
+                "expression.inside_loop",
+                f"{read.owner} reads {root}, which stands in the loop {loop.node.id}",
+                read.place,
+                within=read.within,
+                hint=f"read what {loop.node.id} gives: a list, an element for each item",
+            )
+            return
+        self._remarks.error(
+            "expression.unknown_root",
+            f"{read.owner} reads {shown(root)!r}, which is no node and no known name",
+            read.place,
+            within=read.within,
+            wrong=root,
+            known=[*FIXED_ROOTS, *self._nodes],
+        )
+
+    # -- vars
+
+    @property
+    def _vars(self) -> Mapping[str, Json]:
+        names = self._document.get("vars")
+        return names if isinstance(names, dict) else {}
 
     def _tell_var(self, read: _Read, name: str, known: Mapping[str, Json]) -> None:
         self._remarks.error(
@@ -454,6 +641,54 @@ class _Lint:
             wrong=name,
             known=known,
         )
+
+    def _check_vars(self) -> None:
+        read = [r.path for r in self._reads if r.path[0] == "vars"]
+        if self._remarks.errors or any(len(path) == 1 for path in read):
+            return  # an expression that does not parse may read it; one that reads all of them does
+        used = {path[1] for path in read}
+        for name in self._vars:
+            if name not in used:
+                self._remarks.warn(
+                    "var.unused", f"nothing reads vars.{shown(name)}", ("vars", name)
+                )
+
+
+def _parted(raw: Json, place: Place) -> tuple[Json, dict[str, tuple[Place, Json]]]:
+    """A node without its body, and the lists of that, each with its place: beside its params or among them."""
+    if not isinstance(raw, dict):
+        return raw, {}
+    body = {key: ((*place, key), raw[key]) for key in BODY & raw.keys()}
+    bare = {key: value for key, value in raw.items() if key not in body}
+    params = raw.get("params")
+    if raw.get("type") == LOOP and isinstance(params, dict):
+        inside = BODY & params.keys()
+        body |= {key: ((*place, "params", key), params[key]) for key in inside}
+        bare["params"] = {key: value for key, value in params.items() if key not in inside}
+    return bare, body
+
+
+def _expressions(
+    part: _NodeAt,
+) -> Iterator[tuple[Place, Expression | ExpressionError, bool]]:
+    """Every expression of a node but those of its body: where it stands, and whether it is for each item."""
+    node, kind = part.node, NODE_TYPES.get(part.node.type)
+    for name, value in node.params.items():
+        param = kind.params.get(name) if kind else None
+        place: Place = (*part.place, "params", name)
+        if param is not None and param.is_raw:
+            for index, case in enumerate(value if isinstance(value, list) else []):
+                if isinstance(case, dict) and isinstance(when := case.get("when"), str):
+                    yield (*place, index, "when"), _condition(when), False
+        elif param is not None and param.is_expression:
+            if isinstance(value, str):
+                yield place, _condition(value), param.per_item
+        elif node.type != LOOP or name != "collect":
+            has_item = param is not None and param.per_item
+            yield from (((*place, *p), found, has_item) for p, found in iter_expressions(value))
+    if node.idempotency_key is not None:
+        for below, found in iter_expressions(node.idempotency_key):
+            yield (*part.place, "idempotencyKey", *below), found, False
 
 
 class _Before:

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"  # of workflows
 NODE_ID = r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"
+
+LOOP = "logic.foreach"
+BODY = frozenset({"nodes", "edges"})
 
 # What an expression reads besides node ids, or could not tell from an operator.
 RESERVED_IDS = frozenset(
@@ -46,6 +56,27 @@ class _Part(BaseModel):
     )
 
 
+def with_body(given: Any) -> Any:
+    """`given`, a node as written, with the body of a loop beside its params, wherever it stood."""
+    if not isinstance(given, dict) or given.get("type") != LOOP:
+        return given
+    params = given.get("params")
+    if not isinstance(params, dict) or not (BODY & params.keys()):
+        return given
+    body = {key: params[key] for key in BODY & params.keys()}
+    return {**given, "params": {k: v for k, v in params.items() if k not in BODY}, **body}
+
+
+def _when(value: object) -> object:
+    if value is None or isinstance(value, str | bool):
+        return value
+    raise ValueError("must be an expression, true or false")
+
+
+def _case(value: object) -> object:
+    return str(value).lower() if isinstance(value, bool | int) else value
+
+
 class Retry(_Part):
     """How often a node is tried, all in all, and the waits between, in milliseconds."""
 
@@ -54,8 +85,23 @@ class Retry(_Part):
     max_ms: Annotated[int, Field(ge=0, le=86_400_000)] = 30_000
 
 
+class Edge(_Part):
+    """Taken when its source ended as `on` says and `when`, if given, is true.
+
+    `on`: success, error, or a case of a branch or switch; YAML reads a branch's as true and false.
+    """
+
+    source: Annotated[str, Field(alias="from", min_length=1)]
+    target: Annotated[str, Field(alias="to", min_length=1)]
+    when: Annotated[str | bool | None, PlainValidator(_when)] = None
+    on: Annotated[str, BeforeValidator(_case), Field(min_length=1, max_length=200)] = "success"
+
+
 class Node(_Part):
-    """One node. `pinned`: test data that becomes the output instead of running it."""
+    """One node. `pinned`: test data that becomes the output instead of running it.
+
+    `nodes`, `edges`: the body of a loop; they may also stand among its params.
+    """
 
     id: Annotated[str, Field(pattern=NODE_ID)]
     type: Annotated[str, Field(min_length=1, max_length=200)]
@@ -69,29 +115,25 @@ class Node(_Part):
     idempotency_key: str | None = None
     disabled: bool = False
     pinned: Any = None
+    nodes: Annotated[tuple[Node, ...], Field(strict=False)] = ()
+    edges: Annotated[tuple[Edge, ...], Field(strict=False)] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_body(cls, given: Any) -> Any:
+        return with_body(given)
 
     @property
     def is_pinned(self) -> bool:
         return "pinned" in self.model_fields_set
 
 
-def _when(value: object) -> object:
-    if value is None or isinstance(value, str | bool):
-        return value
-    raise ValueError("must be an expression, true or false")
-
-
-class Edge(_Part):
-    """Taken when its source ended as `on` says and `when`, if given, is true."""
-
-    source: Annotated[str, Field(alias="from", min_length=1)]
-    target: Annotated[str, Field(alias="to", min_length=1)]
-    when: Annotated[str | bool | None, PlainValidator(_when)] = None
-    on: Annotated[str, Field(min_length=1)] = "success"
-
-
 class Workflow(_Part):
-    """A whole document. `concurrency`: executions of it that may run at once; None: no bound of its own."""
+    """A whole document.
+
+    `concurrency`: executions of it that may run at once; `timeout_ms`: from the first start to the end of one,
+    its waits included. None: no bound of its own.
+    """
 
     id: Annotated[str, Field(pattern=ID)]
     name: Annotated[str, Field(max_length=200)] | None = None
@@ -100,3 +142,4 @@ class Workflow(_Part):
     edges: Annotated[tuple[Edge, ...], Field(strict=False)] = ()
     vars: dict[str, Any] = {}
     concurrency: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    timeout_ms: Annotated[int, Field(ge=1, le=31_536_000_000)] | None = None

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-from stackd.core.clock import epoch, is_instant
 from stackd.core.json import Json
-from stackd.core.names import nearest
-from stackd.workflows.model import Node
+from stackd.workflows import checks
+from stackd.workflows.checks import METHODS, Check
+from stackd.workflows.model import LOOP, Node
 
-WEBHOOK_PATH = re.compile(r"[A-Za-z0-9_~.-]+(/[A-Za-z0-9_~.-]+)*")
-METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 LONGEST_TIMEOUT_MS = 86_400_000  # a day
 LONGEST_DELAY_DAYS = 366  # by each of its parameters; `until` may lie further off
+MOST_AT_ONCE = 100  # iterations of a loop
 
 
 class Effect(StrEnum):
@@ -31,13 +28,29 @@ class Effect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """One parameter. `check` answers what is wrong with a value, or None; `choices`: if these are all it takes."""
+    """One parameter.
 
-    check: Callable[[Json], str | None]
+    Attributes:
+        check: what is wrong with a value, or None.
+        is_static: read before any execution: may hold no expression.
+        is_raw: its expressions are its own matter: checked and handed on as written.
+        is_expression: one expression, in braces or not, which the node evaluates itself.
+        per_item: filled in for each item, with `item` and `index`, by the node itself.
+        choices: if these are all it takes.
+    """
+
+    check: Check
     required: bool = False
-    is_static: bool = False  # read before any execution: may hold no expression
-    is_raw: bool = False  # its expressions are its own matter: checked and handed on as written
+    is_static: bool = False
+    is_raw: bool = False
+    is_expression: bool = False
+    per_item: bool = False
     choices: tuple[str, ...] = ()
+
+    @property
+    def is_own(self) -> bool:
+        """Whether its expressions are read by the node, not filled in before it runs."""
+        return self.is_raw or self.is_expression or self.per_item
 
 
 Problem = tuple[str, str]  # (parameter, what is wrong)
@@ -45,12 +58,20 @@ Problem = tuple[str, str]  # (parameter, what is wrong)
 
 @dataclass(frozen=True, slots=True)
 class NodeType:
-    """One kind of node. `one_of`: groups of parameters that exclude each other."""
+    """One kind of node.
+
+    Attributes:
+        one_of: groups of parameters that exclude each other.
+        any_of: groups of parameters of which one must be there.
+        effect: what running it again would do; None: by its parameters, and as the node says.
+    """
 
     name: str
     params: Mapping[str, Param]
     is_trigger: bool = False
     one_of: tuple[tuple[str, ...], ...] = ()
+    any_of: tuple[tuple[str, ...], ...] = ()
+    effect: Effect | None = Effect.READ
 
     def problems(
         self, params: Mapping[str, Json], *, is_open: Callable[[Json], bool]
@@ -62,7 +83,7 @@ class NodeType:
                     yield name, "is missing"
                 continue
             value = params[name]
-            if not param.is_raw and is_open(value):
+            if not param.is_own and is_open(value):
                 if param.is_static:
                     yield name, "is read before an execution begins and may hold no expression"
                 continue
@@ -73,35 +94,9 @@ class NodeType:
             given = [name for name in group if name in params]
             for name in given[1:]:
                 yield name, f"cannot be given together with {given[0]}"
-
-
-def _text(value: Json) -> str | None:
-    return None if isinstance(value, str) else "must be text"
-
-
-def _any(_: Json) -> str | None:
-    return None
-
-
-def _map(value: Json) -> str | None:
-    return None if isinstance(value, dict) else "must be a map"
-
-
-def _boolean(value: Json) -> str | None:
-    return None if isinstance(value, bool) else "must be true or false"
-
-
-def _is_number(value: Json) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _number(low: float, high: float) -> Callable[[Json], str | None]:
-    def check(value: Json) -> str | None:
-        if _is_number(value) and low <= value <= high:
-            return None
-        return f"must be a number from {low:,.15g} to {high:,.15g}"
-
-    return check
+        for group in self.any_of:
+            if not any(name in params for name in group):
+                yield group[0], f"is missing; it takes one of {', '.join(group)}"
 
 
 def _one_of(*choices: str, is_static: bool = False) -> Param:
@@ -112,116 +107,20 @@ def _one_of(*choices: str, is_static: bool = False) -> Param:
     return Param(check, is_static=is_static, choices=choices)
 
 
-def _method(value: Json) -> str | None:
-    ok = isinstance(value, str) and value.upper() in METHODS
-    return None if ok else f"must be one of {', '.join(METHODS)}"
-
-
-def _methods(value: Json) -> str | None:
-    if isinstance(value, list) and value and all(_method(item) is None for item in value):
-        return None
-    return f"must be a list of {', '.join(METHODS)}"
-
-
-def _webhook_path(value: Json) -> str | None:
-    ok = (
-        isinstance(value, str)
-        and len(value) <= 200
-        and WEBHOOK_PATH.fullmatch(value)
-        and not {".", ".."} & set(value.split("/"))
-    )
-    return None if ok else "must be segments of letters, digits, _ ~ . and -, joined by /"
-
-
-def _url(value: Json) -> str | None:
-    if not isinstance(value, str):
-        return "must be text"
-    try:
-        parts = urlsplit(value)
-        host = parts.hostname
-    except ValueError:
-        return "is no URL"
-    if parts.scheme not in ("http", "https") or not host:
-        return "must be an http or https URL with a host"
-    return None
-
-
-def _headers(value: Json) -> str | None:
-    if not isinstance(value, dict):
-        return "must be a map"
-    for name, item in value.items():
-        if isinstance(item, dict | list) or item is None:
-            return f"{name!r} must be text or a number"
-    return None
-
-
-def _scalars(value: Json) -> str | None:
-    if not isinstance(value, dict):
-        return "must be a map"
-    for name, item in value.items():
-        for one in item if isinstance(item, list) else [item]:
-            if isinstance(one, dict | list):
-                return f"{name!r} must be a scalar or a list of scalars"
-    return None
-
-
-def _statuses(value: Json) -> str | None:
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, list) and all(
-        re.fullmatch(r"[1-5][0-9][0-9](-[1-5][0-9][0-9])?", str(item)) for item in value
-    ):
-        return None
-    return 'must be true, false, or a list of statuses and ranges such as "400-499"'
-
-
-def _dedupe(value: Json) -> str | None:
-    known = ("header", "expression", "windowMs")
-    if not isinstance(value, dict) or not value:
-        return "must be a map of header or expression, and windowMs"
-    for key in value:
-        if key not in known:
-            meant = nearest(key, known)
-            return f"has no {key[:80]!r}; " + (
-                f"did you mean {meant!r}?" if meant else f"it takes: {', '.join(known)}"
-            )
-    if "header" in value and "expression" in value:
-        return "takes header or expression, not both"
-    if any(
-        not isinstance(value[k], str) or not value[k]
-        for k in ("header", "expression")
-        if k in value
-    ):
-        return "header and expression must be text"
-    if "windowMs" in value and _number(1, 31 * 86_400_000)(value["windowMs"]) is not None:
-        return "windowMs must be a number of milliseconds, at most 31 days"
-    return None
-
-
-def _instant(value: Json) -> str | None:
-    if isinstance(value, str):
-        try:
-            epoch(value)
-        except ValueError as error:
-            return str(error)
-        return None
-    if _is_number(value) and is_instant(value):
-        return None
-    return "must be an RFC 3339 instant, or seconds since 1970 within the years 1 to 9999"
-
-
 def _delay(per_day: int) -> Param:
-    return Param(_number(0, LONGEST_DELAY_DAYS * per_day))
+    return Param(checks.number(0, LONGEST_DELAY_DAYS * per_day))
 
+
+_ITEMS: Final = Param(checks.items, required=True)
 
 _TYPES: Final = (
     NodeType(
         "trigger.webhook.inbound",
         {
-            "path": Param(_webhook_path, is_static=True),
-            "methods": Param(_methods, is_static=True),
+            "path": Param(checks.webhook_path, is_static=True),
+            "methods": Param(checks.methods, is_static=True),
             "respond": _one_of("accepted", "last", is_static=True),
-            "dedupe": Param(_dedupe, is_raw=True),
+            "dedupe": Param(checks.dedupe, is_raw=True),
         },
         is_trigger=True,
     ),
@@ -229,22 +128,99 @@ _TYPES: Final = (
     NodeType(
         "action.http.request",
         {
-            "url": Param(_url, required=True),
-            "method": Param(_method, choices=METHODS),
-            "query": Param(_scalars),
-            "headers": Param(_headers),
-            "json": Param(_any),
-            "form": Param(_scalars),
-            "multipart": Param(_map),
-            "body": Param(_any),
-            "timeoutMs": Param(_number(1, LONGEST_TIMEOUT_MS)),
-            "followRedirects": Param(_boolean),
+            "url": Param(checks.url, required=True),
+            "method": Param(checks.method, choices=METHODS),
+            "query": Param(checks.scalars),
+            "headers": Param(checks.headers),
+            "json": Param(checks.anything),
+            "form": Param(checks.scalars),
+            "multipart": Param(checks.mapping),
+            "body": Param(checks.anything),
+            "timeoutMs": Param(checks.number(1, LONGEST_TIMEOUT_MS)),
+            "followRedirects": Param(checks.boolean),
             "responseType": _one_of("auto", "json", "text", "blob"),
-            "allowStatus": Param(_statuses),
+            "allowStatus": Param(checks.statuses),
         },
         one_of=(("json", "form", "multipart", "body"),),
+        effect=None,
     ),
-    NodeType("transform.data.set", {"values": Param(_map, required=True)}),
+    NodeType(
+        "action.workflow.run",
+        {
+            "workflowId": Param(checks.text, required=True),
+            "input": Param(checks.anything),
+            "wait": Param(checks.boolean),
+        },
+        effect=Effect.IDEMPOTENT,  # begun in the transaction that says so: once, whatever happens
+    ),
+    NodeType("transform.data.set", {"values": Param(checks.mapping, required=True)}),
+    NodeType(
+        "transform.json.extract",
+        {
+            "value": Param(checks.anything, required=True),
+            "path": Param(checks.path),
+            "paths": Param(checks.paths),
+            "default": Param(checks.anything),
+        },
+        one_of=(("path", "paths"),),
+        any_of=(("path", "paths"),),
+    ),
+    NodeType("transform.text.format", {"template": Param(checks.scalar, required=True)}),
+    NodeType(
+        "transform.list.filter",
+        {
+            "items": _ITEMS,
+            "where": Param(checks.expression, required=True, is_expression=True, per_item=True),
+        },
+    ),
+    NodeType(
+        "transform.list.map",
+        {"items": _ITEMS, "to": Param(checks.anything, required=True, per_item=True)},
+    ),
+    NodeType(
+        "transform.list.sort",
+        {
+            "items": _ITEMS,
+            "by": Param(checks.expression, is_expression=True, per_item=True),
+            "order": _one_of("asc", "desc"),
+        },
+    ),
+    NodeType(
+        "transform.list.limit",
+        {
+            "items": _ITEMS,
+            "count": Param(checks.whole(0, 10**9), required=True),
+            "offset": Param(checks.whole(0, 10**9)),
+            "from": _one_of("start", "end"),
+        },
+    ),
+    NodeType(
+        "transform.list.group",
+        {
+            "items": _ITEMS,
+            "by": Param(checks.expression, required=True, is_expression=True, per_item=True),
+        },
+    ),
+    NodeType(
+        "logic.branch",
+        {"condition": Param(checks.expression, required=True, is_expression=True)},
+    ),
+    NodeType(
+        "logic.switch",
+        {
+            "value": Param(checks.anything),
+            "cases": Param(checks.cases, required=True, is_raw=True),
+        },
+    ),
+    NodeType("logic.merge", {"mode": _one_of("byNode", "list", "object", "first")}),
+    NodeType(
+        LOOP,
+        {
+            "items": _ITEMS,
+            "concurrency": Param(checks.whole(1, MOST_AT_ONCE)),
+            "collect": Param(checks.anything, per_item=True),
+        },
+    ),
     NodeType(
         "action.time.delay",
         {
@@ -252,7 +228,7 @@ _TYPES: Final = (
             "delaySeconds": _delay(86_400),
             "delayMinutes": _delay(1440),
             "delayHours": _delay(24),
-            "until": Param(_instant),
+            "until": Param(checks.instant),
         },
         one_of=tuple(
             ("until", unit) for unit in ("delayMs", "delaySeconds", "delayMinutes", "delayHours")
@@ -272,16 +248,29 @@ _BY_METHOD: Final = {
 
 
 def effect_of(node: Node) -> Effect:
-    """The effect class of a node: its own, else keyed if it names a key, else by its method.
+    """The effect class of a node: its type's; of a request its own, else keyed if it names a key, else by method.
 
     A method that is only known at run time counts as the worst one.
     """
+    kind = NODE_TYPES.get(node.type)
+    fixed = Effect.READ if kind is None else kind.effect
+    if fixed is not None:
+        return fixed
     if node.effect is not None:
         return Effect(node.effect)
-    if node.type != "action.http.request":
-        return Effect.READ
     method: Any = node.params.get("method", "GET")
     effect = _BY_METHOD.get(method.upper() if isinstance(method, str) else "", Effect.UNSAFE)
     if node.idempotency_key is not None and effect is Effect.UNSAFE:
         return Effect.KEYED
     return effect
+
+
+def cases_of(node: Node) -> tuple[str, ...]:
+    """What an edge from `node` may name as its case, besides success and error."""
+    if node.type == "logic.branch":
+        return ("true", "false")
+    given = node.params.get("cases")
+    if node.type != "logic.switch" or not isinstance(given, list):
+        return ()
+    names = [case.get("case") if isinstance(case, dict) else case for case in given]
+    return (*(checks.case_name(name) for name in names), "default")

@@ -64,19 +64,21 @@ DELETE FROM dedupe_keys WHERE (workflow_id, trigger_node, trigger_type, key) IN
 # Executions
 
 INSERT_EXECUTION = """
-INSERT INTO executions (id, workflow_id, version, status, trigger_type, trigger_node, input, created_at)
-VALUES (?, ?, ?, 'queued', ?, ?, ?, ?)"""
+INSERT INTO executions (id, workflow_id, version, status, trigger_type, trigger_node, input, created_at,
+                        parent, parent_key, depth)
+VALUES (?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?)"""
 
 # A large input is left where it is: whoever needs it reads it apart, and counts with its size.
 SMALL_INPUT = 64 * 1024  # bytes
 _COLUMNS = f"""
 seq, id, workflow_id, version, status, trigger_type, trigger_node,
 CASE WHEN length(input) <= {SMALL_INPUT} THEN input END, length(input), output, error,
-wakes, cancel_requested, created_at, started_at, finished_at"""
+wakes, cancel_requested, created_at, started_at, finished_at, parent, parent_key, depth"""
 _EXECUTION = f"SELECT {_COLUMNS} FROM executions "  # noqa: S608  # constants
 GET_EXECUTION = _EXECUTION + "WHERE id = ?"
 GET_EXECUTION_BY_SEQ = _EXECUTION + "WHERE seq = ?"
 GET_STATUS = "SELECT status FROM executions WHERE id = ?"
+IS_WAITING = "SELECT 1 FROM executions WHERE seq = ? AND status = 'waiting'"
 GET_INPUT = "SELECT input FROM executions WHERE seq = ?"
 WEIGH_INPUT = """
 SELECT n, n - length(CAST(replace(input, '{', '') AS BLOB)), n - length(CAST(replace(input, '[', '') AS BLOB)),
@@ -86,7 +88,14 @@ COUNT_TEXT = """
 SELECT 2 * length(input) + coalesce(length(output), 0)
        + (SELECT coalesce(sum(length(n.output)), 0) FROM node_runs n WHERE n.execution = e.seq)
 FROM executions e WHERE id = ?"""
-WEIGH_OUTPUTS = "SELECT coalesce(sum(length(output)), 0) FROM node_runs WHERE execution = ?"
+COUNT_OUTPUTS = "SELECT coalesce(sum(length(output)), 0) FROM node_runs WHERE execution = ?"
+ID_OF_EXECUTION = "SELECT id FROM executions WHERE seq = ?"
+CALLED = """
+SELECT id FROM executions WHERE parent = ? AND parent_key = ?
+AND status IN ('queued', 'running', 'waiting', 'uncertain')"""
+ALL_CALLED = """
+SELECT id FROM executions WHERE parent = ? AND parent_key IS NOT NULL
+AND status IN ('queued', 'running', 'waiting', 'uncertain')"""
 
 _SUMMARY = """
 SELECT seq, id, workflow_id, version, status, trigger_type, trigger_node, error,
@@ -140,7 +149,10 @@ SELECT w.id, w.concurrency FROM executions e JOIN workflows w ON w.id = e.workfl
 _NODE = """
 SELECT key, type, status, attempt, effect, idempotency_key, input_hash, started_at, finished_at,
        output, error, metadata FROM node_runs """
-NODE_RUNS = _NODE + "WHERE execution = ? ORDER BY started_at, key"
+NODE_RUNS = _NODE + "WHERE execution = ? ORDER BY started_at, key LIMIT ?"
+NODE_RUNS_OF = _NODE + "WHERE execution = ? AND key IN (SELECT value FROM json_each(?))"  # noqa: S608
+NODE_RUNS_AFTER = _NODE + "WHERE execution = ? AND key > ? ORDER BY key LIMIT ?"
+UNCERTAIN_NODE_RUNS = _NODE + "WHERE execution = ? AND status = 'uncertain'"
 NODE_RUNS_PER_PUT = 16
 
 
@@ -165,6 +177,9 @@ WHERE execution = ? AND key = ? AND status = ?"""
 FINISH_WAITING_NODE = """
 UPDATE node_runs SET status = 'completed', output = ?, finished_at = ?
 WHERE execution = ? AND key = ? AND status = 'waiting'"""
+FAIL_WAITING_NODE = """
+UPDATE node_runs SET status = 'failed', error = ?, finished_at = ?
+WHERE execution = ? AND key = ? AND status = 'waiting'"""
 REOPEN_WAITING_NODE = """
 UPDATE node_runs SET status = 'pending' WHERE execution = ? AND key = ? AND status = 'waiting'"""
 END_OPEN_NODES = """
@@ -172,6 +187,12 @@ UPDATE node_runs SET status = CASE WHEN status = 'running' AND effect = 'unsafe'
                                    WHEN status = 'uncertain' THEN 'uncertain' ELSE 'skipped' END,
                      finished_at = ?
 WHERE execution = ? AND status IN ('pending', 'running', 'waiting', 'uncertain')"""
+
+# Loops
+
+PUT_LOOP_ITEM = "INSERT OR REPLACE INTO loop_items VALUES (?, ?, ?, ?)"
+LOOP_ITEMS = "SELECT item, output FROM loop_items WHERE execution = ? AND key = ?"
+DROP_LOOP_ITEMS = "DELETE FROM loop_items WHERE execution = ? AND key = ?"
 
 # Timers
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
-from support.runs import LEASE, World
+from support.runs import LEASE, World, time_passes
 from support.watched import WatchedStore
 
 from stackd.core.errors import NodeError, StoreBusyError, StoreError, StoreFullError
@@ -17,7 +17,7 @@ from stackd.http.client import Request, Response
 from stackd.queue import verbs
 from stackd.queue.job import LIVE
 from stackd.runtime.events import NodeRetried, NodeSent, NodeStarted
-from stackd.runtime.run import FLUSH_AFTER, STORE_RETRY, Limits
+from stackd.runtime.tools import FLUSH_AFTER, STORE_RETRY, Limits
 from stackd.store.database import Database
 from stackd.testing import ScriptedHttp, ok
 from stackd.workflows.executions import ExecutionStatus, NodeStatus, TimerSet
@@ -70,13 +70,6 @@ async def crash_at(world: World, claimed: Any, moment: Callable[[], Awaitable[An
         await moment()
         tasks.cancel_scope.cancel()
     world.runtime = world.process()
-
-
-async def time_passes(world: World, step: float, *, until: Callable[[], bool]) -> None:
-    """Move time on by `step` and let everybody act, until it is so."""
-    while not until():
-        world.clock.advance(step)
-        await anyio.wait_all_tasks_blocked()
 
 
 @pytest.fixture

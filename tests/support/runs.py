@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -12,9 +12,10 @@ import anyio
 from stackd.core.budget import Budget
 from stackd.core.events import Event
 from stackd.core.json import dumps
+from stackd.queue.admission import Admission
 from stackd.queue.job import RetryPolicy
 from stackd.queue.processes import SILENT_LEASES, Watch
-from stackd.runtime.run import Limits, Tools
+from stackd.runtime.tools import Limits, Tools
 from stackd.runtime.versions import Versions
 from stackd.runtime.workflow_runtime import Claimed, WorkflowRuntime, claim, rescue
 from stackd.store.database import Database
@@ -50,6 +51,7 @@ class World:
         self.http = ScriptedHttp(*answers)
         self.blobs = MemoryBlobs()
         self.seen: list[Event] = []
+        self.max_jobs = 100_000
         self.memory = 256 * 1024 * 1024
         self.limits = limits or Limits(output=1024 * 1024, execution=16 * 1024 * 1024)
         self.runtime = self.process()
@@ -69,6 +71,7 @@ class World:
             clock=self.clock,
             events=self.store.events,
             limits=self.limits,
+            admission=Admission(self.max_jobs, self.store.reserve),
             job_retry=RetryPolicy(base=1.0, cap=60.0),
             send_within=(SILENT_LEASES - 1) * LEASE,
         )
@@ -162,3 +165,10 @@ class World:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.runtime.execute, claimed)
             yield
+
+
+async def time_passes(world: World, step: float, *, until: Callable[[], bool]) -> None:
+    """Move time on by `step` and let everybody act, until it is so."""
+    while not until():
+        world.clock.advance(step)
+        await anyio.wait_all_tasks_blocked()

@@ -13,6 +13,7 @@ from stackd.core.errors import StackdError
 from stackd.core.events import EventBus
 from stackd.store.connection import Tx
 from stackd.store.database import Database
+from stackd.store.reserve import Reserve
 from stackd.testing import FakeClock
 
 T = TypeVar("T")
@@ -66,6 +67,10 @@ class WatchedStore:
     @property
     def events(self) -> EventBus:
         return self._store.events
+
+    @property
+    def reserve(self) -> Reserve:
+        return self._store.reserve
 
     @property
     def failure(self) -> StackdError | None:

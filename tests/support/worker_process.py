@@ -17,9 +17,10 @@ from stackd.core.clock import Clock
 from stackd.core.errors import NodeError, StoreFullError
 from stackd.core.events import Event
 from stackd.http.client import Request, Response
+from stackd.queue.admission import Admission
 from stackd.queue.job import Job, RetryPolicy
 from stackd.queue.processes import SILENT_LEASES, Watch
-from stackd.runtime.run import Limits, Tools
+from stackd.runtime.tools import Limits, Tools
 from stackd.runtime.versions import Versions
 from stackd.runtime.workflow_runtime import Claimed, WorkflowRuntime
 from stackd.store.connection import Tx
@@ -192,6 +193,7 @@ class WorkerProcess:
             clock=clock,
             events=store.events,
             limits=Limits(10**6, 10**7),
+            admission=Admission(10**6, store.reserve),
             job_retry=RetryPolicy(1.0, 60.0),
             send_within=(SILENT_LEASES - 1) * LEASE,
             flush_after=3600.0,

@@ -31,6 +31,12 @@ def http(params: str = "", extra: str = "") -> str:
     return HTTP % (params and f", {params}", extra and f", {extra}")
 
 
+def over(*nodes: str, edges: str = "") -> str:
+    """A loop `l` with that body."""
+    body = f"nodes: [{', '.join(nodes)}], edges: [{edges}]"
+    return f"{{id: l, type: logic.foreach, params: {{items: []}}, {body}}}"
+
+
 # (document, every error it has: code, where it stands, and a part of its hint)
 MISTAKES: dict[str, tuple[str, list[tuple[str, str, str | None]]]] = {
     # -- keys
@@ -132,7 +138,7 @@ MISTAKES: dict[str, tuple[str, list[tuple[str, str, str | None]]]] = {
     "an unknown type": (flow("{id: a, type: action.htp.request}"), [("node.unknown_type", "type: action.htp", "'action.http.request'")]),
     "a type of another kind": (flow("{id: a, type: send.email}"), [("node.unknown_type", "type: send", None)]),
     "an unknown trigger": ("id: x\nnodes:\n  - {id: h, type: trigger.webhok.inbound}\n", [("node.unknown_type", "type", "'trigger.webhook.inbound'")]),
-    "a type of the plan": (flow("{id: a, type: logic.branch}"), [("node.type_not_available", "type: logic", None)]),
+    "a type of the plan": (flow("{id: a, type: action.wait.webhook}"), [("node.type_not_available", "type: action", None)]),
     "a disabled trigger": (
         "id: x\nnodes:\n  - {id: start, type: trigger.time.manual, disabled: true}\n",
         [("node.trigger_policy", "{id: start", None)],
@@ -210,6 +216,106 @@ MISTAKES: dict[str, tuple[str, list[tuple[str, str, str | None]]]] = {
     "dedupe that reads a node": (
         flow("{id: hook, type: trigger.webhook.inbound, params: {dedupe: {expression: 'hok.body.id'}}}"),
         [("expression.unknown_root", "hok.body", "'hook'")],
+    ),
+    # -- cases
+    "a case that is none": (
+        flow("{id: w, type: logic.switch, params: {value: 1, cases: [small, big]}}", SET("a"),
+             edges="{from: start, to: w}, {from: w, to: a, on: smal}"),
+        [("edge.unknown_case", "on: smal", "'small'")],
+    ),
+    "a case of a branch": (
+        flow("{id: w, type: logic.branch, params: {condition: start}}", SET("a"),
+             edges="{from: start, to: w}, {from: w, to: a, on: yes}"),
+        [("edge.unknown_case", "on: yes", None)],
+    ),
+    "cases without a value": (
+        flow("{id: w, type: logic.switch, params: {cases: [a]}}"), [("params.invalid", "params", None)],
+    ),
+    "a case twice": (
+        flow("{id: w, type: logic.switch, params: {value: 1, cases: [1, '1']}}"), [("params.invalid", "cases", None)],
+    ),
+    "a case that means something else": (
+        flow("{id: w, type: logic.switch, params: {value: 1, cases: [error]}}"), [("params.invalid", "cases", None)],
+    ),
+    "a case with half a condition": (
+        flow("{id: w, type: logic.switch, params: {cases: [{case: a, when: 'start >'}]}}"),
+        [("expression.invalid", "'start >¦'", None)],
+    ),
+    "no path": (
+        flow("{id: w, type: transform.json.extract, params: {value: 1, path: 'a..b'}}"), [("params.invalid", "path", None)],
+    ),
+    "neither path nor paths": (
+        flow("{id: w, type: transform.json.extract, params: {value: 1}}"), [("params.invalid", "params", None)],
+    ),
+    "a mode that is none": (
+        flow("{id: w, type: logic.merge, params: {mode: lst}}"), [("params.invalid", "mode", "'list'")],
+    ),
+    # -- loops
+    "a loop without nodes": (
+        flow("{id: l, type: logic.foreach, params: {items: []}}"), [("loop.no_body", "{id: l", None)],
+    ),
+    "a body that is none": (
+        flow("{id: l, type: logic.foreach, params: {items: []}, nodes: 5}"),
+        [("document.bad_value", "nodes: 5", None), ("loop.no_body", "{id: l", None)],
+    ),
+    "nodes in what is no loop": (
+        flow("{id: l, type: transform.data.set, params: {values: {}}, nodes: []}"), [("node.no_body", "nodes: []", None)],
+    ),
+    "a mistake in a body": (
+        flow("{id: l, type: logic.foreach, params: {items: []}, nodes: [{id: a, tpe: x, type: transform.data.sett}]}"),
+        [("document.unknown_key", "tpe", "'type'"), ("node.unknown_type", "type: transform.data.sett", "'transform.data.set'")],
+    ),
+    "a mistake in a body among the params": (
+        flow("{id: l, type: logic.foreach, params: {items: [], nodes: [{id: a, type: transform.data.sett}]}}"),
+        [("node.unknown_type", "type: transform.data.sett", "'transform.data.set'")],
+    ),
+    "an id of a body twice": (
+        flow(SET("a"), "{id: l, type: logic.foreach, params: {items: []}, nodes: [{id:  a, type: logic.merge}]}"),
+        [("node.duplicate_id", "id:  a", None)],
+    ),
+    "a trigger in a loop": (
+        flow("{id: l, type: logic.foreach, params: {items: []}, nodes: [{id: a, type:  trigger.time.manual}]}"),
+        [("node.trigger_in_loop", "type:  trigger", None)],
+    ),
+    "an edge out of a loop": (
+        flow(SET("b"), "{id: l, type: logic.foreach, params: {items: []}, nodes: [{id: a, type: logic.merge}], "
+             "edges: [{from: a, to: b}]}"),
+        [("edge.crosses_loop", "to: b", "the loop itself")],
+    ),
+    "an edge into a loop": (
+        flow("{id: l, type: logic.foreach, params: {items: []}, nodes: [{id: a, type: logic.merge}]}",
+             edges="{from: start, to: a}"),
+        [("edge.crosses_loop", "to: a", "the loop itself")],
+    ),
+    "a cycle in a loop": (
+        flow("{id: l, type: logic.foreach, params: {items: []}, nodes: [{id: a, type: logic.merge}, {id: b, type: logic.merge}], "
+             "edges: [{from: a, to: b}, {from: b, to: a}]}"),
+        [("edges.cycle", "{from: b", None)],
+    ),
+    "an item where there is none": (flow(SET("a", v="'{{ item }}'")), [("expression.no_item", "item", None)]),
+    "a read into a loop": (
+        flow("{id: l, type: logic.foreach, params: {items: []}, nodes: [{id: inner, type: logic.merge}]}",
+             SET("a", v="'{{ ¦inner }}'".replace("¦", "")), edges="{from: start, to: l}, {from: l, to: a}"),
+        [("expression.inside_loop", "{{ ¦inner", "what l gives")],
+    ),
+    "a body that reads what does not come before its loop": (
+        flow(over(SET("a", v="'{{ late }}'")), SET("late"),
+             edges="{from: start, to: l}, {from: l, to: late}"),
+        [("expression.not_upstream", "{{ ¦late", "to l")],
+    ),
+    "a body that reads itself backwards": (
+        flow(over(SET("a", v="'{{ b }}'"), SET("b"), edges="{from: a, to: b}")),
+        [("expression.not_upstream", "{{ ¦b }}", "to it")],
+    ),
+    "loops too deep": (
+        flow("{id: l0, type: logic.foreach, params: {items: []}, nodes: [{id: l1, type: logic.foreach, params: {items: []}, "
+             "nodes: [{id: l2, type: logic.foreach, params: {items: []}, nodes: [{id: l3, type: logic.foreach, params: {items: []}, "
+             "nodes: [{id: l4, type: logic.foreach, params: {items: []}, nodes: [{id: x5, type: logic.merge}]}]}]}]}]}"),
+        [("loop.too_deep", "{id: l4", None)],
+    ),
+    "too many at once": (
+        flow("{id: l, type: logic.foreach, params: {items: [], concurrency: 101}, nodes: [{id: a, type: logic.merge}]}"),
+        [("params.invalid", "concurrency", None)],
     ),
     # -- a mistake hides no other
     "mistakes beside a mistake": (
@@ -313,10 +419,45 @@ def test_a_mistake_inside_a_text_of_many_lines_is_told_where_it_stands(text):
         (http(extra="retry: {maxAttempts: 2, initialMs: 9, maxMs: 8}"), "node.retry_capped"),
         ("{id: a, type: transform.data.set, params: {values: {}}}", "node.unreachable"),
         ("{id: a, type: action.http.request, idempotencyKey: k, params: {url: 'http://a'}}", "node.key_unused"),
+        (http("method: POST"), "node.unsafe"),
+        (http("method: '{{ trigger.type }}'"), "node.unsafe"),
+        (http("method: POST", "retry: {maxAttempts: 2}"), "node.retry_unsafe"),
+        (http("method: POST", "effect: unsafe, retry: {maxAttempts: 2}"), "node.retry_unsafe"),
     ],
 )  # fmt: skip
 def test_what_is_odd_but_usable_is_a_warning(node, code):
     assert code in [w.code for w in read(flow(node)).warnings]
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        http("method: POST", "effect: keyed"),
+        http("method: POST", "effect: unsafe"),
+        http("method: POST", "idempotencyKey: k"),
+        http("method: POST", "disabled: true"),
+        http("method: PUT", "retry: {maxAttempts: 2}"),
+        "{id: a, type: logic.foreach, params: {items: []}, nodes: [{id: b, type: logic.merge}]}",
+    ],
+)
+def test_what_is_in_order_is_not_warned_of(node):
+    assert read(flow(node, edges="{from: start, to: a}")).warnings == ()
+
+
+def test_a_var_that_nothing_reads_is_a_warning():
+    used = SET("a", v="'{{ vars.read }}'")
+
+    warnings = read(
+        flow(used, edges="{from: start, to: a}", top="vars: {read: 1, idle: 2}\n")
+    ).warnings
+
+    assert [(w.code, w.message) for w in warnings] == [("var.unused", "nothing reads vars.idle")]
+
+
+def test_who_reads_all_vars_reads_each():
+    used = SET("a", v="'{{ vars }}'")
+
+    assert not read(flow(used, edges="{from: start, to: a}", top="vars: {any: 1}\n")).warnings
 
 
 def test_what_somebody_wrote_is_cut_short_in_a_message():
@@ -407,7 +548,22 @@ def unusable_nodes(size: int) -> bytes:
     return document([{"idd": 1} for _ in range(size)], [])
 
 
+def loops(size: int) -> bytes:
+    """A quarter as many loops, each with a body that reads what came before it."""
+    parts = [
+        {
+            "id": f"l{i}",
+            "type": "logic.foreach",
+            "params": {"items": []},
+            "nodes": [node(i, "{{ n }}")],
+        }
+        for i in range(size // 4)
+    ]
+    return document(parts, [("n", f"l{i}") for i in range(size // 4)])
+
+
 WORST = [
+    loops,
     chain, chain_from_the_end, layers, ring, unknown_names, unknown_ends, unknown_vars, unknown_filters,
     one_id, unusable_nodes,
 ]  # fmt: skip

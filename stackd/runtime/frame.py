@@ -1,0 +1,193 @@
+"""Where a walk through a graph stands: the execution's own, or one iteration of a loop in it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from stackd.core.json import Json
+from stackd.workflows.executions import NodeRow
+from stackd.workflows.graph import Graph, GraphEdge, GraphNode
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far the in-edges of a node are decided. `taken`: the nodes that those come from which are taken."""
+
+    open_edges: int
+    taken: tuple[str, ...] = ()
+
+
+class Frame:
+    """One walk. A node is ready once every edge into it is decided and one is taken; with none taken it is skipped.
+
+    Attributes:
+        prefix: begins the keys of its node runs; `loop[3].` in an iteration.
+        members: the nodes it may reach.
+        roots: what expressions see here; a node that has ended is among them.
+        open: members that have not ended.
+        led_on: nodes with a taken out-edge.
+    """
+
+    __slots__ = (
+        "graph",
+        "index",
+        "led_on",
+        "loop",
+        "members",
+        "open",
+        "prefix",
+        "progress",
+        "roots",
+    )
+
+    def __init__(
+        self,
+        graph: Graph,
+        members: frozenset[str],
+        roots: dict[str, Json],
+        *,
+        prefix: str = "",
+        loop: Loop | None = None,
+        index: int = 0,
+    ) -> None:
+        self.graph = graph
+        self.members = members
+        self.roots = roots
+        self.prefix = prefix
+        self.loop = loop
+        self.index = index
+        self.open = len(members)
+        self.led_on: set[str] = set()
+        self.progress = {
+            key: _Progress(sum(edge.source in members for edge in graph.nodes[key].in_edges))
+            for key in members
+        }
+
+    def key(self, node: GraphNode) -> str:
+        """The key of the node run of `node` here."""
+        return self.prefix + node.id
+
+    @property
+    def keys(self) -> list[str]:
+        return [self.prefix + key for key in self.members]
+
+    @property
+    def loops(self) -> Iterator[Loop]:
+        """The loops it stands in, from the inside out."""
+        loop = self.loop
+        while loop is not None:
+            yield loop
+            loop = loop.frame.loop
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether nothing more may begin here: a loop around it has failed."""
+        return any(loop.failure is not None for loop in self.loops)
+
+    def inputs(self, node: GraphNode) -> dict[str, Json]:
+        """What the nodes gave from which taken edges lead to `node`, in the order of its edges."""
+        taken = self.progress[node.id].taken
+        return {
+            edge.source: self.roots.get(edge.source)
+            for edge in node.in_edges
+            if edge.source in taken
+        }
+
+    def end(
+        self, node: GraphNode, taken: Sequence[bool]
+    ) -> tuple[list[GraphNode], list[GraphNode]]:
+        """Note that `node` has ended; the nodes that are ready now, and those that are skipped.
+
+        Args:
+            taken: whether each of its out-edges is.
+        """
+        self.open -= 1
+        ready: list[GraphNode] = []
+        skipped: list[GraphNode] = []
+        for edge, is_taken in zip(node.out_edges, taken, strict=True):
+            if is_taken:
+                self.led_on.add(node.id)
+                self.progress[edge.target].taken += (node.id,)
+            self._decide(edge, ready, skipped)
+        return ready, skipped
+
+    def _decide(self, edge: GraphEdge, ready: list[GraphNode], skipped: list[GraphNode]) -> None:
+        """A node that no edge into it is taken to is skipped, with all that hangs on it alone."""
+        decided = [edge]
+        while decided:
+            target = self.graph.nodes[decided.pop().target]
+            progress = self.progress[target.id]
+            progress.open_edges -= 1
+            if progress.open_edges:
+                continue
+            if progress.taken:
+                ready.append(target)
+                continue
+            self.open -= 1
+            skipped.append(target)
+            decided += reversed(target.out_edges)
+
+
+@dataclass(slots=True, eq=False)
+class Loop:
+    """A loop that runs: its iterations begin in order, at most `at_once` of them at a time.
+
+    Attributes:
+        frame: the walk it is a node of.
+        row: its node run.
+        collects: whether it gives a list of what its iterations gave.
+        done: what each finished iteration gave, as JSON text.
+        in_flight: tasks that run in its iterations.
+        failure: what ends it: (code, message). Then no iteration begins, and none goes on.
+    """
+
+    frame: Frame
+    node: GraphNode
+    row: NodeRow
+    items: list[Json]
+    at_once: int
+    collects: bool
+    done: dict[int, bytes | None] = field(default_factory=dict)
+    begun: int = 0
+    in_flight: int = 0
+    output_bytes: int = 2
+    failure: tuple[str, str] | None = None
+    is_closed: bool = False
+
+    @property
+    def key(self) -> str:
+        return self.row.key
+
+    def begin_next(self) -> Frame | None:
+        """The frame of the next iteration that is not done; None if all have begun."""
+        while self.begun in self.done:
+            self.begun += 1
+        if self.begun >= len(self.items):
+            return None
+        index, body = self.begun, self.node.body
+        assert body is not None  # noqa: S101  # of a loop
+        self.begun += 1
+        return Frame(
+            body,
+            frozenset(body.nodes),
+            {**self.frame.roots, "item": self.items[index], "index": index},
+            prefix=f"{self.key}[{index}].",
+            loop=self,
+            index=index,
+        )
+
+    def finish(self, index: int, output: bytes | None) -> None:
+        self.done[index] = output
+        self.output_bytes += len(output or b"") + 1
+
+    @property
+    def is_over(self) -> bool:
+        return len(self.done) == len(self.items)
+
+    def output(self) -> bytes:
+        """What it gives once it is over: a list in the order of its items; without `collects` their number."""
+        if not self.collects:
+            return b'{"count":%d}' % len(self.items)
+        texts = [self.done[index] or b"null" for index in range(len(self.items))]
+        return b"[" + b",".join(texts) + b"]"

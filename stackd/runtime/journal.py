@@ -1,0 +1,197 @@
+"""The node runs of one claimed execution: what is known of them, and what of that is not on disk yet.
+
+What is recorded is on disk after the next write, which carries all of it in one transaction. Every write is
+fenced: once a newer claim owns the job, the first one says so and nothing more is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import anyio
+import structlog
+
+from stackd.core.errors import LeaseLostError, StoreBusyError, StoreFullError
+from stackd.queue import verbs
+from stackd.queue.job import Job
+from stackd.runtime.events import NodeFinished
+from stackd.runtime.tools import STORE_RETRY, Tools
+from stackd.store.connection import Tx
+from stackd.workflows import executions
+from stackd.workflows.executions import ExecutionRow, NodeRow, NodeStatus
+
+T = TypeVar("T")
+
+# Node runs and bytes that wait to be written: more hold up the writer, and others with it.
+MANY_ROWS = 500
+MANY_BYTES = 1024 * 1024
+
+ENDED = frozenset(
+    {NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.SKIPPED, NodeStatus.UNCERTAIN}
+)
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Pending:
+    """What was recorded since the last write. `since`: the first of it, by the monotonic clock."""
+
+    rows: dict[str, NodeRow] = field(default_factory=dict)
+    timers: list[tuple[str, float, bytes | None]] = field(default_factory=list)
+    items: list[tuple[str, int, bytes | None]] = field(default_factory=list)
+    ended_loops: list[str] = field(default_factory=list)
+    given_up: list[str] = field(default_factory=list)
+    since: float | None = None
+    size: int = 0
+
+    def is_empty(self) -> bool:
+        return not (self.rows or self.timers or self.items or self.ended_loops or self.given_up)
+
+    def followed_by(self, later: _Pending) -> _Pending:
+        return _Pending(
+            self.rows | later.rows,
+            self.timers + later.timers,
+            self.items + later.items,
+            self.ended_loops + later.ended_loops,
+            self.given_up + later.given_up,
+            self.since,
+            self.size + later.size,
+        )
+
+
+class Journal:
+    """The journal of one claim. `told`: called when something waits to be written where nothing did."""
+
+    def __init__(
+        self, tools: Tools, job: Job, row: ExecutionRow, *, told: Callable[[], None]
+    ) -> None:
+        self._tools = tools
+        self._job = job
+        self._row = row
+        self._told = told
+        self._pending = _Pending()
+        self._writing: anyio.Lock | None = None
+        self.rows: dict[str, NodeRow] = {}  # those of finished iterations are forgotten
+
+    def record(self, row: NodeRow) -> None:
+        self.rows[row.key] = row
+        self._pending.rows[row.key] = row
+        self._pending.size += len(row.output or b"")
+        if self._pending.since is None:
+            self._pending.since = self._tools.clock.monotonic()
+            self._told()
+
+    def set_timer(self, key: str, due_at: float, output: bytes | None) -> None:
+        """Let the waiting node run `key` end with `output` at `due_at`; None offers it again instead."""
+        self._pending.timers.append((key, due_at, output))
+
+    def finish_item(self, loop: str, index: int, output: bytes | None, keys: Iterable[str]) -> None:
+        """An iteration has ended: its node runs `keys` are needed no more."""
+        self._pending.items.append((loop, index, output))
+        self._pending.size += len(output or b"")
+        for key in keys:
+            self.rows.pop(key, None)
+
+    def end_loop(self, loop: str) -> None:
+        """The loop has ended: what its iterations gave is in its own output."""
+        self._pending.ended_loops.append(loop)
+
+    def give_up_call(self, key: str) -> None:
+        """Nobody waits any more for the execution that the node run `key` started: it is cancelled."""
+        self._pending.given_up.append(key)
+
+    def is_unwritten(self, key: str) -> bool:
+        return key in self._pending.rows
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether what waits to be written is so much that more should not wait with it."""
+        return len(self._pending.rows) >= MANY_ROWS or self._pending.size >= MANY_BYTES
+
+    @property
+    def flush_at(self) -> float | None:
+        """When it should be written, by the monotonic clock; None: nothing waits for it."""
+        since = self._pending.since
+        return None if since is None else since + self._tools.flush_after
+
+    @property
+    def writing(self) -> anyio.Lock:
+        """Held during a flush."""
+        if self._writing is None:
+            self._writing = anyio.Lock()
+        return self._writing
+
+    async def flush(self) -> None:
+        """Commit everything recorded so far. One flush at a time: branches may wait for each other's."""
+        async with self.writing:
+            if not self._pending.is_empty():  # else another branch has just committed it
+                await self.write(self.check_claim)
+
+    def check_claim(self, tx: Tx) -> None:
+        """Raises LeaseLostError if a newer claim owns the execution."""
+        if not verbs.holds(tx, self._job):
+            raise self.lease_lost()
+
+    def lease_lost(self) -> LeaseLostError:
+        return LeaseLostError(f"job {self._job.id} belongs to a newer claim")
+
+    async def write(self, change: Callable[[Tx], T]) -> T:
+        """Commit what is recorded together with `change`, which must refuse a lost claim.
+
+        Waits while the store is full or locked; cut off there, what was recorded stays recorded.
+        """
+        pending, self._pending = self._pending, _Pending()
+
+        def write(tx: Tx) -> T:
+            self._put(tx, pending)
+            return change(tx)
+
+        try:
+            return await self._written(write, pending.size)
+        except BaseException:
+            self._pending = pending.followed_by(self._pending)
+            raise
+
+    def _put(self, tx: Tx, pending: _Pending) -> None:
+        seq = self._row.seq
+        rows = list(pending.rows.values())
+        executions.put_nodes(tx, seq, rows)
+        for row in rows:
+            if row.status in ENDED:
+                tx.emit(self.finished(row))
+        for key, due_at, output in pending.timers:
+            executions.add_timer(tx, seq, key, due_at=due_at, output=output)
+        if pending.items:
+            executions.put_loop_items(tx, seq, pending.items)
+        for key in pending.ended_loops:
+            executions.drop_loop_items(tx, seq, key)
+        for key in pending.given_up:
+            executions.cancel_called(tx, seq, key, now=self._tools.clock.time())
+
+    async def _written(self, change: Callable[[Tx], T], size_bytes: int) -> T:
+        while True:
+            try:
+                with anyio.CancelScope(shield=True):
+                    return await self._tools.store.write(change, size_bytes=size_bytes)
+            except (StoreBusyError, StoreFullError) as error:
+                _log.warning("waiting for the store", reason=error.message)
+            await self._tools.clock.sleep(STORE_RETRY)
+
+    def finished(self, row: NodeRow) -> NodeFinished:
+        seconds = (
+            None
+            if row.started_at is None or row.finished_at is None
+            else row.finished_at - row.started_at
+        )
+        return NodeFinished(
+            execution_id=self._row.id,
+            workflow_id=self._row.workflow_id,
+            job_id=self._job.id,
+            key=row.key,
+            type=row.type,
+            status=row.status.value,
+            seconds=seconds,
+        )

@@ -1,0 +1,42 @@
+"""What every run of a process shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stackd.core.clock import Clock
+from stackd.core.events import EventBus
+from stackd.queue.admission import Admission
+from stackd.queue.job import RetryPolicy
+from stackd.runtime.context import Blobs, Http
+from stackd.store.database import Database
+
+FLUSH_AFTER = 0.2  # seconds a pure result may stay in memory only
+STORE_RETRY = 0.5  # seconds between tries while the store is full or locked
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bytes."""
+
+    output: int
+    execution: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """The store, the outside world, time, and what bounds a run.
+
+    `admission`: of executions that nobody waits for.
+    """
+
+    store: Database
+    http: Http
+    blobs: Blobs
+    clock: Clock
+    events: EventBus
+    limits: Limits
+    admission: Admission
+    job_retry: RetryPolicy
+    send_within: float  # seconds after its intent was written; later, another may own the execution
+    flush_after: float = FLUSH_AFTER
