@@ -63,6 +63,7 @@ from stackd.web.bodies import Bodies
 from stackd.web.connections import FILES_KEPT_FREE, Connections
 from stackd.web.context import Context
 from stackd.web.event_log import log_events
+from stackd.web.event_stream import EventStream
 from stackd.web.metrics import Metrics
 from stackd.web.waiting import Waiting
 
@@ -324,6 +325,7 @@ class _Daemon:
             identity=self._identity,
             supervisor=self._supervisor,
             waiting=Waiting(store, self._clock, self._events),
+            stream=EventStream(self._events, self._clock),
             metrics=Metrics(self._events),
             token=self._token,
         )

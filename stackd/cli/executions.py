@@ -18,10 +18,13 @@ from stackd.cli.context import (
     seconds,
     short_error,
 )
+from stackd.cli.tail import tail
 from stackd.client.models import ExecutionList, ExecutionView, MovedExecution
 from stackd.core.errors import InputError
 
 app = typer.Typer(no_args_is_help=True)
+
+app.command()(tail)
 
 IdArgument = Annotated[str, typer.Argument(help="The execution's id.")]
 BAR_WIDTH = 24

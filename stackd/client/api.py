@@ -9,7 +9,7 @@ import contextlib
 import http.client
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,15 @@ class Answer:
 
     status: int
     body: Any
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEvent:
+    """One event of a stream."""
+
+    id: str | None
+    name: str
+    data: Any
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -125,15 +134,8 @@ class Api:
             NoAnswerError: it was asked and gave no whole answer.
             ApiError: it answered with a problem, or as no daemon of ours does.
         """
-        wanted = {k: v for k, v in (query or {}).items() if v is not None}
-        target = quote(
-            path, errors="surrogateescape"
-        )  # as a shell hands on bytes that are no UTF-8
-        if wanted:
-            target += f"?{urlencode(wanted, errors='surrogateescape')}"
-        sent = {"Accept": "application/json", **(headers or {})}
-        if self._token is not None:
-            sent["Authorization"] = f"Bearer {self._token}"
+        target = self._target(path, query)
+        sent = self._signed({"Accept": "application/json", **(headers or {})})
         content = body if isinstance(body, bytes) or body is None else dumps(body)
         with contextlib.closing(self._connection()) as connection:
             self._connect(connection, timeout)
@@ -146,6 +148,42 @@ class Api:
             except (OSError, http.client.HTTPException) as error:
                 raise self._no_answer(method, error, timeout) from error
         return self._answer(response, raw, allow)
+
+    def events(
+        self, path: str, *, timeout: float = TIMEOUT, last_id: str | None = None, **query: Any
+    ) -> Iterator[ServerEvent]:
+        """Server-sent events of `path` as they come, until the daemon ends the stream.
+
+        Raises:
+            UnreachableError, ApiError: as `request`.
+            NoAnswerError: the connection broke, or brought nothing for `timeout` seconds.
+        """
+        sent = {"Accept": "text/event-stream"}
+        if last_id is not None:
+            sent["Last-Event-ID"] = last_id
+        with contextlib.closing(self._connection()) as connection:
+            self._connect(connection, timeout)
+            try:
+                connection.request("GET", self._target(path, query), headers=self._signed(sent))
+                response = connection.getresponse()
+                if "text/event-stream" not in (response.getheader("Content-Type") or ""):
+                    self._answer(response, response.read(), frozenset())
+                    raise self._foreign(response.status)
+                yield from _server_events(response)
+            except (OSError, http.client.HTTPException) as error:
+                raise self._no_answer("GET", error, timeout) from error
+
+    def _target(self, path: str, query: Mapping[str, Any] | None) -> str:
+        wanted = {k: v for k, v in (query or {}).items() if v is not None}
+        target = quote(
+            path, errors="surrogateescape"
+        )  # as a shell hands on bytes that are no UTF-8
+        return f"{target}?{urlencode(wanted, errors='surrogateescape')}" if wanted else target
+
+    def _signed(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """`headers` with the token, if there is one."""
+        own = {} if self._token is None else {"Authorization": f"Bearer {self._token}"}
+        return {**headers, **own}
 
     def _connection(self) -> http.client.HTTPConnection:
         if self._url is None:
@@ -205,6 +243,21 @@ class Api:
             http_status=status,
             hint="set STACKD_URL to http://HOST:PORT of one",
         )
+
+
+def _server_events(lines: Iterable[bytes]) -> Iterator[ServerEvent]:
+    """The events in the lines of a stream (WHATWG HTML, 9.2.6), as far as a daemon of ours sends them."""
+    found: dict[str, str] = {}
+    for line in lines:
+        name, mark, value = line.decode(errors="replace").rstrip("\r\n").partition(":")
+        if name and mark:
+            found[name] = value.removeprefix(" ")
+        elif not name and not mark and "data" in found:
+            data: Any = None
+            with contextlib.suppress(ValueError, RecursionError):
+                data = loads(found["data"].encode())
+            yield ServerEvent(found.get("id"), found.get("event", "message"), data)
+            found = {}
 
 
 def _usable_url(url: str) -> SplitResult:

@@ -11,6 +11,7 @@ from stackd.core.errors import StackdError
 from stackd.web import auth, executions, problem, workflows
 from stackd.web.connections import connection_of
 from stackd.web.context import CONTEXT, Context, of
+from stackd.web.event_stream import stream_events
 from stackd.web.health import Health
 from stackd.web.webhooks import Webhooks
 
@@ -28,8 +29,14 @@ def make_app(context: Context) -> web.Application:
     workflows.add_to(app)
     executions.add_to(app)
 
+    async def events(request: web.Request) -> web.StreamResponse:
+        return await stream_events(request, context.stream)
+
+    app.router.add_get("/api/events", events)
+
     async def release_waiters(_: web.Application) -> None:
         context.waiting.release()
+        context.stream.release()
 
     app.on_shutdown.append(release_waiters)
     return app

@@ -294,7 +294,10 @@ class Connection(web.RequestHandler):
         """Whether it takes an answer too slowly, or not at all."""
         if self._stuck_since is not None and now - self._stuck_since > patience:
             return True
-        if self._slow_since is None:
+        if self._slow_since is None or self.transport is None:
+            return False
+        if self.transport.get_write_buffer_size() == 0:  # it has taken all there is
+            self._slow_since = None
             return False
         late = now - self._slow_since - patience
         return self._taken() - self._taken_before < SLOWEST * late

@@ -19,6 +19,7 @@ from stackd.settings import Settings
 from stackd.store.database import Database
 from stackd.supervisor.supervisor import Supervisor
 from stackd.web.bodies import Bodies
+from stackd.web.event_stream import EventStream
 from stackd.web.metrics import Metrics
 from stackd.web.waiting import Waiting
 
@@ -46,6 +47,7 @@ class Context:
     identity: ProcessIdentity
     supervisor: Supervisor
     waiting: Waiting
+    stream: EventStream
     metrics: Metrics
     token: str | None
 

@@ -90,6 +90,7 @@ class Health:
         counts = await context.store.read(verbs.live_counts)
         for state, count in counts.items():
             context.metrics.queue_depth.labels(state).set(count)
+        context.metrics.event_streams.set(context.stream.readers)
         return web.Response(
             body=context.metrics.render(), content_type="text/plain", charset="utf-8"
         )

@@ -41,6 +41,9 @@ class Metrics:
         self._webhooks = self._counter(
             "webhook_requests_total", "webhook deliveries by answer", "outcome"
         )
+        self.event_streams = Gauge(
+            "stackd_event_streams", "open streams of /api/events", registry=self.registry
+        )
         self.queue_depth = Gauge(
             "workflow_queue_depth", "jobs by state", ("state",), registry=self.registry
         )

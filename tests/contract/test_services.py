@@ -38,6 +38,7 @@ from stackd.supervisor.supervisor import Supervisor
 from stackd.web.app import make_app
 from stackd.web.bodies import Bodies
 from stackd.web.context import Context
+from stackd.web.event_stream import EventStream
 from stackd.web.metrics import Metrics
 from stackd.web.waiting import Waiting
 from stackd.workflows.executions import ExecutionFinished, TimerFired
@@ -86,6 +87,7 @@ class Site:
             identity=THIS_PROCESS,
             supervisor=Supervisor(clock, events),
             waiting=Waiting(database, clock, events),
+            stream=EventStream(events, clock),
             metrics=Metrics(events),
             token=None,
         )
