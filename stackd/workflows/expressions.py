@@ -671,7 +671,9 @@ def _compare(compiler: _Compiler, node: Any, depth: int) -> Run:
 
 def _concat(compiler: _Compiler, node: Any, depth: int) -> Run:
     operands = [compiler.compile(operand, depth + 1) for operand in node.nodes]
-    return lambda scope: joined([text_of(operand(scope), '"~"') for operand in operands])
+    return lambda scope: joined(
+        [text_of(operand(scope), '"~"', scope.budget) for operand in operands]
+    )
 
 
 def _condition(compiler: _Compiler, node: Any, depth: int) -> Run:
@@ -828,7 +830,9 @@ def _inner(compiler: _Compiler, outer: _Called, depth: int) -> Run:
             given = [functools.cache(argument) for argument in given]
 
         def apply(value: Json) -> Json:
-            if value is MISSING and not known.sees_missing:
+            if value is not MISSING:
+                known.check(value, name)
+            elif not known.sees_missing:
                 return MISSING
             return _applied(name, known, budget, value, given, soft=False)
 
@@ -846,8 +850,6 @@ def _given(known: Filter, arguments: list[Run], scope: Scope) -> list[Json]:
 def _applied(
     name: str, known: Filter, budget: Budget, value: Json, given: list[Json], *, soft: bool
 ) -> Json:
-    if value is not MISSING:
-        known.check(value, name)
     result = known.run(budget, value, *given)
     if result is MISSING and not soft:
         nothing = known.nothing.format(kind=kind_of(value))
@@ -1218,7 +1220,7 @@ def _render_part(piece: str | Expression, where: str) -> str | Callable[[Scope],
     whole = _render_whole(piece, where)
     around = f'the text around "{{{{ {_short(piece.text)} }}}}"'
     around = f"{where}: {around}" if where else around
-    return lambda scope: text_of(whole(scope), around)
+    return lambda scope: text_of(whole(scope), around, scope.budget)
 
 
 def _render_url(pieces: list[str | Expression], where: str) -> Callable[[Scope], str]:

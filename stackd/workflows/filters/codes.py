@@ -24,6 +24,7 @@ from stackd.workflows.filters.values import (
 
 _HASHED_BYTES_PER_STEP = 50
 _QUOTED_BYTES_PER_STEP = 4  # urllib goes through them one by one
+_STEPS_PER_PAIR = 5
 _UNRESERVED: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-~"
 
 
@@ -35,7 +36,7 @@ def _urlencode(budget: Budget, value: Json) -> Json:
     room = MAX_RESULT_BYTES
     for key, member in value.items():
         elements = member if type(member) is list else [member]
-        budget.spend(1 + len(elements))
+        budget.spend(_STEPS_PER_PAIR * (1 + len(elements)))
         for element in elements:
             name, room = _measured(budget, key, room)
             text, room = _measured(budget, element, room - 2)
@@ -45,7 +46,7 @@ def _urlencode(budget: Budget, value: Json) -> Json:
 
 def _measured(budget: Budget, value: Json, room: int) -> tuple[bytes, int]:
     """`value` in UTF-8, and what is left of `room` once it is percent-encoded."""
-    raw = utf8(text_of(value, "urlencode"), "urlencode")
+    raw = utf8(text_of(value, "urlencode", budget), "urlencode")
     budget.spend(1 + len(raw) // _QUOTED_BYTES_PER_STEP)
     room -= len(raw) + 2 * len(raw.translate(None, _UNRESERVED))
     if room < 0:

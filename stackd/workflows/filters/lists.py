@@ -151,7 +151,7 @@ def _join(budget: Budget, value: Json, separator: Json, attribute: Json) -> Json
     room = MAX_RESULT_BYTES
     parts: list[str] = []
     for element in _column(budget, value, attribute, "join"):
-        parts.append(text_of(element, "join"))
+        parts.append(text_of(element, "join", budget))
         room -= len(parts[-1]) + len(separator)
         if room < -len(separator):
             raise too_large()

@@ -30,6 +30,10 @@ from stackd.workflows.filters.values import (
 )
 
 _CODED_BYTES_PER_STEP = 64  # turned into JSON or back
+_ZEROS: Final = str.maketrans("123456789", "0" * 9)
+_LONG_NUMBER: Final = (
+    "0" * 300
+)  # perhaps: digits in a row, and the time to read them grows with their square
 _HALF_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")  # perhaps: half of a pair is written like this too
 _WHOLE_TEXT = re.compile(r"[+-]?[0-9]{1,400}", re.ASCII)
 _NUMBER_TEXT = re.compile(r"[+-]?[0-9]{1,400}(?:\.[0-9]{1,400})?(?:[eE][+-]?[0-9]{1,4})?", re.ASCII)
@@ -57,8 +61,8 @@ def _omit(_: Budget, value: Json) -> Json:
     return OMIT if value is MISSING or value is None else value
 
 
-def _string(_: Budget, value: Json) -> Json:
-    return "null" if value is None else text_of(value, "string")
+def _string(budget: Budget, value: Json) -> Json:
+    return "null" if value is None else text_of(value, "string", budget)
 
 
 def _int(_: Budget, value: Json) -> Json:
@@ -103,7 +107,10 @@ def _bool(_: Budget, value: Json) -> Json:
 
 
 def _json(budget: Budget, value: Json) -> Json:
-    budget.spend(budget.measure(value) // _CODED_BYTES_PER_STEP)
+    size = budget.measure(value)
+    budget.spend(size // _CODED_BYTES_PER_STEP)
+    if type(value) is int:
+        budget.spend_writing(value)
     try:
         text = dumps(value).decode()
     except TypeError:
@@ -116,6 +123,8 @@ def _fromjson(budget: Budget, value: Json) -> Json:
     budget.spend(fitting(value) // _CODED_BYTES_PER_STEP)
     # Every element but the first needs a comma and every level a bracket, so this bounds what is built.
     budget.spend((value.count(",") + value.count("[") + value.count("{")) // NODES_PER_STEP)
+    if _LONG_NUMBER in value.translate(_ZEROS):
+        budget.spend(len(value) // 2)
     try:
         read = loads_strict(value.encode())
         if _HALF_ESCAPE.search(value):

@@ -19,6 +19,7 @@ MAX_STEPS = 100_000  # of one evaluation or render; about 10 ms
 MAX_INTEGER_BITS = 1024  # of a computed whole number; no float reaches further
 NODES_PER_STEP = 4  # measuring a value is that much cheaper than working on it
 CHARACTERS_PER_STEP = 500  # 1 MiB read once is about 2,000 steps and 1 ms
+_SQUARED_BITS_PER_STEP = 50_000
 _UTF8_BYTES = 3  # at most, per character that is no surrogate pair
 
 
@@ -106,6 +107,12 @@ class Budget:
             compared = min(compared, 100 if size < 30_000 else 6)
         self.spend(size * (1 + compared) // CHARACTERS_PER_STEP)
 
+    def spend_writing(self, number: int) -> None:
+        """Pay for the digits of `number`: their time grows with the square of their count."""
+        bits = number.bit_length()
+        if bits > MAX_INTEGER_BITS:
+            self.spend(bits * bits // _SQUARED_BITS_PER_STEP)
+
     def charge(self, value: Json) -> None:
         """Take the size of a result out of `room`. Raises ExpressionError over a limit."""
         kind = type(value)
@@ -147,6 +154,7 @@ class Budget:
                     stack.append(child)
                 elif kind is int:
                     total += child.bit_length() // 4
+                    self.spend_writing(child)
             if total > MAX_RESULT_BYTES:
                 raise too_large()
         return total
@@ -176,7 +184,7 @@ def joined(parts: list[str], separator: str = "") -> str:
     return separator.join(parts)
 
 
-def text_of(value: Json, where: str) -> str:
+def text_of(value: Json, where: str, budget: Budget) -> str:
     """A scalar as it reads inside a text: `true`, `5`, `2.5`. `where` begins the message of a refusal."""
     kind = type(value)
     if kind is str:
@@ -184,6 +192,7 @@ def text_of(value: Json, where: str) -> str:
     if kind is bool:
         return "true" if value else "false"
     if kind is int:
+        budget.spend_writing(value)
         return _digits(value)
     if kind is float:
         return repr(value)
