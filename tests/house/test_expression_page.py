@@ -8,10 +8,11 @@ import re
 import pytest
 from support import documents
 
-from stackd.workflows import expressions
-from stackd.workflows.expressions import FUNCTIONS, Scope, evaluate, parse_expression
+from stackd.workflows import compiler, expressions
+from stackd.workflows.expressions import evaluate, parse_expression
 from stackd.workflows.filters import instants, lists, patterns, values
 from stackd.workflows.filters.table import FILTERS, TESTS
+from stackd.workflows.scope import FUNCTIONS, Scope
 
 PAGE = (documents.ROOT / "stackd" / "workflows" / "README.md").read_text()
 TABLES = {"Functions": FUNCTIONS, "Filters": FILTERS, "Tests": TESTS}
@@ -85,7 +86,7 @@ def test_every_parameter_of_a_filter_is_on_the_page():
 def test_limits_are_those_of_the_code():
     limits = [
         expressions.MAX_TEXT,
-        expressions.MAX_DEPTH,
+        compiler.MAX_DEPTH,
         values.MAX_RESULT_BYTES,
         values.MAX_RENDERED_BYTES,
         values.MAX_STEPS,

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from stackd.core.errors import ExpressionError
 from stackd.workflows.expressions import (
-    FUNCTIONS,
     OMIT,
     Scope,
     evaluate,
@@ -26,6 +25,7 @@ from stackd.workflows.expressions import (
 from stackd.workflows.filters.filter import REQUIRED
 from stackd.workflows.filters.table import FILTERS, TESTS
 from stackd.workflows.filters.values import MAX_RENDERED_BYTES, MAX_RESULT_BYTES
+from stackd.workflows.scope import FUNCTIONS
 
 LONGEST = 1.0  # seconds of CPU for one text and its values; 100,000 steps are some 10 ms
 LARGEST = 8 * MAX_RENDERED_BYTES  # of Python's memory at once, beside the values given
