@@ -475,14 +475,13 @@ def _own_arguments(compiler: Compiler, called: _Called, depth: int) -> list[Run]
             runs.append(functools.partial(fixed, parameter.default))
             values.append(parameter.default)
             continue
-        check = functools.partial(parameter.check, where=name)
         run = compiler.compile(node, depth + 1)
         value = _written(compiler, node)
         if value is not MISSING:
-            _at_parse(compiler, node, value, check)
+            _at_parse(compiler, node, value, functools.partial(parameter.check, where=name))
             runs.append(run)
         else:
-            runs.append(functools.partial(_checked, run, check))
+            runs.append(functools.partial(_checked, run, parameter, name))
         values.append(REQUIRED if value is MISSING else value)
     if known.agree and not any(value is REQUIRED for value in values):
         problem = known.agree(*values)
@@ -583,9 +582,9 @@ def fixed(value: Json, _: Scope) -> Json:
     return value
 
 
-def _checked(run: Run, check: Callable[[Json], None], scope: Scope) -> Json:
+def _checked(run: Run, parameter: Parameter, name: str, scope: Scope) -> Json:
     value = run(scope)
-    check(value)
+    parameter.check(value, name, scope.budget)
     return value
 
 

@@ -35,6 +35,7 @@ ROOTS = {
     "long": "x" * 900_000,
     "umlaut": "grün €",
     "half": "\ud800",
+    "classes": r"(?i)\pL",
 }
 
 
@@ -274,7 +275,7 @@ REFUSES = [
     ("hook.body.sku.upper", '("hook.body.sku" is text)'),
     ("hook.body[0]", 'hook.body[0]: "hook" has no "body[0]" (it is a map)'),
     ('hook.headers["x y"]', 'hook.headers["x y"]: "hook" has no "headers["x y"]"'),
-    ("hok.body", 'hok.body: there is no "hok"; did you mean "hook"? (known: half, hook, huge,'),
+    ("hok.body", 'hok.body: there is no "hok"; did you mean "hook"? (known: classes, half, hook,'),
     ("hook[true]", "a key is a text or a whole number"),
     ("hook[hook.body.none]", "a key is a text or a whole number, not null"),
     ("hook.nope|upper|default(1)", '"hook" has no "nope"'),
@@ -496,6 +497,7 @@ def test_expression_refuses(text, message):
         "{'a': long, 'b': long}|urlencode",
         "long|match('(a?){300}b')",
         "wide|map('match', '(a?){300}b')",
+        " or ".join(f"'a'|match('{n}' ~ classes)" for n in range(60)),
         "[0]|map(" + "'map', " * 40 + "'string')",
         "'" + "9" * 400 + "'|int",
     ],
@@ -602,7 +604,7 @@ def test_a_child_scope_sees_its_roots_over_those_of_its_parent_and_the_same_time
     assert evaluate(parse_expression(text), child) == [{"n": 1}, 0, 0, "2023-11-14T22:13:20.123Z"]
     assert evaluate(parse_expression("[item.n, index, zero]"), inner) == [1, 7, 0]
     assert evaluate(parse_expression("item"), parent) == "outer"
-    with pytest.raises(ExpressionError, match=r'did you mean "index"\? \(known: half, '):
+    with pytest.raises(ExpressionError, match=r'did you mean "index"\? \(known: classes, '):
         evaluate(parse_expression("indx"), inner)
 
 

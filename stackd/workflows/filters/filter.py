@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from stackd.core.errors import ExpressionError
 from stackd.core.json import Json
-from stackd.workflows.filters.values import KINDS, WHOLE, kind_of
+from stackd.workflows.filters.values import KINDS, WHOLE, Budget, kind_of
 
 
 class Required:
@@ -22,17 +22,23 @@ REQUIRED: Final = Required()
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One argument. `refuse` tells what is wrong with a value of the right type, or None."""
+    """One argument. `refuse` tells what is wrong with a value of the right type, or None.
+
+    `cost(value)`: the steps that `refuse` takes. Who writes an argument out pays with its characters.
+    """
 
     name: str
     accepts: frozenset[type]
     default: Json = REQUIRED  # REQUIRED: must be given
     refuse: Callable[[Any], str | None] | None = None
+    cost: Callable[[Any], int] | None = None
 
-    def check(self, value: Json, where: str) -> None:
+    def check(self, value: Json, where: str, budget: Budget | None = None) -> None:
         if type(value) not in self.accepts:
             expected = _expected(self.accepts)
             raise ExpressionError(f"{where}: {self.name} must be {expected}, not {kind_of(value)}")
+        if self.cost and budget:
+            budget.spend(self.cost(value))
         problem = self.refuse(value) if self.refuse else None
         if problem:
             raise ExpressionError(f"{where}: {self.name} {problem}")

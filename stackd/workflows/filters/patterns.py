@@ -26,6 +26,8 @@ MAX_PROGRAM = (
 )
 _MEMORY = 256 * 1024  # bytes that RE2 may use per pattern; it goes on more slowly without more
 _WORK_PER_STEP = 20  # at worst every instruction looks at every byte, 5 ns each
+_STEPS_PER_CHARACTER = 20  # of a pattern, to compile it
+_STEPS_PER_CLASS = 2_000  # of Unicode, as in \pL
 _STEPS_PER_SEARCH = 30  # into RE2 and back
 _KEPT = 16  # compiled patterns
 
@@ -67,6 +69,13 @@ def _refuse_pattern(pattern: str) -> str | None:
     return compiled if isinstance(compiled, str) else None
 
 
+def _cost(pattern: str) -> int:
+    if len(pattern) > MAX_PATTERN:
+        return 0  # and is not compiled
+    classes = pattern.lower().count("\\p")
+    return _STEPS_PER_CHARACTER * len(pattern) + _STEPS_PER_CLASS * classes
+
+
 def _refuse_group(pattern: str, group: Json) -> str | None:
     compiled = _compiled(pattern)
     named: Mapping[str, int] = compiled.groupindex
@@ -98,7 +107,7 @@ def _is_match(budget: Budget, value: Json, pattern: Json) -> Json:
     return _match(budget, value, pattern, None)
 
 
-_PATTERN: Final = Parameter("pattern", TEXT, refuse=_refuse_pattern)
+_PATTERN: Final = Parameter("pattern", TEXT, refuse=_refuse_pattern, cost=_cost)
 
 FILTERS: Final[dict[str, Filter]] = {
     "match": Filter(
