@@ -15,7 +15,7 @@ EXAMPLES = int(os.environ.get("SOAK_EXAMPLES", "20000"))
 @pytest.mark.parametrize("name", fuzz.PROPERTIES)
 def test_no_expression_breaks_out_however_many_are_tried(name: str) -> None:
     survives, given_what = fuzz.PROPERTIES[name]
-    fuzz.slowest = (0.0, "")
+    fuzz.slowest, fuzz.largest = (0.0, ""), (0, "")
 
     settings(
         max_examples=EXAMPLES,
@@ -26,3 +26,6 @@ def test_no_expression_breaks_out_however_many_are_tried(name: str) -> None:
 
     took, text = fuzz.slowest
     print(f"{name}: {EXAMPLES} tried, the slowest {took * 1000:.0f} ms: {text[:200]}")
+    if fuzz.largest[0]:
+        peak, text = fuzz.largest
+        print(f"{name}: the largest {peak / 2**20:.1f} MiB: {text[:200]}")

@@ -430,6 +430,8 @@ REFUSES = [
     ("'2024-02-30'|date", "date: there is no such date, time or offset"),
     ("'2024-02-03T04:05:06+25:00'|date", "date: there is no such date, time or offset"),
     ("'20240203'|date", "date: the text is no instant; write it as 2030-12-31T23:59:59Z"),
+    ("'2024-02-03T24:00Z'|date", "date: the text is no instant"),
+    ("1700000000000|date", "not in the years 1 to 9999; a number means seconds"),
     ("'tomorrow'|epoch", "epoch: the text is no instant"),
     ("huge|date", "date: the instant is not in the years 1 to 9999"),
     ("1e300|date", "date: the instant is not in the years 1 to 9999"),
@@ -645,6 +647,12 @@ def test_messages_never_hold_values():
         "secret.x",
         "secret|bool",
         "secret|round",
+        "secret|date",
+        "secret|unbase64",
+        "0|date(timezone=secret)",
+        "0|date('%' ~ secret)",
+        "'a'|match('(' ~ secret)",
+        "'a'|match('a', secret)",
     ):
         assert "hunter2" not in refusal(text, secret="hunter2").message
 

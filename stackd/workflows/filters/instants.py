@@ -33,7 +33,7 @@ _MICROSECONDS = 1_000_000  # in a second
 _ZONES_KEPT = 64
 _INSTANT = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
-    r"(?:[Tt ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,9})?)? ?(?:[Zz]|[+-][0-9]{2}:?[0-9]{2})?)?"
+    r"(?:[Tt ](?:[01][0-9]|2[0-3]):[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,9})?)? ?(?:[Zz]|[+-][0-9]{2}:?[0-9]{2})?)?"
 )
 _DAYS: Final = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 _MONTHS: Final = [
@@ -78,7 +78,7 @@ def _seconds(number: int | float) -> timedelta:
 
 
 def _out_of_range(where: str) -> ExpressionError:
-    return over_limit(f"{where}: the instant is not in the years 1 to 9999")
+    return over_limit(f"{where}: the instant is not in the years 1 to 9999; a number means seconds")
 
 
 def _rfc3339(at: datetime) -> str:

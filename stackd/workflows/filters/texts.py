@@ -7,6 +7,7 @@ from typing import Final
 from stackd.core.json import Json
 from stackd.workflows.filters.filter import Filter, Parameter
 from stackd.workflows.filters.values import (
+    CHARACTERS_PER_STEP,
     MAX_RESULT_BYTES,
     NULL,
     TEXT,
@@ -52,7 +53,7 @@ def _split(budget: Budget, value: Json, separator: Json) -> Json:
 
 
 def _truncate(
-    _: Budget, value: Json, length: Json, killwords: Json, end: Json, leeway: Json
+    budget: Budget, value: Json, length: Json, killwords: Json, end: Json, leeway: Json
 ) -> Json:
     """At most `length` characters, `end` included; one word that does not fit is cut all the same."""
     if len(value) <= length + leeway:
@@ -61,6 +62,7 @@ def _truncate(
     room = length - len(end)
     if room > MAX_RESULT_BYTES:
         raise too_large()
+    budget.spend(room // CHARACTERS_PER_STEP)
     kept = value[:room]
     return (kept if killwords else kept.rsplit(" ", 1)[0]) + end
 
