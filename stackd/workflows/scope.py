@@ -39,9 +39,10 @@ class Scope:
     def child(self, roots: Mapping[str, Json], seed: str) -> Scope:
         """A scope for one of many: `roots` over those seen here, the same `now`, `uuid()` and budget of its own.
 
-        Costs the same however many roots are seen here: nothing is copied.
+        Costs the same however many roots are seen here: nothing is copied. `seed` tells it from its brothers;
+        together with the one here it is its own.
         """
-        inner = Scope(roots, now=self.now, seed=seed)
+        inner = Scope(roots, now=self.now, seed=f"{self.seed}{seed}")
         inner.outer = self
         return inner
 

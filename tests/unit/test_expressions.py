@@ -599,8 +599,8 @@ def test_uuid_goes_on_counting_within_one_scope():
 def test_a_child_scope_sees_its_roots_over_those_of_its_parent_and_the_same_time():
     parent = make_scope(item="outer")
 
-    child = parent.child({"item": {"n": 1}, "index": 0}, "run-1[0]")
-    inner = child.child({"index": 7}, "run-1[0][7]")
+    child = parent.child({"item": {"n": 1}, "index": 0}, "[0]")
+    inner = child.child({"index": 7}, "[7]")
 
     text = "[item, index, zero, now()]"
     assert evaluate(parse_expression(text), child) == [{"n": 1}, 0, 0, "2023-11-14T22:13:20.123Z"]
@@ -613,9 +613,11 @@ def test_a_child_scope_sees_its_roots_over_those_of_its_parent_and_the_same_time
 def test_a_child_scope_has_its_own_uuids_and_its_own_budget():
     parent, expression = make_scope(), parse_expression("[uuid(), wide|unique]")
 
-    ids = [evaluate(expression, parent.child({}, f"run-1[{n}]"))[0] for n in (0, 1, 0)]
+    ids = [evaluate(expression, parent.child({}, f"[{n}]"))[0] for n in (0, 1, 0)]
+    of_another_run = evaluate(expression, Scope(ROOTS, now=0.0, seed="run-2").child({}, "[0]"))[0]
 
     assert ids[0] == ids[2] != ids[1]
+    assert of_another_run not in ids
     assert parent.uuids == 0
     assert parent.budget.charged == 0
 

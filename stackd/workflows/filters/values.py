@@ -184,15 +184,19 @@ def joined(parts: list[str], separator: str = "") -> str:
     return separator.join(parts)
 
 
-def text_of(value: Json, where: str, budget: Budget) -> str:
-    """A scalar as it reads inside a text: `true`, `5`, `2.5`. `where` begins the message of a refusal."""
+def text_of(value: Json, where: str, budget: Budget | None = None) -> str:
+    """A scalar as it reads inside a text: `true`, `5`, `2.5`. `where` begins the message of a refusal.
+
+    Without a budget for who does so once.
+    """
     kind = type(value)
     if kind is str:
         return value  # type: ignore[no-any-return]  # `type(...) is` does not narrow Any
     if kind is bool:
         return "true" if value else "false"
     if kind is int:
-        budget.spend_writing(value)
+        if budget is not None:
+            budget.spend_writing(value)
         return _digits(value)
     if kind is float:
         return repr(value)
