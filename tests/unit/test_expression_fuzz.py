@@ -86,6 +86,8 @@ OTHERS = ["none", "true", "false", "nowhere", "nowhere.a[0]", "(nowhere|omit)", 
 ATOMS = [*NUMBERS, *TEXTS, *LISTS, *MAPS, *OTHERS]
 BY_TYPE = {int: NUMBERS, float: NUMBERS, str: TEXTS, list: LISTS, dict: MAPS}
 BY_NAME = {  # what gets past the first check; by type alone little does
+    "default": ["(nowhere|omit)", "0", "none", "long"],
+    "value": ["(nowhere|omit)", "'a'", "none", "long"],
     "attribute": ["'a'", "'b.c'", "'b'", "0", "'0.a'", "'x'"],
     "pattern": [
         "'(x+x+)+y'",

@@ -195,6 +195,7 @@ GIVES = [
     ("people|map(attribute='name')|map('lower')|join(',')", "bo,al"),
     ("people|map(attribute='x', default=none)", [None, None]),
     ("[[1, 2], [3]]|map(attribute=1, default=0)", [2, 0]),
+    ("[[1, 2], [3]]|map(attribute=1, default=none|omit)", [2]),
     ("[{'a': [{'b': 1}]}]|map(attribute='a.0.b')", [1]),
     ("[none, 1]|map('omit')", [1]),
     ("[none, 1]|map('default', nowhere|omit)", [1]),

@@ -60,13 +60,17 @@ def _below(value: Json, keys: list[str]) -> Json:
 _INDEX = re.compile("[0-9]{1,9}")
 
 
-def _column(budget: Budget, value: list[Json], attribute: Json, where: str) -> list[Json]:
-    """The attribute of every element, which must have it; the elements themselves for null."""
+def _column(
+    budget: Budget, value: list[Json], attribute: Json, where: str, default: Json = MISSING
+) -> list[Json]:
+    """The attribute of every element, which must have it without a default; for null the elements themselves."""
     if attribute is None:
         return value
     keys = _keys_of(attribute)
     budget.spend(len(value) * (1 + len(keys)))
     column = [_below(element, keys) for element in value]
+    if default is not MISSING:
+        return [default if member is MISSING else member for member in column]
     if any(member is MISSING for member in column):
         raise _has_none(attribute, where)
     return column
@@ -84,14 +88,9 @@ def _map(budget: Budget, value: Json, attribute: Json, default: Json, apply: App
         return _mapped(budget, value, apply)
     if attribute is None:
         raise ExpressionError(f"map: {_NO_MAP}")
-    keys = _keys_of(attribute)
-    budget.spend(len(value) * (1 + len(keys)))
-    column = [_below(element, keys) for element in value]
-    if default is not MISSING:
-        return [default if member is MISSING else member for member in column]
-    if any(member is MISSING for member in column):
-        raise _has_none(attribute, "map")
-    return column
+    return [
+        member for member in _column(budget, value, attribute, "map", default) if member is not OMIT
+    ]
 
 
 _NO_MAP = 'name an attribute or a filter: map(attribute="name") or map("upper")'
