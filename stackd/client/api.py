@@ -95,6 +95,10 @@ class Api:
         answer = self.request("POST", path, body=body, query=query, headers=headers)
         return self.shaped(answer, shape).body
 
+    def delete(self, path: str, shape: type[Model] | None = None, /) -> Any:
+        """As `get`, for what ends something."""
+        return self.shaped(self.request("DELETE", path), shape).body
+
     def shaped(self, answer: Answer, shape: type[Model] | None) -> Answer:
         """`answer` as it came, which has that `shape`: whoever reads it finds all that this requires.
 

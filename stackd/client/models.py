@@ -157,6 +157,30 @@ class QueueView(Model):
     processes: list[ProcessView]
 
 
+class TokenView(Model):
+    """A token without its secret. `state`: usable, expired or revoked."""
+
+    id: str
+    name: str
+    scopes: list[str]
+    state: str
+    created_at: str
+    last_used_at: str | None
+    expires_at: str | None
+    revoked_at: str | None
+
+
+class NewTokenView(TokenView):
+    """A token as its maker sees it, once. `token`: what its holder sends."""
+
+    token: str
+
+
+class TokenList(Model):
+    items: list[TokenView]
+    next_cursor: str | None
+
+
 class CheckView(Model):
     status: str
     reason: str | None = None

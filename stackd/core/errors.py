@@ -10,6 +10,8 @@
     │   ├── UnsupportedError  a request comes in a form that is not known here (415)
     │   ├── SlowClientError  what was to come did not come in good time (408)
     │   └── ExpressionError  an expression does not parse, or cannot be evaluated
+    ├── AuthError            the caller does not say who it is, or is nobody that is known (401)
+    │   └── ScopeError       the caller may do less than what it asks for (403)
     ├── BusyError            a stated limit of load is reached; retry later (429)
     │   └── OverloadedError    what this process can hold or serve at a time is taken (503)
     ├── StoreError
@@ -122,6 +124,38 @@ class ExpressionError(InputError):
         super().__init__(message, code=code)
         self.line = line
         self.column = column
+
+
+class AuthError(StackdError):
+    """The caller does not say who it is, or is nobody that is known. `challenge`: as RFC 6750 tells it."""
+
+    code = "auth.required"
+    status = 401
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        hint: str | None = None,
+        challenge: str = "Bearer",
+    ) -> None:
+        super().__init__(message, code=code, hint=hint)
+        self.challenge = challenge
+
+
+class ScopeError(AuthError):
+    """The caller may do less than what it asks for."""
+
+    code = "auth.scope"
+    status = 403
+
+    def __init__(self, message: str, *, scope: str) -> None:
+        super().__init__(
+            message,
+            hint=f"use a token with the scope {scope}, or the Unix socket as the daemon's user",
+            challenge=f'Bearer error="insufficient_scope", scope="{scope}"',
+        )
 
 
 class BusyError(StackdError):

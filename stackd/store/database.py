@@ -163,6 +163,21 @@ class Database:
             self._sweep_at(loop, expires_at)
         return await member.future
 
+    def write_soon(self, change: Change[object]) -> None:
+        """Run `change` with what commits next, for nobody who waits; it is dropped where the store is busy.
+
+        Only for what may be lost: it reaches the disk with a later commit, and its failure is told to nobody.
+        """
+        if self._is_crowded or self._failure is not None or self._closing:
+            return
+        loop = asyncio.get_running_loop()
+        member: _Member[object] = _Member(
+            change, loop.create_future(), durable=False, size_bytes=0, expires_at=math.inf
+        )
+        member.future.add_done_callback(_look_away)
+        self._waiting.append(member)
+        self._arrived.set()
+
     async def keep_reserve(self) -> None:
         """Make the reserve again if it was spent and there is room; only for who holds the scheduler's role."""
         await anyio.to_thread.run_sync(self.reserve.make)
@@ -392,6 +407,12 @@ def _place(path: str) -> tuple[int, int] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return stat.st_dev, stat.st_ino
+
+
+def _look_away(future: asyncio.Future[Any]) -> None:
+    """Let an error in `future` be: asyncio complains of one that nobody looked at."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _closed() -> StoreError:

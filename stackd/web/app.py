@@ -8,9 +8,9 @@ import structlog
 from aiohttp import web
 
 from stackd.core.errors import StackdError
-from stackd.web import auth, executions, problem, workflows
+from stackd.web import auth, executions, problem, tokens, workflows
 from stackd.web.connections import connection_of
-from stackd.web.context import CONTEXT, Context, of
+from stackd.web.context import CONTEXT, Context
 from stackd.web.event_stream import stream_events
 from stackd.web.health import Health
 from stackd.web.webhooks import Webhooks
@@ -28,6 +28,7 @@ def make_app(context: Context) -> web.Application:
     Webhooks().add_to(app, context)
     workflows.add_to(app)
     executions.add_to(app)
+    tokens.add_to(app)
 
     async def events(request: web.Request) -> web.StreamResponse:
         return await stream_events(request, context.stream)
@@ -44,11 +45,11 @@ def make_app(context: Context) -> web.Application:
 
 @web.middleware
 async def _answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    context = of(request)
-    refused = _no_place(request) or auth.refusal(request, context.token)
+    refused = _no_place(request)
     if refused is not None:
         return refused
     try:
+        await auth.authorize(request)
         return await handler(request)
     except StackdError as error:
         if error.status >= 500:

@@ -8,8 +8,11 @@ connect, but only probes are answered to them.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -31,6 +34,8 @@ FILES_KEPT_FREE: Final = (
     256  # descriptors that are not for clients: spares, store, outbound calls, blobs
 )
 
+_UCRED: Final = struct.Struct("3i")  # unix(7): pid, uid, gid
+
 _log = structlog.get_logger(__name__)
 
 _SAID: Final[dict[type, str]] = {
@@ -41,6 +46,14 @@ _SAID: Final[dict[type, str]] = {
     http_exceptions.InvalidURLError: "the target of the request is malformed",
     http_exceptions.TransferEncodingError: "the Transfer-Encoding of the request is malformed",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The process at the other end of a Unix socket, as the kernel knows it; as it was when it connected."""
+
+    pid: int
+    uid: int
 
 
 def connection_of(request: web.Request) -> Connection:
@@ -130,6 +143,7 @@ class Connection(web.RequestHandler):
     Attributes:
         is_counted: by the limit.
         is_spare: over the limit, so that only probes are answered.
+        local_peer: who connected over the Unix socket; None over TCP.
         wait_since: when the wait for a request began, or the service of one.
     """
 
@@ -146,6 +160,7 @@ class Connection(web.RequestHandler):
         "_taken_before",
         "is_counted",
         "is_spare",
+        "local_peer",
         "wait_since",
     )
 
@@ -178,6 +193,7 @@ class Connection(web.RequestHandler):
         self._on_lost: set[anyio.Event] = set()
         self.is_counted = is_counted
         self.is_spare = False
+        self.local_peer: Peer | None = None
 
     @property
     def now(self) -> float:
@@ -190,6 +206,7 @@ class Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self.local_peer = _peer_of(transport)
         if not self._connections.admit(self):
             self.abort()
 
@@ -371,3 +388,12 @@ class Connection(web.RequestHandler):
             _log.info("connection closed", peer=self.peer, problem="the body is malformed")
         else:
             _log.error("connection failed", peer=self.peer, exc_info=error)
+
+
+def _peer_of(transport: asyncio.BaseTransport) -> Peer | None:
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family != socket.AF_UNIX:
+        return None
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    pid, uid, _ = _UCRED.unpack(credentials)
+    return Peer(pid, uid)

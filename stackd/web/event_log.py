@@ -7,6 +7,7 @@ from dataclasses import fields
 
 import structlog
 
+from stackd.access.tokens import TokenCreated, TokenRevoked
 from stackd.core.events import Event, EventBus
 from stackd.queue.job import JobRescued, QueuePaused, QueueResumed
 from stackd.store.database import StoreWritesStopped
@@ -19,7 +20,16 @@ from stackd.workflows.executions import (
     ExecutionStatus,
 )
 
-TOLD = (JobRescued, QueuePaused, QueueResumed, ServiceMoved, StoreWritesStopped, WorkflowChanged)
+TOLD = (
+    JobRescued,
+    QueuePaused,
+    QueueResumed,
+    ServiceMoved,
+    StoreWritesStopped,
+    TokenCreated,
+    TokenRevoked,
+    WorkflowChanged,
+)
 BAD_ENDS = (ExecutionStatus.FAILED, ExecutionStatus.UNCERTAIN)
 
 _log = structlog.get_logger("stackd.events")

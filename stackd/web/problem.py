@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from aiohttp import web
 
-from stackd.core.errors import BusyError, StackdError
+from stackd.core.errors import AuthError, BusyError, StackdError
 from stackd.core.json import dumps
 
 CONTENT_TYPE = "application/problem+json"
@@ -58,7 +58,7 @@ def of_error(error: StackdError) -> web.Response:
             }
             for f in findings
         ]
-    return problem(
+    answer = problem(
         error.status,
         error.code,
         error.message,
@@ -66,3 +66,6 @@ def of_error(error: StackdError) -> web.Response:
         retry_after=retry_after,
         extra=extra,
     )
+    if isinstance(error, AuthError):
+        answer.headers["WWW-Authenticate"] = error.challenge
+    return answer

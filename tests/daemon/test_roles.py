@@ -226,7 +226,7 @@ def test_start_serves_production_and_keeps_no_token(daemons: Daemons) -> None:
 
     assert local["paused"] is False
     assert (guessed.status, empty.status, delivered.status) == (401, 401, 202)
-    assert guessed.json["hint"].startswith("no token would do: use the Unix socket")
+    assert "`stackd token create NAME --scope SCOPE`" in guessed.json["hint"]
     assert not (daemon.state / "dev-token").exists()
     assert daemon.terminate() == 0
     assert key not in daemon.log.read_text()

@@ -13,6 +13,7 @@ from types import ModuleType
 
 import pytest
 
+from stackd.access import statements as of_tokens
 from stackd.queue import statements as of_jobs
 from stackd.store.migrations import migrate
 from stackd.workflows import statements as of_workflows
@@ -20,7 +21,7 @@ from stackd.workflows import statements as of_workflows
 ROWS = 3_000
 
 # Tables and indexes that stay small: a walk over all of one is no fault.
-FEW_ROWS = {"processes", "json_each", "(subquery-1)"}
+FEW_ROWS = {"processes", "tokens", "json_each", "(subquery-1)"}
 LIVE_ROWS = {
     "jobs_available",
     "jobs_due",
@@ -50,7 +51,7 @@ def statements(module: ModuleType) -> dict[str, str]:
     }
 
 
-ALL = statements(of_jobs) | statements(of_workflows)
+ALL = statements(of_jobs) | statements(of_workflows) | statements(of_tokens)
 
 # What a list narrows down by must be part of the search, or it reads back through everything else.
 NARROWED_BY = {

@@ -1,0 +1,1 @@
+"""Who may use the API: tokens and the scopes they hold."""

@@ -1,0 +1,103 @@
+"""`stackd token …`."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+import typer
+
+from stackd.cli.context import JsonFlag, complain, daemon, print_json, print_table, say
+from stackd.client.models import NewTokenView, TokenList, TokenView
+from stackd.core.clock import SystemClock, is_instant, rfc3339
+from stackd.core.errors import InputError
+
+app = typer.Typer(no_args_is_help=True)
+
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="What it is for, as the list will show it.")],
+    scope: Annotated[
+        list[str],
+        typer.Option(help="read, run, write or admin; each includes those before it."),
+    ],
+    expires: Annotated[
+        str | None, typer.Option(help="How long it can be used: 90s, 30m, 12h, 30d, 8w.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make a token and print it, this once; remarks go to standard error."""
+    wanted = {
+        "name": name,
+        "scopes": scope,
+        "expiresAt": None if expires is None else _instant(expires),
+    }
+    made = daemon().post("/api/tokens", wanted, NewTokenView)
+    if as_json:
+        print_json(made)
+        return
+    say(made["token"])
+    until = f"until {made['expiresAt']}" if made["expiresAt"] else "until it is revoked"
+    complain(f"{made['name']}: {' '.join(made['scopes'])}, {until}; it is not shown again")
+    complain(f"revoke it with: stackd token revoke {made['id']}")
+
+
+def _instant(lasts: str) -> str | None:
+    """When something ends that lasts from now for a time like `30d`."""
+    found = re.fullmatch(r"([0-9]{1,9})([smhdw])", lasts.strip())
+    at = None
+    if found is not None:
+        at = SystemClock().time() + int(found[1]) * _SECONDS[found[2]]
+    if at is None or not is_instant(at):
+        raise InputError(
+            f"--expires {lasts!r} is no time that we know",
+            code="token.expiry",
+            hint="say a number and s, m, h, d or w: --expires 30d",
+        )
+    return rfc3339(at)
+
+
+@app.command("list")
+def list_(as_json: JsonFlag = False) -> None:
+    """Every token, newest first, without its secret."""
+    items: list[dict[str, Any]] = []
+    cursor: str | None = None
+    while True:
+        page = daemon().get("/api/tokens", TokenList, cursor=cursor, limit=500)
+        items += page["items"]
+        cursor = page["nextCursor"]
+        if cursor is None:
+            break
+    if as_json:
+        print_json({"items": items, "nextCursor": None})
+        return
+    print_table(
+        ("id", "name", "scopes", "state", "last used", "expires"),
+        (
+            (
+                token["id"],
+                token["name"],
+                " ".join(token["scopes"]),
+                token["state"],
+                token["lastUsedAt"] or "never",
+                token["expiresAt"] or "never",
+            )
+            for token in items
+        ),
+        empty="no tokens yet; make one with `stackd token create NAME --scope SCOPE`",
+    )
+
+
+@app.command()
+def revoke(
+    token_id: Annotated[str, typer.Argument(help="The token's id.")], as_json: JsonFlag = False
+) -> None:
+    """End a token, at once and for good."""
+    view = daemon().delete(f"/api/tokens/{token_id}", TokenView)
+    if as_json:
+        print_json(view)
+    else:
+        say(f"{view['id']} ({view['name']}) is revoked")

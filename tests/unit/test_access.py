@@ -1,0 +1,111 @@
+"""Tokens and scopes as values: what a token is, what each scope includes, what each route needs."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from aiohttp import web
+
+from stackd.access.tokens import Scope, id_in, new_token
+from stackd.core.errors import InputError
+from stackd.web import executions, tokens, workflows
+from stackd.web.auth import NEEDS, may_use_socket, needs
+from stackd.web.health import Health
+
+NOW = 1_700_000_000.0
+
+
+@pytest.mark.parametrize("held", list(Scope))
+@pytest.mark.parametrize("needed", list(Scope))
+def test_a_scope_includes_those_before_it_and_no_other(held: Scope, needed: Scope) -> None:
+    order = ["read", "run", "write", "admin"]
+
+    assert needed.is_within({held}) is (order.index(held) >= order.index(needed))
+
+
+def test_a_token_has_a_prefix_its_id_and_256_bits_that_nothing_but_its_text_shows() -> None:
+    one = new_token(" ci ", ["write", "read", "read"], expires_at=None, now=NOW)
+    other = new_token("ci", ["run"], expires_at=NOW + 1, now=NOW)
+
+    found = re.fullmatch(r"stkd_([0-9a-z]{26})_([A-Za-z0-9_-]{43})", one.text)
+    assert found
+    assert found[1] == one.row.id == id_in(one.text)
+    assert (one.row.name, one.row.scopes) == ("ci", (Scope.READ, Scope.WRITE))
+    assert len(one.secret_hash) == 32
+    assert found[2] not in repr(one)
+    assert one.text[-43:] != other.text[-43:]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "wrong", "stkd_", f"stkd_{'a' * 26}_{'b' * 42}", f"xstkd_{'a' * 26}_{'b' * 43}"]
+)
+def test_what_is_no_token_has_no_id(text: str) -> None:
+    assert id_in(text) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "scopes", "expires_at", "code"),
+    [
+        ("", ["read"], None, "token.name"),
+        ("x" * 101, ["read"], None, "token.name"),
+        ("ci", [], None, "token.scope"),
+        ("ci", ["raed"], None, "token.scope"),
+        ("ci", ["read"], NOW, "token.expiry"),
+    ],
+)
+def test_a_token_that_cannot_be_is_refused(
+    name: str, scopes: list[str], expires_at: float | None, code: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        new_token(name, scopes, expires_at=expires_at, now=NOW)
+
+    assert caught.value.code == code
+    assert "raed" not in scopes or caught.value.hint == "did you mean 'read'?"
+
+
+@pytest.mark.parametrize(("uid", "may"), [(0, True), (1000, True), (1001, False), (65534, False)])
+def test_only_the_daemons_user_and_root_may_use_the_socket(uid: int, may: bool) -> None:
+    assert may_use_socket(uid, own=1000) is may
+
+
+# What a caller must hold: a new route belongs here, and in NEEDS if it is neither a GET nor for an admin.
+EXPECTED = {
+    ("GET", "/api/workflows"): "read",
+    ("POST", "/api/workflows"): "write",
+    ("GET", "/api/workflows/{id}"): "read",
+    ("POST", "/api/workflows/{id}/activate"): "write",
+    ("POST", "/api/workflows/{id}/deactivate"): "write",
+    ("POST", "/api/workflows/{id}/run"): "run",
+    ("POST", "/api/executions"): "run",
+    ("GET", "/api/executions"): "read",
+    ("GET", "/api/executions/{id}"): "read",
+    ("GET", "/api/executions/{id}/nodes"): "read",
+    ("POST", "/api/executions/{id}/cancel"): "run",
+    ("POST", "/api/executions/{id}/resolve"): "run",
+    ("GET", "/api/queue"): "read",
+    ("POST", "/api/queue/pause"): "admin",
+    ("POST", "/api/queue/resume"): "admin",
+    ("GET", "/api/tokens"): "admin",
+    ("POST", "/api/tokens"): "admin",
+    ("DELETE", "/api/tokens/{id}"): "admin",
+    ("GET", "/metrics"): "read",
+}
+OPEN = {("GET", "/livez"), ("GET", "/readyz"), ("GET", "/startupz")}
+
+
+def test_every_route_needs_the_scope_that_is_written_here() -> None:
+    app = web.Application()
+    Health().add_to(app)
+    for noun in (workflows, executions, tokens):
+        noun.add_to(app)
+
+    routes = {
+        (route.method, route.resource.canonical)
+        for route in app.router.routes()
+        if route.method != "HEAD" and route.resource is not None
+    } - OPEN
+
+    assert {route: needs(*route).value for route in routes} == EXPECTED
+    assert needs("HEAD", "/api/tokens") is Scope.ADMIN
+    assert NEEDS.keys() <= routes
