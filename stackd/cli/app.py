@@ -17,7 +17,7 @@ import typer
 from stackd import __version__
 from stackd.cli import config, executions, queue, token, workflows
 from stackd.cli.config import Role
-from stackd.cli.context import DEBUG, complain, finish_output, say
+from stackd.cli.context import DEBUG, complain, finish_output, print_json, say
 from stackd.core.errors import (
     ApiError,
     InputError,
@@ -38,7 +38,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(
-    workflows.app, name="workflows", help="Import, list, show, activate and run workflows."
+    workflows.app,
+    name="workflows",
+    help="Import, check, list, show, activate and run workflows, and go back to a version.",
 )
 app.add_typer(executions.app, name="executions", help="List, show, cancel and resolve executions.")
 app.add_typer(queue.app, name="queue", help="See, pause and resume the queue.")
@@ -127,6 +129,25 @@ def bench(
     from stackd.cli.bench import run_bench
 
     sys.exit(run_bench(only=only, scale=scale))
+
+
+@app.command()
+def schema(
+    name: Annotated[str | None, typer.Argument(help="Which; without it, what there is.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the list as JSON; a schema always is.")
+    ] = False,
+) -> None:
+    """The JSON Schema of what people write, for editors; without a name, which there are."""
+    from stackd.workflows.schema import SCHEMAS, schema_named
+
+    if name is not None:
+        print_json(schema_named(name))
+    elif as_json:
+        print_json({"items": list(SCHEMAS), "nextCursor": None})
+    else:
+        for one in SCHEMAS:
+            say(one)
 
 
 @app.command()

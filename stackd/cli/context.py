@@ -66,6 +66,11 @@ def complain(text: str) -> None:
             print(f"  {plain(line.strip())}", file=sys.stderr)
 
 
+def print_safe(text: str) -> None:
+    """Print lines that do nothing to a terminal, as they are."""
+    _write(text)
+
+
 def print_json(value: Any) -> None:
     _write(plain_json(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
 

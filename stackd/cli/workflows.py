@@ -2,44 +2,59 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stackd.cli.context import JsonFlag, complain, daemon, print_json, print_table, say
+from stackd.cli.context import (
+    JsonFlag,
+    complain,
+    daemon,
+    print_json,
+    print_safe,
+    print_table,
+    say,
+)
+from stackd.cli.files import documents, name_of, read
 from stackd.client.api import TIMEOUT, Answer
 from stackd.client.models import (
     ExecutionView,
     ImportedWorkflow,
     StartedExecution,
+    VersionList,
+    VersionView,
     WorkflowList,
     WorkflowView,
 )
 from stackd.core.clock import SystemClock
 from stackd.core.errors import InputError, TooLargeError
 from stackd.core.json import loads_strict
-from stackd.core.text import plain
+
+if TYPE_CHECKING:
+    from stackd.workflows.findings import Finding
 
 app = typer.Typer(no_args_is_help=True)
 
-LONGEST_FILE = 64 * 1024 * 1024  # bytes; what STACKD_MAX_DOCUMENT_BYTES may be at most
 LONGEST_WAIT = 300.0  # seconds the API holds a request; whoever waits longer asks again
 POLL = 1.0  # seconds between these questions
 RESTED = ("completed", "failed", "cancelled", "uncertain")
 
 IdArgument = Annotated[str, typer.Argument(help="The workflow's id.")]
+FilesArgument = Annotated[
+    list[Path],
+    typer.Argument(help="Documents, YAML or JSON, and folders of them; - reads standard input."),
+]
 
 
 @app.command("import")
 def import_(
-    files: Annotated[
-        list[Path], typer.Argument(help="Documents, YAML or JSON; - reads standard input.")
-    ],
+    files: FilesArgument,
     activate: Annotated[
         bool, typer.Option("--activate", help="Let its triggers start it.")
     ] = False,
@@ -47,11 +62,11 @@ def import_(
 ) -> None:
     """Store documents as the current versions of their workflows."""
     results = []
-    for file in files:
-        name = "standard input" if str(file) == "-" else plain(str(file))
+    for file in documents(files):
+        name = name_of(file)
         answer = daemon().post(
             "/api/workflows",
-            _read(file, name),
+            read(file),
             ImportedWorkflow,
             activate="true" if activate else None,
             name=name,
@@ -61,22 +76,6 @@ def import_(
             _tell_import(answer, name)
     if as_json:
         print_json(results[0] if len(results) == 1 else results)
-
-
-def _read(file: Path, name: str) -> bytes:
-    try:
-        if str(file) != "-":
-            with file.open("rb") as opened:
-                content = opened.read(LONGEST_FILE + 1)
-        elif sys.stdin is not None:
-            content = sys.stdin.buffer.read(LONGEST_FILE + 1)
-        else:
-            raise InputError("standard input is closed", code="file.unreadable")
-    except OSError as error:
-        raise InputError(f"{name}: {error.strerror}", code="file.unreadable") from None
-    if len(content) > LONGEST_FILE:
-        raise TooLargeError(f"{name} is over {LONGEST_FILE:,} bytes", code="document.too_large")
-    return content
 
 
 def _tell_import(answer: dict[str, Any], name: str) -> None:
@@ -89,6 +88,121 @@ def _tell_import(answer: dict[str, Any], name: str) -> None:
         say(f"  warning {place} {warning['code']}: {warning['message']}")
     if not answer["active"]:
         say(f"  activate it with: stackd workflows activate {answer['id']}")
+
+
+@app.command()
+def lint(
+    files: FilesArgument,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings count as errors.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say all there is to say of documents, without a daemon; exit 1 if one cannot be used."""
+    from stackd.settings import read_settings
+
+    settings, _ = read_settings("dev", role="stack")
+    judged = [
+        (name_of(file), _findings(file, settings.max_document_bytes)) for file in documents(files)
+    ]
+    told = [
+        {
+            "file": name,
+            "ok": not any(strict or finding.severity == "error" for finding in findings),
+            "findings": [dataclasses.asdict(finding) for finding in findings],
+        }
+        for name, findings in judged
+    ]
+    ok = all(one["ok"] for one in told)
+    if as_json:
+        print_json({"ok": ok, "files": told})
+    else:
+        for name, findings in judged:
+            for found in findings:
+                hint = f" ({found.hint})" if found.hint else ""
+                place = f"{name}:{found.line}:{found.column}"
+                say(f"{place}: {found.severity} {found.code}: {found.message}{hint}")
+        bad = sum(not one["ok"] for one in told)
+        say(f"{len(told)} can be used" if ok else f"{bad} of {len(told)} cannot be used")
+    sys.exit(0 if ok else 1)
+
+
+def _findings(file: Path, max_bytes: int) -> list[Finding]:
+    from stackd.workflows.document import findings_in
+    from stackd.workflows.findings import Finding
+
+    try:
+        return findings_in(read(file), name=name_of(file), max_bytes=max_bytes)
+    except TooLargeError as error:
+        return [Finding(error.code, error.message, 1, 1)]
+
+
+@app.command()
+def versions(workflow_id: IdArgument, as_json: JsonFlag = False) -> None:
+    """Every version of a workflow, newest first."""
+    items: list[dict[str, Any]] = []
+    cursor: str | None = None
+    while True:
+        page = daemon().get(
+            f"/api/workflows/{workflow_id}/versions", VersionList, cursor=cursor, limit=500
+        )
+        items += page["items"]
+        cursor = page["nextCursor"]
+        if cursor is None:
+            break
+    if as_json:
+        print_json({"items": items, "nextCursor": None})
+        return
+    print_table(
+        ("version", "created", "current", "content"),
+        (
+            (str(v["version"]), v["createdAt"], "yes" if v["current"] else "no", v["contentHash"])
+            for v in items
+        ),
+        empty="",
+    )
+
+
+@app.command()
+def rollback(
+    workflow_id: IdArgument,
+    to: Annotated[
+        int | None, typer.Option(help="The version; the one before the current if not said.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make an earlier version the current one; executions under way keep theirs."""
+    answer = daemon().post(
+        f"/api/workflows/{workflow_id}/rollback", {"version": to}, ImportedWorkflow
+    )
+    if as_json:
+        print_json(answer)
+    else:
+        _tell_import(answer, f"version {answer['version']}")
+
+
+@app.command()
+def export(
+    workflow_id: IdArgument,
+    version: Annotated[
+        int | None, typer.Option(help="Which version; the current one if not said.")
+    ] = None,
+    as_yaml: Annotated[bool, typer.Option("--yaml/--json", help="How it is written.")] = True,
+    out: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A file, instead of standard output.")
+    ] = None,
+) -> None:
+    """A workflow's document as a file to import: the same content, so the same version."""
+    from stackd.workflows import written
+
+    if version is None:
+        view = daemon().get(f"/api/workflows/{workflow_id}", WorkflowView)
+    else:
+        view = daemon().get(f"/api/workflows/{workflow_id}/versions/{version}", VersionView)
+    document = view["document"]
+    text = written.as_yaml(document) if as_yaml else written.as_json(document)
+    if out is None:
+        print_safe(text)
+    else:
+        out.write_text(text)
 
 
 @app.command("list")

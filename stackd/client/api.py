@@ -302,7 +302,9 @@ def _problem(status: int, answer: Any) -> ApiError:
             continue
         place = f"{finding.get('line') or '?'}:{finding.get('column') or '?'}"
         hint = f" ({finding['hint']})" if finding.get("hint") else ""
-        message += "\n  " + plain(f"{place} {finding.get('code')}: {finding.get('message')}{hint}")
+        kind = "warning " if finding.get("severity") == "warning" else ""
+        words = f"{place} {kind}{finding.get('code')}: {finding.get('message')}{hint}"
+        message += "\n  " + plain(words)
     return ApiError(
         message,
         code=str(answer.get("code", "api.status")),

@@ -24,8 +24,9 @@ class WebhookAddress(Model):
 
 
 class FindingView(Model):
-    """A remark on a document: where, what, and the nearest valid name."""
+    """A remark on a document: where, what, and the nearest valid name. `severity`: error or warning."""
 
+    severity: str = "error"
     code: str
     message: str
     line: int | None = None
@@ -55,6 +56,28 @@ class WorkflowView(Model):
 
 class WorkflowList(Model):
     items: list[WorkflowView]
+    next_cursor: str | None
+
+
+class LintView(Model):
+    """What there is to say of a document. `ok`: there is no error."""
+
+    ok: bool
+    findings: list[FindingView]
+
+
+class VersionView(Model):
+    """One version of a workflow. `document`: only where one is asked for."""
+
+    version: int
+    created_at: str
+    content_hash: str
+    current: bool
+    document: dict[str, Any] | None = None
+
+
+class VersionList(Model):
+    items: list[VersionView]
     next_cursor: str | None
 
 

@@ -30,7 +30,10 @@ NEEDS: Final[dict[tuple[str, str], Scope]] = {
     ("POST", "/api/workflows"): Scope.WRITE,
     ("POST", "/api/workflows/{id}/activate"): Scope.WRITE,
     ("POST", "/api/workflows/{id}/deactivate"): Scope.WRITE,
+    ("POST", "/api/workflows/{id}/lint"): Scope.READ,
+    ("POST", "/api/workflows/{id}/rollback"): Scope.WRITE,
     ("POST", "/api/workflows/{id}/run"): Scope.RUN,
+    ("POST", "/api/workflows/lint"): Scope.READ,
 }
 
 _INVALID: Final = 'Bearer error="invalid_token"'

@@ -50,6 +50,7 @@ def of_error(error: StackdError) -> web.Response:
     if findings:
         extra["findings"] = [
             {
+                "severity": f.severity,
                 "code": f.code,
                 "message": f.message,
                 "line": f.line,

@@ -9,19 +9,22 @@ from stackd.client.models import (
     ErrorView,
     ExecutionSummaryView,
     ExecutionView,
+    FindingView,
     Model,
     NodeRunList,
     NodeRunView,
     ParentView,
     TriggerView,
+    VersionView,
     WebhookAddress,
     WorkflowView,
 )
 from stackd.core.clock import rfc3339
 from stackd.core.json import dumps
 from stackd.web.redaction import without_secrets
-from stackd.workflows.catalogue import WorkflowRow
+from stackd.workflows.catalogue import VersionRow, WorkflowRow
 from stackd.workflows.executions import ExecutionRow, ExecutionSummary, NodeRow, as_json
+from stackd.workflows.findings import Finding
 
 
 def workflow_view(
@@ -37,6 +40,27 @@ def workflow_view(
         updated_at=rfc3339(row.updated_at) or "",
         webhooks=webhooks,
         document=document,
+    )
+
+
+def version_view(row: VersionRow, document: dict[str, Any] | None = None) -> VersionView:
+    return VersionView(
+        version=row.version,
+        created_at=rfc3339(row.created_at) or "",
+        content_hash=row.content_hash,
+        current=row.is_current,
+        document=document,
+    )
+
+
+def finding_view(finding: Finding) -> FindingView:
+    return FindingView(
+        severity=finding.severity,
+        code=finding.code,
+        message=finding.message,
+        line=finding.line,
+        column=finding.column,
+        hint=finding.hint,
     )
 
 

@@ -1,4 +1,4 @@
-"""`/api/workflows`: import, list, show, activate, deactivate, run."""
+"""`/api/workflows`: import, list, show, versions, rollback, lint, activate, deactivate, run; the schema of documents."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import anyio
 from aiohttp import web
 
 from stackd.client.models import (
-    FindingView,
     ImportedWorkflow,
+    LintView,
+    VersionList,
     WebhookAddress,
     WorkflowList,
 )
@@ -31,24 +32,38 @@ from stackd.web.context import (
     seconds_of,
     usable_key,
 )
-from stackd.web.views import workflow_view
+from stackd.web.views import finding_view, version_view, workflow_view
 from stackd.workflows import catalogue, executions
-from stackd.workflows.catalogue import NewVersion, WebhookNode, WorkflowRow
-from stackd.workflows.document import Document, read_document
+from stackd.workflows.catalogue import (
+    Imported,
+    NewVersion,
+    VersionRow,
+    WebhookNode,
+    WorkflowRow,
+)
+from stackd.workflows.document import Document, findings_in, read_document
 from stackd.workflows.executions import NewExecution
-from stackd.workflows.findings import shown
+from stackd.workflows.findings import Finding, shown
+from stackd.workflows.schema import schema_named
 
 LONGEST_WAIT = 300.0  # seconds `?wait` may hold a connection
+_NEWEST = 2**62
 
 
 def add_to(app: web.Application) -> None:
     router = app.router
     router.add_post("/api/workflows", import_workflow)
     router.add_get("/api/workflows", list_workflows)
+    router.add_post("/api/workflows/lint", lint_document)
     router.add_get("/api/workflows/{id}", show_workflow)
+    router.add_get("/api/workflows/{id}/versions", list_versions)
+    router.add_get("/api/workflows/{id}/versions/{version}", show_version)
+    router.add_post("/api/workflows/{id}/rollback", rollback)
+    router.add_post("/api/workflows/{id}/lint", lint_workflow)
     router.add_post("/api/workflows/{id}/activate", activate)
     router.add_post("/api/workflows/{id}/deactivate", deactivate)
     router.add_post("/api/workflows/{id}/run", run_workflow)
+    router.add_get("/api/schema/{name}", show_schema)
 
 
 async def import_workflow(request: web.Request) -> web.Response:
@@ -66,14 +81,15 @@ async def import_workflow(request: web.Request) -> web.Response:
         lambda tx: catalogue.import_version(tx, new, activate=activate_now, now=now),
         size_bytes=len(new.document),
     )
+    return _imported(request, document, done)
+
+
+def _imported(request: web.Request, document: Document, done: Imported) -> web.Response:
     view = ImportedWorkflow(
         id=done.row.id,
         version=done.row.version,
         active=done.row.active,
-        warnings=[
-            FindingView(code=f.code, message=f.message, line=f.line, column=f.column, hint=f.hint)
-            for f in document.warnings
-        ],
+        warnings=[finding_view(finding) for finding in document.warnings],
         webhooks=_addresses(request, list(done.webhooks)),
     )
     return web.Response(
@@ -81,6 +97,103 @@ async def import_workflow(request: web.Request) -> web.Response:
         body=dumps(view.as_json()),
         content_type="application/json",
     )
+
+
+async def lint_document(request: web.Request) -> web.Response:
+    """Say all there is to say of the document in the body; nothing is stored."""
+    context = of(request)
+    with context.bodies.of(request) as body:
+        text = bytes(await body.read())
+    return await _linted(
+        text,
+        name=request.query.get("name", "document"),
+        max_bytes=context.settings.max_document_bytes,
+    )
+
+
+async def lint_workflow(request: web.Request) -> web.Response:
+    """Say what today's rules say of a workflow's current version."""
+    workflow_id = request.match_info["id"]
+    text = await of(request).store.read(
+        lambda tx: catalogue.document(tx, workflow_id, catalogue.get(tx, workflow_id).version)
+    )
+    return await _linted(text, name=workflow_id, max_bytes=len(text))
+
+
+async def _linted(text: bytes, *, name: str, max_bytes: int) -> web.Response:
+    findings: list[Finding] = await anyio.to_thread.run_sync(
+        partial(findings_in, text, name=name, max_bytes=max_bytes)
+    )
+    view = LintView(
+        ok=all(finding.severity != "error" for finding in findings),
+        findings=[finding_view(finding) for finding in findings],
+    )
+    return web.Response(body=dumps(view.as_json()), content_type="application/json")
+
+
+async def list_versions(request: web.Request) -> web.Response:
+    workflow_id, limit = request.match_info["id"], limit_of(request)
+    cursor = request.query.get("cursor")
+    before = _NEWEST if cursor is None else _version_in(cursor, "cursor")
+    rows = await of(request).store.read(
+        lambda tx: catalogue.versions(tx, workflow_id, before=before, limit=limit + 1)
+    )
+    page = VersionList(
+        items=[version_view(row) for row in rows[:limit]],
+        next_cursor=str(rows[limit - 1].version) if len(rows) > limit else None,
+    )
+    return web.Response(body=dumps(page.as_json()), content_type="application/json")
+
+
+async def show_version(request: web.Request) -> web.Response:
+    workflow_id = request.match_info["id"]
+    number = _version_in(request.match_info["version"], "version")
+
+    def query(tx: Tx) -> tuple[VersionRow, bytes]:
+        row = catalogue.version(tx, workflow_id, number)
+        return row, catalogue.document(tx, workflow_id, number)
+
+    row, document = await of(request).store.read(query)
+    view = version_view(row, loads(document))
+    return web.Response(body=dumps(view.as_json()), content_type="application/json")
+
+
+def _version_in(text: str, name: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(_NEWEST))):
+        raise InputError(f"{name} {shown(text)!r} is no version", code=f"query.{name}")
+    return min(int(text), _NEWEST)
+
+
+async def rollback(request: web.Request) -> web.Response:
+    """Make an earlier version the current one, as if it were imported again: by today's rules."""
+    context, workflow_id = of(request), request.match_info["id"]
+    with context.bodies.of(request) as body:
+        given = await members_of(body, "version")
+    wanted = loads(given.get("version", b"null"))
+    if wanted is not None and (type(wanted) is not int or not 0 <= wanted <= _NEWEST):
+        raise InputError("version must be the number of a version", code="input.version")
+
+    def query(tx: Tx) -> tuple[int, bytes]:
+        number = catalogue.version_before(tx, workflow_id) if wanted is None else wanted
+        catalogue.get(tx, workflow_id)
+        return number, catalogue.document(tx, workflow_id, number)
+
+    number, text = await context.store.read(query)
+    name = f"version {number} of {workflow_id}"
+    document = await anyio.to_thread.run_sync(
+        partial(read_document, text, name=name, max_bytes=len(text))
+    )
+    new, now = new_version(document), context.clock.time()
+    done = await context.store.write(
+        lambda tx: catalogue.import_version(tx, new, activate=False, now=now), size_bytes=len(text)
+    )
+    return _imported(request, document, done)
+
+
+async def show_schema(request: web.Request) -> web.Response:
+    """The JSON Schema of what people write."""
+    schema = schema_named(request.match_info["name"])
+    return web.Response(body=dumps(schema), content_type="application/schema+json")
 
 
 def new_version(document: Document) -> NewVersion:

@@ -36,6 +36,16 @@ class WorkflowRow:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionRow:
+    """One version of a workflow, which never changes."""
+
+    version: int
+    created_at: float
+    content_hash: str
+    is_current: bool
+
+
+@dataclass(frozen=True, slots=True)
 class WebhookNode:
     """A webhook trigger of a document; `path` None asks for a generated one."""
 
@@ -186,7 +196,46 @@ def document(tx: Tx, workflow_id: str, version: int) -> bytes:
     """The stored canonical JSON of one version."""
     row = tx.one(sql.GET_DOCUMENT, (workflow_id, version))
     if row is None:
-        raise NotFoundError(
-            f"workflow {workflow_id!r} has no version {version}", code="workflow.no_version"
-        )
+        raise _no_version(workflow_id, version)
     return bytes(row[0])
+
+
+def versions(tx: Tx, workflow_id: str, *, before: int, limit: int) -> list[VersionRow]:
+    """Up to `limit` versions below `before`, newest first."""
+    current = get(tx, workflow_id).version
+    rows = tx.rows(sql.LIST_VERSIONS, (workflow_id, before, limit))
+    return [VersionRow(row[0], row[1], row[2], row[0] == current) for row in rows]
+
+
+def version(tx: Tx, workflow_id: str, number: int) -> VersionRow:
+    """One version, or NotFoundError."""
+    current = get(tx, workflow_id).version
+    row = tx.one(sql.GET_VERSION, (workflow_id, number))
+    if row is None:
+        raise _no_version(workflow_id, number)
+    return VersionRow(row[0], row[1], row[2], number == current)
+
+
+def version_before(tx: Tx, workflow_id: str) -> int:
+    """The newest version below the current one.
+
+    Raises:
+        ConflictError: there is none.
+    """
+    current = get(tx, workflow_id).version
+    earlier = versions(tx, workflow_id, before=current, limit=1)
+    if not earlier:
+        raise ConflictError(
+            f"workflow {workflow_id!r} has no version before its current one, {current}",
+            code="workflow.no_earlier_version",
+            hint=f"see `stackd workflows versions {workflow_id}`",
+        )
+    return earlier[0].version
+
+
+def _no_version(workflow_id: str, number: int) -> NotFoundError:
+    return NotFoundError(
+        f"workflow {workflow_id!r} has no version {number}",
+        code="workflow.no_version",
+        hint=f"see `stackd workflows versions {workflow_id}`",
+    )

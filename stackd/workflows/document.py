@@ -61,6 +61,14 @@ def read_document(data: bytes, *, name: str, max_bytes: int) -> Document:
     )
 
 
+def findings_in(data: bytes, *, name: str, max_bytes: int) -> list[Finding]:
+    """All that there is to say of a document, errors first. Raises TooLargeError as `read_document`."""
+    try:
+        return list(read_document(data, name=name, max_bytes=max_bytes).warnings)
+    except DocumentError as error:
+        return error.findings
+
+
 def load_stored(text: bytes) -> Workflow:
     """The workflow of a canonical text that `read_document` made."""
     return Workflow.model_validate(loads(text))

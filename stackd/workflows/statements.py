@@ -23,6 +23,11 @@ CURRENT_VERSION = "SELECT version, active, concurrency FROM workflows WHERE id =
 FIND_VERSION = "SELECT version FROM workflow_versions WHERE workflow_id = ? AND content_hash = ?"
 NEWEST_VERSION = "SELECT coalesce(max(version), 0) FROM workflow_versions WHERE workflow_id = ?"
 INSERT_VERSION = "INSERT INTO workflow_versions VALUES (?, ?, ?, ?, ?)"
+GET_VERSION = """
+SELECT version, created_at, content_hash FROM workflow_versions WHERE workflow_id = ? AND version = ?"""
+LIST_VERSIONS = """
+SELECT version, created_at, content_hash FROM workflow_versions
+WHERE workflow_id = ? AND version < ? ORDER BY version DESC LIMIT ?"""
 GET_DOCUMENT = "SELECT document FROM workflow_versions WHERE workflow_id = ? AND version = ?"
 
 # Webhooks

@@ -116,15 +116,20 @@ def test_a_bad_document_exits_2_with_every_finding(stackd: Command, tmp_path: Pa
     assert "trigger.time.manual" in refused.err
 
 
+@pytest.mark.parametrize("verb", ["import", "lint"])
 @pytest.mark.parametrize(
-    ("name", "reason"), [("none.yaml", "No such file or directory"), (".", "Is a directory")]
+    ("name", "reason"),
+    [
+        ("none.yaml", ": No such file or directory"),
+        (".", " holds no document: no file ending in .json, .yaml, .yml"),
+    ],
 )
 def test_a_file_that_cannot_be_read_exits_2(
-    stackd: Command, tmp_path: Path, name: str, reason: str
+    stackd: Command, tmp_path: Path, verb: str, name: str, reason: str
 ) -> None:
-    refused = stackd("workflows", "import", str(tmp_path / name))
+    refused = stackd("workflows", verb, str(tmp_path / name))
 
-    assert (refused.code, refused.err) == (2, f"error: {tmp_path / name}: {reason}\n")
+    assert (refused.code, refused.err) == (2, f"error: {tmp_path / name}{reason}\n")
 
 
 def test_workflows_are_listed_one_a_line(stackd: Command) -> None:
