@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from stackd.cli.context import JsonFlag, complain, print_json, print_table, say
+from stackd.cli.context import JsonFlag, complain, daemon, print_json, print_table, say
+from stackd.client.models import ConfigView
 from stackd.core.errors import SettingsError
 from stackd.settings import Settings, read_settings, with_dev_secrets
 
@@ -35,25 +36,35 @@ RoleOption = Annotated[Role, typer.Option(help="For which role of it.")]
 
 @app.command()
 def show(
-    mode: ModeOption = Mode.dev, role: RoleOption = Role.stack, as_json: JsonFlag = False
+    mode: ModeOption = Mode.dev,
+    role: RoleOption = Role.stack,
+    running: Annotated[
+        bool, typer.Option("--running", help="Those of the daemon that runs, as it read them.")
+    ] = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Every setting, its value (secrets masked) and where it came from; exit 2 if they cannot be used."""
-    settings, problems = _read(mode, role)
-    rows = settings.report()
+    told = daemon().get("/api/config", ConfigView) if running else _report(mode, role)
     if as_json:
-        print_json({"settings": rows, "warnings": list(settings.warnings), "problems": problems})
+        print_json(told)
     else:
         print_table(
             ("setting", "value", "from"),
-            [(row["name"], _word(row["value"]), row["source"]) for row in rows],
+            [(row["name"], _word(row["value"]), row["source"]) for row in told["settings"]],
             empty="",
         )
-        for warning in settings.warnings:
+        for warning in told["warnings"]:
             complain(f"warning: {warning}")
-        for problem in problems:
+        for problem in told["problems"]:
             complain(f"problem: {problem}")
-    if problems:
+    if told["problems"]:
         sys.exit(2)
+
+
+def _report(mode: Mode, role: Role) -> dict[str, Any]:
+    settings, problems = _read(mode, role)
+    warnings = list(settings.warnings)
+    return {"settings": settings.report(), "warnings": warnings, "problems": problems}
 
 
 @app.command()

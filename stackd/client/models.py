@@ -204,6 +204,20 @@ class TokenList(Model):
     next_cursor: str | None
 
 
+class SettingView(Model):
+    """A setting as people write it. `source`: where the value came from."""
+
+    name: str
+    value: Any
+    source: str
+
+
+class ConfigView(Model):
+    settings: list[SettingView]
+    warnings: list[str]
+    problems: list[str]
+
+
 class CheckView(Model):
     status: str
     reason: str | None = None

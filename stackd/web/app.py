@@ -8,7 +8,7 @@ import structlog
 from aiohttp import web
 
 from stackd.core.errors import StackdError
-from stackd.web import auth, executions, problem, tokens, workflows
+from stackd.web import auth, config, executions, problem, tokens, workflows
 from stackd.web.connections import connection_of
 from stackd.web.context import CONTEXT, Context
 from stackd.web.event_stream import stream_events
@@ -29,6 +29,7 @@ def make_app(context: Context) -> web.Application:
     workflows.add_to(app)
     executions.add_to(app)
     tokens.add_to(app)
+    config.add_to(app)
 
     async def events(request: web.Request) -> web.StreamResponse:
         return await stream_events(request, context.stream)

@@ -23,6 +23,7 @@ WEBHOOKS = "/api/webhooks/"
 
 # What each route needs. A GET that is not here needs READ, anything else ADMIN.
 NEEDS: Final[dict[tuple[str, str], Scope]] = {
+    ("GET", "/api/config"): Scope.ADMIN,
     ("GET", "/api/tokens"): Scope.ADMIN,
     ("POST", "/api/executions"): Scope.RUN,
     ("POST", "/api/executions/{id}/cancel"): Scope.RUN,

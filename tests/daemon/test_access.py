@@ -34,6 +34,7 @@ ROUTES = [
     ("POST", "/api/workflows/nobody/deactivate", "write"),
     ("GET", "/api/tokens", "admin"),
     ("POST", "/api/tokens", "admin"),
+    ("GET", "/api/config", "admin"),
     ("DELETE", "/api/tokens/nobody", "admin"),
     ("POST", "/api/queue/resume", "admin"),
 ]

@@ -388,6 +388,10 @@ COMMANDS = [
     ["executions", "cancel", "x"],
     ["queue", "status"],
     ["queue", "pause"],
+    ["token", "list"],
+    ["token", "create", "x", "--scope", "read"],
+    ["workflows", "export", "x"],
+    ["config", "show", "--running"],
     ["health"],
     ["health", "--json"],
 ]
@@ -579,6 +583,31 @@ def test_config_check_lists_every_problem_and_exits_2(command: Command, tmp_path
         assert any(name in line for line in lines), name
     told = json.loads(as_json.out)
     assert (told["ok"], [f"problem: {one}" for one in told["problems"]]) == (False, lines)
+
+
+def test_config_show_of_a_running_daemon_is_what_it_was_started_with(
+    command: Command, daemons: Callable[..., DaemonProcess]
+) -> None:
+    daemon = daemons(EXECUTION_MAX_RETRIES="7", ENCRYPTION_MASTER_KEY=KEY, STACKD_MAX_JOB="3")
+    daemon.start("api")
+    elsewhere = {"STACKD_STATE_DIR": str(daemon.state), "EXECUTION_MAX_RETRIES": "9"}
+
+    plain = command("config", "show", "--running", **elsewhere)
+    as_json = command("config", "show", "--running", "--json", **elsewhere)
+    here = command("config", "show", "--json", **elsewhere)
+
+    rows = dict(line.split("\t", 1) for line in plain.out.splitlines())
+    assert plain.code == 0
+    assert rows["EXECUTION_MAX_RETRIES"] == "7\tenvironment"
+    assert rows["ENCRYPTION_MASTER_KEY"] == "(set)\tenvironment"
+    assert "warning: STACKD_MAX_JOB (environment): is no setting" in plain.err
+    assert KEY not in plain.out + as_json.out
+    assert [row["name"] for row in as_json.json["settings"]] == [
+        row["name"] for row in here.json["settings"]
+    ]
+    assert as_json.json.keys() == here.json.keys()
+    assert daemon.http("GET", "/api/config").json == as_json.json
+    assert daemon.terminate() == 0
 
 
 # -- the frame

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from stackd.access.tokens import Scope, id_in, new_token
 from stackd.core.errors import InputError
-from stackd.web import executions, tokens, workflows
+from stackd.web import config, executions, tokens, workflows
 from stackd.web.auth import NEEDS, may_use_socket, needs
 from stackd.web.health import Health
 
@@ -95,6 +95,7 @@ EXPECTED = {
     ("GET", "/api/tokens"): "admin",
     ("POST", "/api/tokens"): "admin",
     ("DELETE", "/api/tokens/{id}"): "admin",
+    ("GET", "/api/config"): "admin",
     ("GET", "/metrics"): "read",
 }
 OPEN = {("GET", "/livez"), ("GET", "/readyz"), ("GET", "/startupz")}
@@ -103,7 +104,7 @@ OPEN = {("GET", "/livez"), ("GET", "/readyz"), ("GET", "/startupz")}
 def test_every_route_needs_the_scope_that_is_written_here() -> None:
     app = web.Application()
     Health().add_to(app)
-    for noun in (workflows, executions, tokens):
+    for noun in (workflows, executions, tokens, config):
         noun.add_to(app)
 
     routes = {
