@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -20,6 +20,9 @@ from stackd.client.api import Api
 from stackd.core.errors import StackdError
 from stackd.core.text import plain, plain_json
 from stackd.settings import connection_settings
+
+T = TypeVar("T")
+Line = list[tuple[str, str]]  # texts and the styles they have on a terminal
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -64,6 +67,70 @@ def complain(text: str) -> None:
         print(plain(first), file=sys.stderr)
         for line in further:
             print(f"  {plain(line.strip())}", file=sys.stderr)
+
+
+def say_styled(lines: Iterable[Line]) -> None:
+    """Print lines, in colours on a terminal that has some."""
+    if not is_terminal():
+        for line in lines:
+            say("".join(text for text, _ in line).rstrip())
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    with console.capture() as drawn:
+        for line in lines:
+            console.print(
+                Text.assemble(*((plain(text), style) for text, style in line)), soft_wrap=True
+            )
+    _write(drawn.get())
+
+
+def progressing(items: Sequence[T], doing: str) -> Iterator[T]:
+    """Go through `items`; with a bar on standard error if that is a terminal and there are several."""
+    with _progress(doing, total=len(items)) if len(items) > 1 else nullcontext() as advance:
+        for item in items:
+            yield item
+            if advance is not None:
+                advance()
+
+
+@contextmanager
+def waiting(doing: str) -> Iterator[None]:
+    """Show on a terminal that something lasts, and for how long by now."""
+    with _progress(doing, total=None):
+        yield
+
+
+@contextmanager
+def _progress(doing: str, *, total: int | None) -> Iterator[Callable[[], None] | None]:
+    """Shows how far it is, gone without a trace at the end; yields what counts one more. None: nobody would see it."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
+    console = Console(stderr=True)
+    if not console.is_interactive:  # a terminal that cannot take back what it shows
+        yield None
+        return
+    counts = () if total is None else (BarColumn(), MofNCompleteColumn())
+    words = TextColumn("{task.description}", markup=False)
+    columns = (SpinnerColumn(), words, *counts, TimeElapsedColumn())
+    with Progress(
+        *columns, console=console, transient=True, redirect_stdout=is_terminal()
+    ) as shown:
+        task = shown.add_task(doing, total=total)
+        yield lambda: shown.advance(task)
 
 
 def print_safe(text: str) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from stackd.cli import completion
 from stackd.cli.context import (
     JsonFlag,
     daemon,
@@ -15,25 +16,31 @@ from stackd.cli.context import (
     print_json,
     print_table,
     say,
-    seconds,
+    say_styled,
     short_error,
 )
 from stackd.cli.tail import tail
+from stackd.cli.tree import STYLES, node_lines
 from stackd.client.models import ExecutionList, ExecutionView, MovedExecution
+from stackd.core.clock import SystemClock
 from stackd.core.errors import InputError
 
 app = typer.Typer(no_args_is_help=True)
 
 app.command()(tail)
 
-IdArgument = Annotated[str, typer.Argument(help="The execution's id.")]
-BAR_WIDTH = 24
+IdArgument = Annotated[
+    str, typer.Argument(help="The execution's id.", autocompletion=completion.execution_id)
+]
 OUTPUT_SHOWN = 200  # characters of an output on one line
 
 
 @app.command("list")
 def list_(
-    workflow: Annotated[str | None, typer.Option(help="Only of this workflow.")] = None,
+    workflow: Annotated[
+        str | None,
+        typer.Option(help="Only of this workflow.", autocompletion=completion.workflow_id),
+    ] = None,
     status: Annotated[str | None, typer.Option(help="Only in this state.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=500, help="How many.")] = 50,
     cursor: Annotated[str | None, typer.Option(help="Go on from an earlier list.")] = None,
@@ -76,22 +83,19 @@ def show(execution_id: IdArgument, as_json: JsonFlag = False) -> None:
 
 
 def print_execution(view: dict[str, Any]) -> None:
-    """The execution as a person reads it: its state, then a line per node run with a bar of its time."""
-    say(f"{view['id']}  {view['workflowId']} v{view['version']}  {view['status']}")
+    """The execution as a person reads it: its state, its node runs in time, its output, and what to decide."""
+    head = f"{view['id']}  {view['workflowId']} v{view['version']}  "
+    say_styled([[(head, "bold"), (view["status"], STYLES.get(view["status"], ""))]])
     say(f"  created {view['createdAt']}  finished {view['finishedAt'] or '-'}")
     if view["error"]:
         say(f"  error   {short_error(view['error'])}")
-    longest = max((n["durationMs"] or 0.0 for n in view["nodes"]), default=0.0)
-    width = max((len(n["id"]) for n in view["nodes"]), default=0)
-    for node in view["nodes"]:
-        share = 0.0 if not longest else (node["durationMs"] or 0.0) / longest
-        bar = "━" * round(share * BAR_WIDTH)
-        tries = f" x{node['attempt']}" if node["attempt"] > 1 else ""
+    if view["parent"]:
         say(
-            f"  {node['id']:<{width}}  {node['status'] + tries:<12} {seconds(node['durationMs']):>8} {bar}"
+            f"  parent  {view['parent']['executionId']}  {view['parent']['node'] or '(waits for nothing)'}"
         )
-        if node["error"]:
-            say(f"  {'':<{width}}  {short_error(node['error'])}")
+    say_styled(node_lines(view, now=SystemClock().time()))
+    if view["moreNodes"]:
+        say(f"  more node runs are not shown: /api/executions/{view['id']}/nodes has all of them")
     say(f"  output  {_short(view['output'])}")
     uncertain = [n["id"] for n in view["nodes"] if n["status"] == "uncertain"]
     for key in uncertain if view["status"] == "uncertain" else []:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from stackd.cli import completion
 from stackd.cli.context import JsonFlag, complain, daemon, print_json, print_table, say
 from stackd.client.models import NewTokenView, TokenList, TokenView
 from stackd.core.clock import SystemClock, is_instant, rfc3339
@@ -93,7 +94,10 @@ def list_(as_json: JsonFlag = False) -> None:
 
 @app.command()
 def revoke(
-    token_id: Annotated[str, typer.Argument(help="The token's id.")], as_json: JsonFlag = False
+    token_id: Annotated[
+        str, typer.Argument(help="The token's id.", autocompletion=completion.token_id)
+    ],
+    as_json: JsonFlag = False,
 ) -> None:
     """End a token, at once and for good."""
     view = daemon().delete(f"/api/tokens/{token_id}", TokenView)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stackd.cli import completion
 from stackd.cli.context import (
     JsonFlag,
     complain,
@@ -19,7 +20,9 @@ from stackd.cli.context import (
     print_json,
     print_safe,
     print_table,
+    progressing,
     say,
+    waiting,
 )
 from stackd.cli.files import documents, name_of, read
 from stackd.client.api import TIMEOUT, Answer
@@ -35,6 +38,7 @@ from stackd.client.models import (
 from stackd.core.clock import SystemClock
 from stackd.core.errors import InputError, TooLargeError
 from stackd.core.json import loads_strict
+from stackd.core.text import plain
 
 if TYPE_CHECKING:
     from stackd.workflows.findings import Finding
@@ -45,7 +49,9 @@ LONGEST_WAIT = 300.0  # seconds the API holds a request; whoever waits longer as
 POLL = 1.0  # seconds between these questions
 RESTED = ("completed", "failed", "cancelled", "uncertain")
 
-IdArgument = Annotated[str, typer.Argument(help="The workflow's id.")]
+IdArgument = Annotated[
+    str, typer.Argument(help="The workflow's id.", autocompletion=completion.workflow_id)
+]
 FilesArgument = Annotated[
     list[Path],
     typer.Argument(help="Documents, YAML or JSON, and folders of them; - reads standard input."),
@@ -62,7 +68,7 @@ def import_(
 ) -> None:
     """Store documents as the current versions of their workflows."""
     results = []
-    for file in documents(files):
+    for file in progressing(documents(files), "importing"):
         name = name_of(file)
         answer = daemon().post(
             "/api/workflows",
@@ -283,7 +289,11 @@ def run(
 ) -> None:
     """Start an execution by hand; with --wait, exit 1 if it fails or is not over in time."""
     body = {"input": _json(given)}
-    answer = _run_and_wait(workflow_id, body, timeout) if wait else _start(workflow_id, body)
+    if wait:
+        with waiting(f"{plain(workflow_id)} runs"):
+            answer = _run_and_wait(workflow_id, body, timeout)
+    else:
+        answer = _start(workflow_id, body)
     if as_json:
         print_json(answer.body)
     elif answer.status == 202:

@@ -141,7 +141,7 @@ class Api:
         target = self._target(path, query)
         sent = self._signed({"Accept": "application/json", **(headers or {})})
         content = body if isinstance(body, bytes) or body is None else dumps(body)
-        with contextlib.closing(self._connection()) as connection:
+        with contextlib.closing(self._connection(min(timeout, CONNECT_TIMEOUT))) as connection:
             self._connect(connection, timeout)
             try:
                 # Who answers before it has read all of the request may close: the answer is there all the same.
@@ -165,7 +165,7 @@ class Api:
         sent = {"Accept": "text/event-stream"}
         if last_id is not None:
             sent["Last-Event-ID"] = last_id
-        with contextlib.closing(self._connection()) as connection:
+        with contextlib.closing(self._connection(CONNECT_TIMEOUT)) as connection:
             self._connect(connection, timeout)
             try:
                 connection.request("GET", self._target(path, query), headers=self._signed(sent))
@@ -189,16 +189,16 @@ class Api:
         own = {} if self._token is None else {"Authorization": f"Bearer {self._token}"}
         return {**headers, **own}
 
-    def _connection(self) -> http.client.HTTPConnection:
+    def _connection(self, timeout: float) -> http.client.HTTPConnection:
         if self._url is None:
             assert self._socket_path is not None  # noqa: S101  # one of the two is always given
-            return _UnixConnection(self._socket_path, CONNECT_TIMEOUT)
+            return _UnixConnection(self._socket_path, timeout)
         kind = (
             http.client.HTTPSConnection
             if self._url.scheme == "https"
             else http.client.HTTPConnection
         )
-        return kind(self._url.hostname or "", self._url.port, timeout=CONNECT_TIMEOUT)
+        return kind(self._url.hostname or "", self._url.port, timeout=timeout)
 
     def _connect(self, connection: http.client.HTTPConnection, timeout: float) -> None:
         try:
