@@ -20,6 +20,7 @@ from stackd.core.errors import ConflictError, InputError, NotFoundError
 from stackd.core.events import Event
 from stackd.core.ids import sortable_id
 from stackd.core.names import nearest
+from stackd.core.text import plain
 from stackd.store.connection import Tx
 
 SECRET_BYTES: Final = 32
@@ -102,9 +103,10 @@ def new_token(
         InputError: the name, a scope or the expiry cannot be used.
     """
     usable = name.strip()
-    if not 1 <= len(usable) <= LONGEST_NAME:
+    if not 1 <= len(usable) <= LONGEST_NAME or plain(usable) != usable:
         raise InputError(
-            f"the name of a token has 1 to {LONGEST_NAME} characters", code="token.name"
+            f"the name of a token has 1 to {LONGEST_NAME} characters, all of which show",
+            code="token.name",
         )
     if expires_at is not None and expires_at <= now:
         raise InputError("the token would have expired already", code="token.expiry")

@@ -151,6 +151,24 @@ def test_many_imports_show_a_bar_on_a_terminal_only(daemon: DaemonProcess, tmp_p
     assert b"\x1b" not in piped.stdout
 
 
+def test_an_import_that_fails_takes_its_bar_away_before_it_says_why(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    for number in range(2):
+        (tmp_path / f"{number}.yaml").write_text("id: bad\nnodes: []\n")
+
+    shown = in_terminal(
+        "workflows",
+        "import",
+        str(tmp_path),
+        TERM="xterm-256color",
+        STACKD_STATE_DIR=str(daemon.state),
+    )
+
+    _, _, after = shown.rpartition("\x1b[2K")  # the last line that was taken back
+    assert after.startswith(f"error: {tmp_path / '0.yaml'}:2:")
+
+
 def test_a_wait_shows_that_it_lasts_on_a_terminal_only(daemon: DaemonProcess) -> None:
     words = ("workflows", "run", "hello", "--wait")
     state = {"STACKD_STATE_DIR": str(daemon.state)}

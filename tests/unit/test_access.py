@@ -49,6 +49,7 @@ def test_what_is_no_token_has_no_id(text: str) -> None:
     [
         ("", ["read"], None, "token.name"),
         ("x" * 101, ["read"], None, "token.name"),
+        ("a\x1b[2Jb", ["read"], None, "token.name"),
         ("ci", [], None, "token.scope"),
         ("ci", ["raed"], None, "token.scope"),
         ("ci", ["read"], NOW, "token.expiry"),
