@@ -106,12 +106,12 @@ def test_making_and_revoking_one_is_logged_with_who_asked(daemon: DaemonProcess)
     made = call(daemon, admin["token"], "POST", "/api/tokens", {"name": "x", "scopes": ["read"]})
     daemon.api.delete(f"/api/tokens/{made.json['id']}")
 
-    (created,) = [
-        one for one in daemon.logged("token created") if one["token_id"] == made.json["id"]
-    ]
-    (revoked,) = [
-        one for one in daemon.logged("token revoked") if one["token_id"] == made.json["id"]
-    ]
+    def told(event: str) -> Any:
+        lines = [line for line in daemon.logged(event) if line["token_id"] == made.json["id"]]
+        return lines[0] if lines else None
+
+    created = eventually("its making is logged", lambda: told("token created"))
+    revoked = eventually("its end is logged", lambda: told("token revoked"))
     assert created["by"] == f"the token {admin['id']} (test)"
     assert revoked["by"] == f"uid {os.geteuid()} (pid {os.getpid()})"
 
@@ -253,7 +253,10 @@ def test_another_user_on_the_socket_needs_a_token_whatever_the_mode_of_its_file(
     assert without == 401
     assert f"uid {NOBODY} is not the daemon's user: send a bearer token" in said
     assert with_one == 200
-    assert daemon.logged("a foreign user came by the Unix socket")[-1]["uid"] == NOBODY
+    logged = eventually(
+        "it is logged", lambda: daemon.logged("a foreign user came by the Unix socket")
+    )
+    assert logged[-1]["uid"] == NOBODY
 
 
 # -- commands
