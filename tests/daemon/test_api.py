@@ -376,7 +376,7 @@ def test_one_execution_has_the_documented_shape(daemon: DaemonProcess) -> None:
     assert shown == daemon.execution(execution_id)
     assert set(shown) == {
         "id", "workflowId", "version", "status", "trigger", "input", "output", "error",
-        "createdAt", "startedAt", "finishedAt", "nodes",
+        "createdAt", "startedAt", "finishedAt", "nodes", "parent", "moreNodes",
     }  # fmt: skip
     assert shown["trigger"] == {"type": "trigger.time.manual", "nodeId": "start"}
     assert (shown["input"], shown["error"]) == (given, None)

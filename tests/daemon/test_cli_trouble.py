@@ -234,7 +234,7 @@ def view(status: str) -> dict[str, Any]:
     return {
         "id": "e1", "workflowId": "x", "version": 1, "status": status, "createdAt": "now", "startedAt": None,
         "finishedAt": None, "error": None, "nodes": [], "input": None, "output": None,
-        "trigger": {"type": "trigger.time.manual", "nodeId": "start"},
+        "trigger": {"type": "trigger.time.manual", "nodeId": "start"}, "parent": None, "moreNodes": False,
     }  # fmt: skip
 
 
