@@ -241,6 +241,16 @@ def view(status: str) -> dict[str, Any]:
 STARTED = said(202, {"success": True, "executionId": "e1", "workflowId": "x"})
 
 
+def test_show_says_who_started_it_and_that_not_all_node_runs_are_there(command: Command) -> None:
+    called = view("completed") | {"parent": {"executionId": "e0", "node": "call"}}
+    with listening(said(200, called | {"moreNodes": True})) as stub:
+        ran = command("executions", "show", "e1", STACKD_URL=stub.url)
+
+    assert ran.code == 0
+    assert "\n  parent  e0  call\n" in ran.out
+    assert "\n  more node runs are not shown: /api/executions/e1/nodes has all of them\n" in ran.out
+
+
 @pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["plain", "json"])
 def test_a_wait_that_ends_before_the_execution_does_exits_1_and_says_how_to_look(
     command: Command, as_json: list[str]
