@@ -12,7 +12,7 @@ from stackd.core.aside import aside
 from stackd.core.large_json import check, load
 
 ODD_SHAPES = {
-    "empties": b"[" + b",".join([b"[]"] * 500_000) + b"]",
+    "empties": b"[" + b",".join([b"[]"] * 2_000_000) + b"]",
     "deep": b"[" + b",".join([b"[" * 400 + b"]" * 400] * 1500) + b"]",
 }
 
@@ -24,15 +24,19 @@ TURNS = 5  # read in one step, either shape leaves two; in pieces twelve and mor
 @pytest.mark.parametrize("what", ["checked", "read and freed"])
 def test_other_threads_have_their_turn_while_large_json_is_read(shape: str, what: str) -> None:
     text = ODD_SHAPES[shape]
+    most = 0
 
-    with turns() as taken:
-        if what == "checked":
-            check(text)
-        else:
-            load(text).take_apart()
-        count = taken()
+    for _ in range(3):  # others may be what takes the turns; read in one step it is few each time
+        with turns() as taken:
+            if what == "checked":
+                check(text)
+            else:
+                load(text).take_apart()
+            most = max(most, taken())
+        if most >= TURNS:
+            break
 
-    assert count >= TURNS
+    assert most >= TURNS
 
 
 async def test_one_piece_of_work_runs_at_a_time_in_the_order_asked() -> None:
