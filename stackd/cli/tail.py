@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from stackd.cli import completion
 from stackd.cli.context import daemon, say, seconds
 from stackd.client.api import Api, ServerEvent
 from stackd.client.models import ExecutionView
@@ -34,9 +35,15 @@ _TOLD: Final = (
 
 def tail(
     execution_id: Annotated[
-        str | None, typer.Argument(help="Only this execution, until it rests.")
+        str | None,
+        typer.Argument(
+            help="Only this execution, until it rests.", autocompletion=completion.execution_id
+        ),
     ] = None,
-    workflow: Annotated[str | None, typer.Option(help="Only of this workflow.")] = None,
+    workflow: Annotated[
+        str | None,
+        typer.Option(help="Only of this workflow.", autocompletion=completion.workflow_id),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a line of JSON for each event.")
     ] = False,

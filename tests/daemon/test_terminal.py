@@ -60,6 +60,7 @@ def tab(state: Path, typed: str) -> list[str]:
         ("stackd workflows run o", ["other"]),
         ("stackd workflows show zzz", []),
         ("stackd executions list --workflow hello", ["hello"]),
+        ("stackd executions tail --workflow hello", ["hello"]),
     ],
 )
 def test_bash_completes_commands_and_ids_of_the_running_daemon(
@@ -72,7 +73,8 @@ def test_bash_completes_executions_and_tokens(daemon: DaemonProcess) -> None:
     execution = daemon.begin("hello")
     token = daemon.api.post("/api/tokens", {"name": "x", "scopes": ["read"]})["id"]
 
-    assert execution in tab(daemon.state, f"stackd executions show {execution[:4]}")
+    for verb in ("show", "tail"):
+        assert execution in tab(daemon.state, f"stackd executions {verb} {execution[:4]}")
     assert tab(daemon.state, f"stackd token revoke {token[:-2]}") == [token]
 
 
