@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 
@@ -142,6 +142,35 @@ class ExecutionView(ExecutionSummaryView):
     nodes: list[NodeRunView]
 
 
+class NewRun(Model):
+    """`input`: what the trigger gives."""
+
+    input: Any = None
+
+
+class NewExecutionRequest(NewRun):
+    workflow_id: str
+
+
+class DecisionRequest(Model):
+    """`node`: its key; may be left out if just one node run is uncertain."""
+
+    decision: Literal["retry", "skip", "fail"]
+    node: str | None = None
+
+
+class RollbackRequest(Model):
+    """`version`: null for the one before the current one."""
+
+    version: Annotated[int, Field(ge=0)] | None = None
+
+
+class NewToken(Model):
+    name: str
+    scopes: list[str]
+    expires_at: str | None = None
+
+
 class StartedExecution(Model):
     success: bool
     execution_id: str
@@ -216,6 +245,18 @@ class ConfigView(Model):
     settings: list[SettingView]
     warnings: list[str]
     problems: list[str]
+
+
+class ProblemView(Model):
+    """An RFC 9457 problem. `code` is stable; `detail` is for people; `hint`: what to do next."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    hint: str | None = None
+    findings: list[FindingView] | None = None
 
 
 class CheckView(Model):

@@ -7,12 +7,22 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import web
 
+from stackd.access.tokens import Scope
 from stackd.core.errors import StackdError
-from stackd.web import auth, config, executions, problem, tokens, workflows
+from stackd.web import (
+    auth,
+    config,
+    events,
+    executions,
+    openapi,
+    problem,
+    tokens,
+    workflows,
+)
 from stackd.web.connections import connection_of
 from stackd.web.context import CONTEXT, Context
-from stackd.web.event_stream import stream_events
 from stackd.web.health import Health
+from stackd.web.route import Route
 from stackd.web.webhooks import Webhooks
 
 _log = structlog.get_logger(__name__)
@@ -24,17 +34,18 @@ def make_app(context: Context) -> web.Application:
     """The application over `context`."""
     app = web.Application(middlewares=[_answer_problems])
     app[CONTEXT] = context
-    Health().add_to(app)
-    Webhooks().add_to(app, context)
-    workflows.add_to(app)
-    executions.add_to(app)
-    tokens.add_to(app)
-    config.add_to(app)
-
-    async def events(request: web.Request) -> web.StreamResponse:
-        return await stream_events(request, context.stream)
-
-    app.router.add_get("/api/events", events)
+    webhooks = Webhooks()
+    webhooks.follow(app, context)
+    routes = all_routes(webhooks)
+    needs: dict[tuple[str, str], Scope | None] = {}
+    for route in routes:
+        methods = ("GET", "HEAD") if route.method == "GET" else (route.method,)
+        for method in methods:
+            added = app.router.add_route(method, route.path, route.handler)
+            if added.resource is not None:
+                needs[method, added.resource.canonical] = route.needs
+    app[auth.NEEDS] = needs
+    app[openapi.ROUTES_OF] = routes
 
     async def release_waiters(_: web.Application) -> None:
         context.waiting.release()
@@ -42,6 +53,20 @@ def make_app(context: Context) -> web.Application:
 
     app.on_shutdown.append(release_waiters)
     return app
+
+
+def all_routes(webhooks: Webhooks) -> tuple[Route, ...]:
+    """Every route there is."""
+    return (
+        *Health().routes,
+        *webhooks.routes,
+        *workflows.ROUTES,
+        *executions.ROUTES,
+        *events.ROUTES,
+        *tokens.ROUTES,
+        *config.ROUTES,
+        *openapi.ROUTES,
+    )
 
 
 @web.middleware
@@ -74,7 +99,7 @@ async def _answer_problems(request: web.Request, handler: Handler) -> web.Stream
 
 def _no_place(request: web.Request) -> web.StreamResponse | None:
     """What others than probes are told over a connection that is one too many; None if it is not."""
-    if request.path in auth.OPEN_PATHS or not connection_of(request).is_spare:
+    if request.path in auth.PROBES or not connection_of(request).is_spare:
         return None
     answer = problem.problem(503, "overloaded", "too many connections are open", retry_after=5.0)
     answer.force_close()

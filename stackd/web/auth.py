@@ -18,24 +18,10 @@ from stackd.core.errors import AuthError, ScopeError
 from stackd.web.connections import Peer, connection_of
 from stackd.web.context import Context, of
 
-OPEN_PATHS = frozenset({"/livez", "/readyz", "/startupz"})
-WEBHOOKS = "/api/webhooks/"
+PROBES: Final = frozenset({"/livez", "/readyz", "/startupz"})
 
-# What each route needs. A GET that is not here needs READ, anything else ADMIN.
-NEEDS: Final[dict[tuple[str, str], Scope]] = {
-    ("GET", "/api/config"): Scope.ADMIN,
-    ("GET", "/api/tokens"): Scope.ADMIN,
-    ("POST", "/api/executions"): Scope.RUN,
-    ("POST", "/api/executions/{id}/cancel"): Scope.RUN,
-    ("POST", "/api/executions/{id}/resolve"): Scope.RUN,
-    ("POST", "/api/workflows"): Scope.WRITE,
-    ("POST", "/api/workflows/{id}/activate"): Scope.WRITE,
-    ("POST", "/api/workflows/{id}/deactivate"): Scope.WRITE,
-    ("POST", "/api/workflows/{id}/lint"): Scope.READ,
-    ("POST", "/api/workflows/{id}/rollback"): Scope.WRITE,
-    ("POST", "/api/workflows/{id}/run"): Scope.RUN,
-    ("POST", "/api/workflows/lint"): Scope.READ,
-}
+# The scope that each route needs, by method and path; None: nobody is asked.
+NEEDS: Final[web.AppKey[dict[tuple[str, str], Scope | None]]] = web.AppKey("needs", dict)
 
 _INVALID: Final = 'Bearer error="invalid_token"'
 
@@ -66,25 +52,18 @@ async def authorize(request: web.Request) -> None:
         ScopeError: it may do less than this.
         StoreError: or a subclass: its token cannot be looked up.
     """
-    if request.path in OPEN_PATHS or request.path.startswith(WEBHOOKS):
+    route = request.match_info.route
+    path = "" if route.resource is None else route.resource.canonical
+    needed = request.app[NEEDS].get((route.method, path), Scope.READ)  # of no route: told next
+    if needed is None:
         return
     caller = request[_CALLER] = await _caller(request)
-    resource = request.match_info.route.resource
-    if resource is None:  # there is no such route, which is told next
-        return
-    needed = needs(request.method, resource.canonical)
-    if not needed.is_within(caller.scopes):
+    if route.resource is not None and not needed.is_within(caller.scopes):
         raise ScopeError(
-            f"{request.method} {resource.canonical} needs the scope {needed.value}, "
+            f"{request.method} {path} needs the scope {needed.value}, "
             f"which {caller.name} does not hold",
             scope=needed.value,
         )
-
-
-def needs(method: str, route: str) -> Scope:
-    """The scope that a caller of `route`, as it was added to the application, must hold."""
-    method = "GET" if method == "HEAD" else method
-    return NEEDS.get((method, route), Scope.READ if method == "GET" else Scope.ADMIN)
 
 
 async def _caller(request: web.Request) -> Caller:

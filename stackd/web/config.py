@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from aiohttp import web
 
+from stackd.access.tokens import Scope
 from stackd.client.models import ConfigView, SettingView
 from stackd.core.json import dumps
 from stackd.web.context import of
-
-
-def add_to(app: web.Application) -> None:
-    app.router.add_get("/api/config", show_config)
+from stackd.web.route import Route
 
 
 async def show_config(request: web.Request) -> web.Response:
@@ -22,3 +22,11 @@ async def show_config(request: web.Request) -> web.Response:
         problems=[],  # with one it would not run
     )
     return web.Response(body=dumps(view.as_json()), content_type="application/json")
+
+
+ROUTES: Final = (
+    Route(
+        "GET", "/api/config", show_config, Scope.ADMIN,
+        "The settings this process runs with, secrets masked", {200: ConfigView},
+    ),
+)  # fmt: skip

@@ -1,4 +1,4 @@
-"""`/api/events`: what happens in this process, told as it happens (server-sent events, WHATWG HTML 9.2).
+"""The recent events of this process, for those who listen (server-sent events, WHATWG HTML 9.2).
 
 All streams read the same bounded ring of recent events. Who comes back with Last-Event-ID goes on after that one.
 Who has missed some is told so by an event `Missed`, with their `count`, null where nobody knows it. Nothing is kept
@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
 import anyio
-from aiohttp import web
 from pydantic.alias_generators import to_camel
 
 from stackd.core.clock import Clock, rfc3339
-from stackd.core.errors import InputError, OverloadedError
+from stackd.core.errors import OverloadedError
 from stackd.core.events import Event, EventBus
 from stackd.core.json import dumps
-from stackd.core.names import nearest
-from stackd.web.connections import connection_of
 from stackd.web.waiting import Client
 
 KEPT = 5000  # events; a second or two at full load
@@ -47,10 +44,12 @@ class Wanted:
     types: frozenset[str] = frozenset()
     execution_id: str | None = None
     workflow_id: str | None = None
+    hidden: tuple[type[Event], ...] = ()  # from who may not know
 
     def fits(self, event: Event) -> bool:
         return (
             (not self.types or type(event).__name__ in self.types)
+            and not isinstance(event, self.hidden)
             and self.execution_id in (None, getattr(event, "execution_id", None))
             and self.workflow_id in (None, getattr(event, "workflow_id", None))
         )
@@ -224,40 +223,3 @@ def _names_of(kind: type[Event]) -> dict[str, str]:
 def known_types() -> list[str]:
     """The names of all events."""
     return sorted(kind.__name__ for kind in Event.__subclasses__())
-
-
-async def stream_events(request: web.Request, stream: EventStream) -> web.StreamResponse:
-    """Answer with events until the client leaves or the process ends."""
-    wanted = _wanted(request)
-    reader = stream.open(request.headers.get("Last-Event-ID"))
-    try:
-        answer = web.StreamResponse(
-            headers={
-                "Content-Type": "text/event-stream; charset=utf-8",
-                "Cache-Control": "no-store",
-                "X-Accel-Buffering": "no",  # nginx would hold them back
-            }
-        )
-        await answer.prepare(request)
-        await answer.write(b": stackd\n\n")
-        connection = connection_of(request)
-        while (text := await reader.next(wanted, connection)) is not None:
-            if text:
-                await answer.write(text)
-        if not connection.is_gone:
-            await answer.write_eof()
-        return answer
-    finally:
-        reader.close()
-
-
-def _wanted(request: web.Request) -> Wanted:
-    names: Sequence[str] = [name for name in request.query.get("types", "").split(",") if name]
-    known = known_types()
-    for name in names:
-        if name not in known:
-            meant = nearest(name, known)
-            hint = f"did you mean {meant}?" if meant else f"known: {', '.join(known)}"
-            raise InputError(f"there is no event {name[:80]!r}", code="query.types", hint=hint)
-    query = request.query
-    return Wanted(frozenset(names), query.get("executionId"), query.get("workflowId"))

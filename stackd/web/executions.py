@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Final, cast
 
 from aiohttp import web
 
-from stackd.client.models import ExecutionList, ProcessView, QueueView
+from stackd.access.tokens import Scope
+from stackd.client.models import (
+    DecisionRequest,
+    ExecutionList,
+    ExecutionView,
+    MovedExecution,
+    NewExecutionRequest,
+    NodeRunList,
+    ProcessView,
+    QueueView,
+    StartedExecution,
+)
 from stackd.core.clock import rfc3339
 from stackd.core.errors import InputError
 from stackd.core.json import dumps, loads
@@ -15,26 +26,14 @@ from stackd.queue import processes, verbs
 from stackd.store.connection import Tx
 from stackd.web.answers import node_runs, rested
 from stackd.web.context import limit_of, of
+from stackd.web.route import CURSOR, IDEMPOTENCY_KEY, LIMIT, Query, Route
 from stackd.web.views import summary_view
-from stackd.web.workflows import members_of, start_by_hand, started_by_hand, wait_of
+from stackd.web.workflows import WAIT, members_of, start_by_hand, started_by_hand, wait_of
 from stackd.workflows import executions
 from stackd.workflows.executions import Decision, ExecutionStatus
 
 _NEWEST = 2**62
 _DECISIONS = ("retry", "skip", "fail")
-
-
-def add_to(app: web.Application) -> None:
-    router = app.router
-    router.add_post("/api/executions", start_execution)
-    router.add_get("/api/executions", list_executions)
-    router.add_get("/api/executions/{id}", show_execution)
-    router.add_get("/api/executions/{id}/nodes", list_nodes)
-    router.add_post("/api/executions/{id}/cancel", cancel_execution)
-    router.add_post("/api/executions/{id}/resolve", resolve_execution)
-    router.add_get("/api/queue", queue_status)
-    router.add_post("/api/queue/pause", pause_queue)
-    router.add_post("/api/queue/resume", resume_queue)
 
 
 async def start_execution(request: web.Request) -> web.StreamResponse:
@@ -148,3 +147,45 @@ async def pause_queue(request: web.Request) -> web.Response:
 async def resume_queue(request: web.Request) -> web.Response:
     await of(request).store.write(verbs.resume)
     return await queue_status(request)
+
+
+ROUTES: Final = (
+    Route(
+        "POST", "/api/executions", start_execution, Scope.RUN,
+        "Start an execution by hand; with `wait`, 200 and the execution if it rests in time",
+        {202: StartedExecution, 200: ExecutionView},
+        takes=NewExecutionRequest, query=(WAIT,), headers=(IDEMPOTENCY_KEY,),
+    ),
+    Route(
+        "GET", "/api/executions", list_executions, Scope.READ, "Executions, the newest first",
+        {200: ExecutionList},
+        query=(
+            Query("workflowId", {"type": "string"}, "only of this workflow"),
+            Query("status", {"enum": [status.value for status in ExecutionStatus]}, "only in this state"),
+            LIMIT,
+            CURSOR,
+        ),
+    ),
+    Route(
+        "GET", "/api/executions/{id}", show_execution, Scope.READ, "An execution with its node runs",
+        {200: ExecutionView},
+    ),
+    Route(
+        "GET", "/api/executions/{id}/nodes", list_nodes, Scope.READ,
+        "All node runs of an execution, by key", {200: NodeRunList}, query=(LIMIT, CURSOR),
+    ),
+    Route(
+        "POST", "/api/executions/{id}/cancel", cancel_execution, Scope.RUN,
+        "End an execution; 202: its run will", {200: MovedExecution, 202: MovedExecution},
+    ),
+    Route(
+        "POST", "/api/executions/{id}/resolve", resolve_execution, Scope.RUN,
+        "Decide about an uncertain node run", {200: MovedExecution}, takes=DecisionRequest,
+    ),
+    Route("GET", "/api/queue", queue_status, Scope.READ, "Jobs by state, and processes", {200: QueueView}),
+    Route(
+        "POST", "/api/queue/pause", pause_queue, Scope.ADMIN, "Begin no more executions",
+        {200: QueueView},
+    ),
+    Route("POST", "/api/queue/resume", resume_queue, Scope.ADMIN, "Begin them again", {200: QueueView}),
+)  # fmt: skip

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from ipaddress import IPv6Address, ip_address
+from typing import Final
 
 import anyio
 from aiohttp import web
 
 from stackd import __version__
+from stackd.access.tokens import Scope
 from stackd.client.models import CheckView, HealthView
 from stackd.core.errors import StackdError
 from stackd.core.json import dumps
 from stackd.queue import processes, verbs
 from stackd.supervisor.supervisor import ServiceState
 from stackd.web.context import Context, of
+from stackd.web.route import Content, Query, Route
+
+_VERBOSE: Final = Query("verbose", {}, "list every check")
 
 WRITE_LIMIT = 1.0  # seconds a commit may take before the store counts as not working
 WRITE_FRESH = 5.0  # seconds a commit stays good as evidence: probes cause no storm of syncs
@@ -22,11 +27,18 @@ WRITE_FRESH = 5.0  # seconds a commit stays good as evidence: probes cause no st
 class Health:
     """Answers probes from what the services and the store say now."""
 
-    def add_to(self, app: web.Application) -> None:
-        app.router.add_get("/livez", self._live)
-        app.router.add_get("/readyz", self._ready)
-        app.router.add_get("/startupz", self._started)
-        app.router.add_get("/metrics", self._metrics)
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        probe = {200: HealthView, 503: HealthView}
+        return (
+            Route("GET", "/livez", self._live, None, "Whether the loop turns", probe, query=(_VERBOSE,)),
+            Route("GET", "/readyz", self._ready, None, "Whether each part works", probe, query=(_VERBOSE,)),
+            Route("GET", "/startupz", self._started, None, "Whether it once did", probe, query=(_VERBOSE,)),
+            Route(
+                "GET", "/metrics", self._metrics, Scope.READ, "Figures in Prometheus' text form",
+                {200: Content(("text/plain",), {"type": "string"})},
+            ),
+        )  # fmt: skip
 
     async def _live(self, request: web.Request) -> web.Response:
         return _answer(request, ok=True, checks={"loop": CheckView(status="pass")})

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from aiohttp import web
 
 from stackd.access import tokens
-from stackd.access.tokens import TokenRow
-from stackd.client.models import NewTokenView, TokenList, TokenView
+from stackd.access.tokens import Scope, TokenRow
+from stackd.client.models import NewToken, NewTokenView, TokenList, TokenView
 from stackd.core.clock import epoch, rfc3339
 from stackd.core.errors import InputError
 from stackd.core.json import Json, dumps, loads
 from stackd.web.auth import caller_of
 from stackd.web.context import limit_of, of
+from stackd.web.route import CURSOR, LIMIT, Route
 from stackd.web.workflows import members_of
-
-
-def add_to(app: web.Application) -> None:
-    router = app.router
-    router.add_post("/api/tokens", create_token)
-    router.add_get("/api/tokens", list_tokens)
-    router.add_delete("/api/tokens/{id}", revoke_token)
 
 
 async def create_token(request: web.Request) -> web.Response:
@@ -89,3 +85,19 @@ def _view(row: TokenRow, now: float) -> TokenView:
         expires_at=rfc3339(row.expires_at),
         revoked_at=rfc3339(row.revoked_at),
     )
+
+
+ROUTES: Final = (
+    Route(
+        "POST", "/api/tokens", create_token, Scope.ADMIN,
+        "Make a token; its text is in this answer and nowhere else", {201: NewTokenView}, takes=NewToken,
+    ),
+    Route(
+        "GET", "/api/tokens", list_tokens, Scope.ADMIN, "Tokens, the newest first", {200: TokenList},
+        query=(LIMIT, CURSOR),
+    ),
+    Route(
+        "DELETE", "/api/tokens/{id}", revoke_token, Scope.ADMIN, "Revoke a token, for good",
+        {200: TokenView},
+    ),
+)  # fmt: skip

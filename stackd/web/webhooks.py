@@ -11,6 +11,7 @@ import anyio
 from aiohttp import web
 from multidict import MultiMapping
 
+from stackd.client.models import StartedExecution
 from stackd.core.aside import aside_if
 from stackd.core.errors import (
     NotFoundError,
@@ -30,6 +31,7 @@ from stackd.web.connections import connection_of
 from stackd.web.context import Context, header_text, of, storable, usable_key
 from stackd.web.forms import Field, FormFile, read_multipart, read_urlencoded
 from stackd.web.problem import problem
+from stackd.web.route import JSON, Content, Route
 from stackd.workflows import catalogue, executions
 from stackd.workflows.catalogue import WebhookRoute, WorkflowChanged
 from stackd.workflows.executions import ExecutionRow, NewExecution, as_json
@@ -74,8 +76,19 @@ class Webhooks:
     def __init__(self) -> None:
         self._routes: dict[str, WebhookRoute] = {}
 
-    def add_to(self, app: web.Application, context: Context) -> None:
-        app.router.add_route("*", "/api/webhooks/{path:.+}", self._receive)
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        any_json = Content((JSON,))
+        return (
+            Route(
+                "*", "/api/webhooks/{path:.+}", self._receive, None,
+                "A delivery to a webhook trigger; 200: a duplicate's first execution, or its reply",
+                {202: StartedExecution, 200: any_json}, takes=Content(("*/*",)), takes_nothing=True,
+            ),
+        )  # fmt: skip
+
+    def follow(self, app: web.Application, context: Context) -> None:
+        """Forget what is remembered when a workflow changes, while `app` runs."""
 
         async def follow_changes(_: web.Application) -> AsyncIterator[None]:
             unsubscribe = context.events.subscribe(lambda _: self._routes.clear(), WorkflowChanged)

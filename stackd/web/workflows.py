@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import contextlib
 from functools import partial
+from typing import Final
 
 import anyio
 from aiohttp import web
 
+from stackd.access.tokens import Scope
 from stackd.client.models import (
+    ExecutionView,
     ImportedWorkflow,
     LintView,
+    NewRun,
+    RollbackRequest,
+    StartedExecution,
     VersionList,
+    VersionView,
     WebhookAddress,
     WorkflowList,
+    WorkflowView,
 )
 from stackd.core.aside import aside_if
 from stackd.core.errors import InputError, OverloadedError
@@ -32,6 +40,7 @@ from stackd.web.context import (
     seconds_of,
     usable_key,
 )
+from stackd.web.route import CURSOR, IDEMPOTENCY_KEY, JSON, LIMIT, Content, Query, Route
 from stackd.web.views import finding_view, version_view, workflow_view
 from stackd.workflows import catalogue, executions
 from stackd.workflows.catalogue import (
@@ -46,24 +55,11 @@ from stackd.workflows.executions import NewExecution
 from stackd.workflows.findings import Finding, shown
 from stackd.workflows.schema import schema_named
 
+WAIT: Final = Query(
+    "wait", {"type": "number", "minimum": 0}, "seconds to wait for the execution, at most 300"
+)
 LONGEST_WAIT = 300.0  # seconds `?wait` may hold a connection
 _NEWEST = 2**62
-
-
-def add_to(app: web.Application) -> None:
-    router = app.router
-    router.add_post("/api/workflows", import_workflow)
-    router.add_get("/api/workflows", list_workflows)
-    router.add_post("/api/workflows/lint", lint_document)
-    router.add_get("/api/workflows/{id}", show_workflow)
-    router.add_get("/api/workflows/{id}/versions", list_versions)
-    router.add_get("/api/workflows/{id}/versions/{version}", show_version)
-    router.add_post("/api/workflows/{id}/rollback", rollback)
-    router.add_post("/api/workflows/{id}/lint", lint_workflow)
-    router.add_post("/api/workflows/{id}/activate", activate)
-    router.add_post("/api/workflows/{id}/deactivate", deactivate)
-    router.add_post("/api/workflows/{id}/run", run_workflow)
-    router.add_get("/api/schema/{name}", show_schema)
 
 
 async def import_workflow(request: web.Request) -> web.Response:
@@ -374,3 +370,64 @@ async def _start_once(context: Context, new: NewExecution, *, key: str | None) -
         return execution_id
 
     return await context.store.write(change, size_bytes=len(new.input))
+
+
+_DOCUMENT: Final = Content(("application/yaml", JSON, "text/plain"), {"type": "string"})
+_NAME: Final = Query("name", {"type": "string"}, "what messages call the document")
+
+ROUTES: Final = (
+    Route(
+        "POST", "/api/workflows", import_workflow, Scope.WRITE,
+        "Store a document as the current version of its workflow",
+        {201: ImportedWorkflow, 200: ImportedWorkflow}, takes=_DOCUMENT,
+        query=(Query("activate", {"type": "boolean"}, "let its triggers start it"), _NAME),
+    ),
+    Route(
+        "GET", "/api/workflows", list_workflows, Scope.READ, "All workflows, by id",
+        {200: WorkflowList}, query=(LIMIT, CURSOR),
+    ),
+    Route(
+        "POST", "/api/workflows/lint", lint_document, Scope.READ,
+        "All there is to say of a document; nothing is stored",
+        {200: LintView}, takes=_DOCUMENT, query=(_NAME,),
+    ),
+    Route(
+        "GET", "/api/workflows/{id}", show_workflow, Scope.READ, "A workflow with its document",
+        {200: WorkflowView},
+    ),
+    Route(
+        "GET", "/api/workflows/{id}/versions", list_versions, Scope.READ,
+        "The versions of a workflow, the newest first", {200: VersionList}, query=(LIMIT, CURSOR),
+    ),
+    Route(
+        "GET", "/api/workflows/{id}/versions/{version}", show_version, Scope.READ,
+        "One version with its document", {200: VersionView},
+    ),
+    Route(
+        "POST", "/api/workflows/{id}/rollback", rollback, Scope.WRITE,
+        "Make an earlier version the current one, by today's rules",
+        {200: ImportedWorkflow}, takes=RollbackRequest, takes_nothing=True,
+    ),
+    Route(
+        "POST", "/api/workflows/{id}/lint", lint_workflow, Scope.READ,
+        "What today's rules say of the current version", {200: LintView},
+    ),
+    Route(
+        "POST", "/api/workflows/{id}/activate", activate, Scope.WRITE,
+        "Let its triggers start executions", {200: WorkflowView},
+    ),
+    Route(
+        "POST", "/api/workflows/{id}/deactivate", deactivate, Scope.WRITE,
+        "Stop its triggers; executions under way go on", {200: WorkflowView},
+    ),
+    Route(
+        "POST", "/api/workflows/{id}/run", run_workflow, Scope.RUN,
+        "Start an execution by hand; with `wait`, 200 and the execution if it rests in time",
+        {202: StartedExecution, 200: ExecutionView},
+        takes=NewRun, takes_nothing=True, query=(WAIT,), headers=(IDEMPOTENCY_KEY,),
+    ),
+    Route(
+        "GET", "/api/schema/{name}", show_schema, Scope.READ, "The JSON Schema of what people write",
+        {200: Content(("application/schema+json",), {"type": "object"})},
+    ),
+)  # fmt: skip

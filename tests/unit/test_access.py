@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 
 import pytest
-from aiohttp import web
 
 from stackd.access.tokens import Scope, id_in, new_token
 from stackd.core.errors import InputError
-from stackd.web import config, executions, tokens, workflows
-from stackd.web.auth import NEEDS, may_use_socket, needs
-from stackd.web.health import Health
+from stackd.web.app import all_routes
+from stackd.web.auth import may_use_socket
+from stackd.web.webhooks import Webhooks
 
 NOW = 1_700_000_000.0
 
@@ -70,7 +69,7 @@ def test_only_the_daemons_user_and_root_may_use_the_socket(uid: int, may: bool) 
     assert may_use_socket(uid, own=1000) is may
 
 
-# What a caller must hold: a new route belongs here, and in NEEDS if it is neither a GET nor for an admin.
+# What a caller must hold: a new route belongs here too.
 EXPECTED = {
     ("GET", "/api/workflows"): "read",
     ("POST", "/api/workflows"): "write",
@@ -98,22 +97,19 @@ EXPECTED = {
     ("DELETE", "/api/tokens/{id}"): "admin",
     ("GET", "/api/config"): "admin",
     ("GET", "/metrics"): "read",
+    ("GET", "/api/events"): "read",
+    ("GET", "/api/openapi.json"): "read",
 }
-OPEN = {("GET", "/livez"), ("GET", "/readyz"), ("GET", "/startupz")}
+OPEN = {
+    ("GET", "/livez"),
+    ("GET", "/readyz"),
+    ("GET", "/startupz"),
+    ("*", "/api/webhooks/{path:.+}"),
+}
 
 
 def test_every_route_needs_the_scope_that_is_written_here() -> None:
-    app = web.Application()
-    Health().add_to(app)
-    for noun in (workflows, executions, tokens, config):
-        noun.add_to(app)
+    needs = {(route.method, route.path): route.needs for route in all_routes(Webhooks())}
 
-    routes = {
-        (route.method, route.resource.canonical)
-        for route in app.router.routes()
-        if route.method != "HEAD" and route.resource is not None
-    } - OPEN
-
-    assert {route: needs(*route).value for route in routes} == EXPECTED
-    assert needs("HEAD", "/api/tokens") is Scope.ADMIN
-    assert NEEDS.keys() <= routes
+    assert {route: scope.value for route, scope in needs.items() if scope is not None} == EXPECTED
+    assert {route for route, scope in needs.items() if scope is None} == OPEN
