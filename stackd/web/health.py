@@ -20,6 +20,11 @@ from stackd.web.route import Content, Query, Route
 
 _VERBOSE: Final = Query("verbose", {}, "list every check")
 
+_PROBE: Final = (
+    Content(("text/plain",), {"type": "string"}),
+    Content(("application/health+json",), HealthView),  # where details are asked for
+)
+
 WRITE_LIMIT = 1.0  # seconds a commit may take before the store counts as not working
 WRITE_FRESH = 5.0  # seconds a commit stays good as evidence: probes cause no storm of syncs
 
@@ -29,7 +34,7 @@ class Health:
 
     @property
     def routes(self) -> tuple[Route, ...]:
-        probe = {200: HealthView, 503: HealthView}
+        probe = dict.fromkeys((200, 503), _PROBE)
         return (
             Route("GET", "/livez", self._live, None, "Whether the loop turns", probe, query=(_VERBOSE,)),
             Route("GET", "/readyz", self._ready, None, "Whether each part works", probe, query=(_VERBOSE,)),

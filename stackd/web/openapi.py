@@ -15,7 +15,9 @@ from stackd.access.tokens import Scope
 from stackd.client.models import Model, ProblemView
 from stackd.core.json import dumps
 from stackd.web.problem import CONTENT_TYPE
-from stackd.web.route import JSON, Content, Query, Route, Schema, Shape
+from stackd.web.route import JSON, Content, Query, Route, Schema, Shape, contents_of
+
+Body = Shape | tuple[Content, ...]
 
 ROUTES_OF: Final[web.AppKey[tuple[Route, ...]]] = web.AppKey("routes", tuple)
 
@@ -79,12 +81,9 @@ class _Models:
     def __init__(self, routes: Iterable[Route]) -> None:
         wanted: dict[type[Model], JsonSchemaMode] = {ProblemView: "serialization"}
         for route in routes:
-            if isinstance(route.takes, type):
-                wanted[route.takes] = "validation"
-            wanted |= dict.fromkeys(
-                (shape for shape in route.gives.values() if isinstance(shape, type)),
-                "serialization",
-            )
+            wanted |= dict.fromkeys(_models_in(route.takes), "validation")
+            for shape in route.gives.values():
+                wanted |= dict.fromkeys(_models_in(shape), "serialization")
         self._references, whole = models_json_schema(
             list(wanted.items()), by_alias=True, ref_template=_PREFIX + "{model}"
         )
@@ -94,6 +93,11 @@ class _Models:
     def reference(self, model: type[Model]) -> Schema:
         found: Any = self._references[model, self._modes[model]]
         return dict(found)
+
+
+def _models_in(shape: Body) -> list[type[Model]]:
+    schemas = [content.schema for content in contents_of(shape)]
+    return [schema for schema in schemas if isinstance(schema, type)]
 
 
 def _operation(route: Route, method: str, models: _Models) -> Schema:
@@ -147,17 +151,19 @@ def _parameter(query: Query, place: str) -> Schema:
     }
 
 
-def _answer(shape: Shape, models: _Models) -> Schema:
+def _answer(shape: Body, models: _Models) -> Schema:
     answer: Schema = {"description": "It was done"}
     if shape is not None:
         answer["content"] = _content(shape, models)
     return answer
 
 
-def _content(shape: type[Model] | Content, models: _Models) -> Schema:
-    if isinstance(shape, Content):
-        return {kind: {"schema": shape.schema} for kind in shape.types}
-    return {JSON: {"schema": models.reference(shape)}}
+def _content(shape: Body, models: _Models) -> Schema:
+    return {
+        kind: {"schema": models.reference(s) if isinstance(s := content.schema, type) else s}
+        for content in contents_of(shape)
+        for kind in content.types
+    }
 
 
 ROUTES: Final = (

@@ -28,13 +28,26 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A body that no model describes."""
+    """A body in one of some media types; JSON that a model describes is that model alone."""
 
     types: tuple[str, ...]
-    schema: Schema = field(default_factory=dict)
+    schema: Schema | type[Model] = field(default_factory=dict)
 
 
 Shape = type[Model] | Content | None
+
+
+def contents_of(shape: Shape | tuple[Content, ...]) -> tuple[Content, ...]:
+    """What a body may be."""
+    match shape:
+        case None:
+            return ()
+        case tuple():
+            return shape
+        case Content():
+            return (shape,)
+        case model:
+            return (Content((JSON,), model),)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +71,7 @@ class Route:
     handler: Handler
     needs: Scope | None
     about: str
-    gives: Mapping[int, Shape]
+    gives: Mapping[int, Shape | tuple[Content, ...]]
     takes: Shape = None
     query: tuple[Query, ...] = ()
     headers: tuple[Query, ...] = ()
