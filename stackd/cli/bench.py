@@ -8,15 +8,12 @@ and runs nothing (`stackd/store/floor_server.py`). Machines differ and are noisy
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,7 +22,8 @@ import anyio
 import psutil
 
 from stackd.cli.demo import ChildDaemon, run_until_signalled
-from stackd.core.clock import SystemClock
+from stackd.cli.figures import Figure, clock
+from stackd.cli.growth import measure_growth
 from stackd.core.events import EventBus
 from stackd.core.json import dumps, loads
 from stackd.core.process import current_process
@@ -68,41 +66,6 @@ THREE_STEPS = {
     ],
 }
 
-_clock = SystemClock()
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One measurement. `budget`: at least this if `higher`, else at most this; None: for information."""
-
-    name: str
-    value: float
-    unit: str
-    budget: float | None = None
-    higher: bool = False
-    floor: float | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        view: dict[str, Any] = {
-            "name": self.name,
-            "value": round(self.value, 3),
-            "unit": self.unit,
-            "budget": self.budget,
-            "withinBudget": self.is_within,
-        }
-        if self.floor is not None:
-            view["floor"] = round(self.floor, 3)
-            view["ratio"] = round(self.value / self.floor, 3) if self.floor else None
-        view["cores"] = os.cpu_count()
-        view["python"] = ".".join(map(str, sys.version_info[:3]))
-        return view
-
-    @property
-    def is_within(self) -> bool | None:
-        if self.budget is None:
-            return None
-        return self.value >= self.budget if self.higher else self.value <= self.budget
-
 
 def run_bench(*, only: str | None, scale: float) -> int:
     """Measure and print; 0 if every budget is held, else 1."""
@@ -137,8 +100,8 @@ async def measure_queue(folder: Path, scale: float) -> list[Figure]:
     for number in range(ROUNDS):  # in turn: the machine's speed changes while we measure
         place = folder / str(number)
         place.mkdir()
-        floors.append(await anyio.to_thread.run_sync(queue_floor, place / "raw.db", jobs, _clock))
-        async with open_database(place / "stackd.db", clock=_clock, events=EventBus()) as store:
+        floors.append(await anyio.to_thread.run_sync(queue_floor, place / "raw.db", jobs, clock))
+        async with open_database(place / "stackd.db", clock=clock, events=EventBus()) as store:
             enqueued.append(await _enqueue(store, jobs))
             drained.append(await _drain(store, jobs))
     middle = statistics.median
@@ -153,10 +116,10 @@ async def measure_queue(folder: Path, scale: float) -> list[Figure]:
 
 async def _enqueue(store: Database, jobs: int) -> float:
     batch = [NewJob("bench.noop", priority=0) for _ in range(500)]
-    began = _clock.monotonic()
+    began = clock.monotonic()
     for _ in range(0, jobs, len(batch)):
-        await store.write(lambda tx: verbs.enqueue(tx, batch, now=_clock.time()))
-    return jobs / (_clock.monotonic() - began)
+        await store.write(lambda tx: verbs.enqueue(tx, batch, now=clock.time()))
+    return jobs / (clock.monotonic() - began)
 
 
 class _NoOps:
@@ -171,7 +134,7 @@ class _NoOps:
         return verbs.claim(tx, owner=owner, limit=limit, lease=lease, now=now)
 
     async def execute(self, job: Job) -> None:
-        now, policy = _clock.time(), RetryPolicy()
+        now, policy = clock.time(), RetryPolicy()
         await self._store.write(
             lambda tx: verbs.settle(tx, job, Complete(), now=now, policy=policy, roll=0.0)
         )
@@ -193,7 +156,7 @@ class _NoOps:
 async def _drain(store: Database, jobs: int) -> float:
     """Jobs per second through the worker as the daemon runs it."""
     identity = current_process()
-    await store.write(lambda tx: processes.register(tx, identity, role="bench", now=_clock.time()))
+    await store.write(lambda tx: processes.register(tx, identity, role="bench", now=clock.time()))
     settled = 0
     all_settled = anyio.Event()
 
@@ -208,17 +171,17 @@ async def _drain(store: Database, jobs: int) -> float:
         store=store,
         runtime=_NoOps(store),
         events=store.events,
-        clock=_clock,
+        clock=clock,
         owner=identity.id,
         slots=64,
         lease=60.0,
         lease_renew=15.0,
     )
-    began = _clock.monotonic()
+    began = clock.monotonic()
     async with anyio.create_task_group() as tasks:
         await tasks.start(worker.run)
         await all_settled.wait()
-        took = _clock.monotonic() - began
+        took = clock.monotonic() - began
         worker.drain()
     return jobs / took
 
@@ -245,10 +208,10 @@ async def _ready(
         daemon = kind(folder, log)
         try:
             async with aiohttp.ClientSession(connector=connector) as session:
-                began = _clock.monotonic()
+                began = clock.monotonic()
                 daemon.start()
                 await daemon.until_ready(session)
-                yield daemon, session, _clock.monotonic() - began
+                yield daemon, session, clock.monotonic() - began
         finally:
             daemon.stop()
 
@@ -291,13 +254,13 @@ async def measure_webhooks(folder: Path, scale: float) -> list[Figure]:
         await _flood(daemon, session, int(200 * scale))
         await _until_idle(daemon, session)
         for _ in range(WEBHOOK_ROUNDS):
-            began = _clock.monotonic()
+            began = clock.monotonic()
             await _flood(bare, to_bare, count)
-            bare_rates.append(count / (_clock.monotonic() - began))
-            began = _clock.monotonic()
+            bare_rates.append(count / (clock.monotonic() - began))
+            began = clock.monotonic()
             await _flood(daemon, session, count)
             await _until_idle(daemon, session)
-            rates.append(count / (_clock.monotonic() - began))
+            rates.append(count / (clock.monotonic() - began))
         rate, bare_rate = statistics.median(rates), statistics.median(bare_rates)
         for _ in range(2):
             bare_acks += await _paced(bare, to_bare, rate / 2, seconds=seconds)
@@ -326,7 +289,7 @@ async def _flood(daemon: ChildDaemon, session: aiohttp.ClientSession, count: int
 
 
 async def _post(daemon: ChildDaemon, session: aiohttp.ClientSession, number: int) -> float:
-    began = _clock.monotonic()
+    began = clock.monotonic()
     async with session.post(
         f"{daemon.url}/api/webhooks/bench",
         data=b'{"number": %d}' % number,
@@ -334,7 +297,7 @@ async def _post(daemon: ChildDaemon, session: aiohttp.ClientSession, number: int
     ) as answer:
         answer.raise_for_status()
         await answer.read()
-    return _clock.monotonic() - began
+    return clock.monotonic() - began
 
 
 async def _paced(
@@ -346,12 +309,12 @@ async def _paced(
     async def one(number: int) -> None:
         acks.append(await _post(daemon, session, number))
 
-    began = _clock.monotonic()
+    began = clock.monotonic()
     async with anyio.create_task_group() as tasks:
         for number in range(int(rate * seconds)):
-            wait = began + number / rate - _clock.monotonic()
+            wait = began + number / rate - clock.monotonic()
             if wait > 0:
-                await _clock.sleep(wait)
+                await clock.sleep(wait)
             tasks.start_soon(one, number)
     return acks
 
@@ -364,7 +327,7 @@ async def _until_idle(daemon: ChildDaemon, session: aiohttp.ClientSession) -> No
             counts.get(state) for state in ("available", "running", "scheduled", "retryable")
         ):
             return
-        await _clock.sleep(0.01)
+        await clock.sleep(0.01)
 
 
 async def _run_seconds(daemon: ChildDaemon, session: aiohttp.ClientSession) -> list[float]:
@@ -383,7 +346,7 @@ async def measure_single(folder: Path, scale: float) -> list[Figure]:
 
     Its floor is the one synced commit that none of them can do without.
     """
-    floor = await anyio.to_thread.run_sync(commit_floor, folder / "raw.db", _clock)
+    floor = await anyio.to_thread.run_sync(commit_floor, folder / "raw.db", clock)
     document = {
         **THREE_STEPS,
         "nodes": [{"id": "hook", "type": "trigger.time.manual"}, *THREE_STEPS["nodes"][1:]],
@@ -393,7 +356,7 @@ async def measure_single(folder: Path, scale: float) -> list[Figure]:
         headers = _token(daemon.state)
         times = []
         for number in range(int(200 * scale)):
-            began = _clock.monotonic()
+            began = clock.monotonic()
             async with session.post(
                 f"{daemon.url}/api/workflows/bench/run?wait=5",
                 data=dumps({"input": {"body": {"number": number}}}),
@@ -401,7 +364,7 @@ async def measure_single(folder: Path, scale: float) -> list[Figure]:
             ) as answer:
                 answer.raise_for_status()
                 await answer.read()
-            times.append(_clock.monotonic() - began)
+            times.append(clock.monotonic() - began)
     return [
         Figure("execution.idle_p50", *_ms(times, 0.5), 8, floor=floor * 1000),
         Figure("execution.idle_p99", *_ms(times, 0.99)),
@@ -420,7 +383,7 @@ async def measure_idle(folder: Path, scale: float) -> list[Figure]:
         _ready(BareServer, folder / "floor") as (bare, _, _),
         _ready(ChildDaemon, folder / "ours") as (daemon, _, _),
     ):
-        await _clock.sleep(2.0)  # what starting costs is over
+        await clock.sleep(2.0)  # what starting costs is over
         bare_cpu, cpu = await _idle_cpu([bare, daemon], seconds=10.0 * scale)
         bare_rss, rss = (
             psutil.Process(one.pid).memory_info().rss / 2**20 for one in (bare, daemon)
@@ -436,7 +399,7 @@ async def measure_idle(folder: Path, scale: float) -> list[Figure]:
 async def _idle_cpu(daemons: list[ChildDaemon], *, seconds: float) -> list[float]:
     """Per cent of one core that each takes while `seconds` pass."""
     before = [_cpu_seconds(one.pid) for one in daemons]
-    await _clock.sleep(seconds)
+    await clock.sleep(seconds)
     return [
         (_cpu_seconds(one.pid) - then) / seconds * 100
         for one, then in zip(daemons, before, strict=True)
@@ -463,4 +426,5 @@ MEASURES: dict[str, Measure] = {
     "webhook": measure_webhooks,
     "execution": measure_single,
     "daemon": measure_idle,
+    "growth": measure_growth,
 }

@@ -378,6 +378,8 @@ def listed(
             rows = tx.rows(sql.LIST_EXECUTIONS_OF_WORKFLOW, (workflow_id, before, limit))
         case _, ExecutionStatus.COMPLETED:
             rows = tx.rows(sql.LIST_COMPLETED_OF_WORKFLOW, (workflow_id, before, limit))
+        case _ if status in sql.NOTICED:
+            rows = tx.rows(sql.LIST_NOTICED_OF_WORKFLOW, (workflow_id, status, before, limit))
         case _:
             rows = tx.rows(
                 sql.LIST_EXECUTIONS_OF_WORKFLOW_BY_STATUS, (workflow_id, status, before, limit)

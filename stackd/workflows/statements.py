@@ -118,6 +118,13 @@ LIST_EXECUTIONS_OF_WORKFLOW_BY_STATUS = (
     _SUMMARY + "WHERE workflow_id = ? AND status = ? AND status <> 'completed' AND seq < ? "
     "ORDER BY seq DESC LIMIT ?"
 )
+# The list of states is that of the index executions_noticed, without which one in a million is looked for.
+NOTICED = ("waiting", "failed", "cancelled", "uncertain")
+LIST_NOTICED_OF_WORKFLOW = (
+    _SUMMARY
+    + f"WHERE workflow_id = ? AND status = ? AND status IN {NOTICED} AND seq < ? "
+    + "ORDER BY seq DESC LIMIT ?"
+)
 LIST_COMPLETED_OF_WORKFLOW = (
     _SUMMARY
     + "WHERE workflow_id = ? AND status = 'completed' AND seq < ? ORDER BY seq DESC LIMIT ?"

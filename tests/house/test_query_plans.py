@@ -58,6 +58,7 @@ NARROWED_BY = {
     "LIST_EXECUTIONS_OF_WORKFLOW": "workflow_id=?",
     "LIST_EXECUTIONS_BY_STATUS": "status=?",
     "LIST_EXECUTIONS_OF_WORKFLOW_BY_STATUS": "status=?",
+    "LIST_NOTICED_OF_WORKFLOW": "workflow_id=? AND status=?",
 }
 
 
