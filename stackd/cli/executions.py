@@ -123,6 +123,22 @@ def cancel(execution_id: IdArgument, as_json: JsonFlag = False) -> None:
 
 
 @app.command()
+def retry(
+    execution_id: IdArgument,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Run this node anew, and all that follows it.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Let an execution that has ended go on at what failed; what is done is not done again."""
+    answer = daemon().post(f"/api/executions/{execution_id}/retry", {"from": start}, MovedExecution)
+    if as_json:
+        print_json(answer)
+    else:
+        say(f"{execution_id} goes on; follow it with: stackd executions tail {execution_id}")
+
+
+@app.command()
 def resolve(
     execution_id: IdArgument,
     retry: Annotated[

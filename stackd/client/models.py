@@ -159,6 +159,12 @@ class DecisionRequest(Model):
     node: str | None = None
 
 
+class RetryRequest(Model):
+    """`from`: a node to begin again at, with all that follows it; null: at what failed."""
+
+    start: Annotated[str | None, Field(alias="from")] = None
+
+
 class RollbackRequest(Model):
     """`version`: null for the one before the current one."""
 

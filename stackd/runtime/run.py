@@ -498,7 +498,7 @@ class Run:
             self._journal.record(row._replace(status=NodeStatus.SKIPPED, finished_at=now))
             if self._waits.pop(row.key, None) is not None and row.type == executions.CALL:
                 self._journal.give_up_call(row.key)
-        self._journal.end_loop(loop.key)
+        # What its finished iterations gave is kept: a person may let the execution go on from here.
         code, message = loop.failure
         error = NodeError(message, kind="loop", code=code, answered=True)
         self._fail(loop.frame, loop.node, loop.row, error)

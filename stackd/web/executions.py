@@ -1,4 +1,4 @@
-"""`/api/executions` and `/api/queue`: start, list, show, cancel, resolve; queue status, pause, resume."""
+"""`/api/executions` and `/api/queue`: start, list, show, cancel, retry, resolve; queue status, pause, resume."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from stackd.client.models import (
     NodeRunList,
     ProcessView,
     QueueView,
+    RetryRequest,
     StartedExecution,
 )
 from stackd.core.clock import rfc3339
@@ -31,6 +32,7 @@ from stackd.web.views import summary_view
 from stackd.web.workflows import WAIT, members_of, start_by_hand, started_by_hand, wait_of
 from stackd.workflows import executions
 from stackd.workflows.executions import Decision, ExecutionStatus
+from stackd.workflows.retry import retry
 
 _NEWEST = 2**62
 _DECISIONS = ("retry", "skip", "fail")
@@ -87,6 +89,29 @@ async def cancel_execution(request: web.Request) -> web.Response:
     status = await context.store.write(lambda tx: executions.cancel(tx, execution_id, now=now))
     return web.Response(
         status=200 if status in executions.FINAL else 202,
+        body=dumps({"success": True, "executionId": execution_id, "status": status.value}),
+        content_type="application/json",
+    )
+
+
+async def retry_execution(request: web.Request) -> web.Response:
+    context, execution_id = of(request), request.match_info["id"]
+    with context.bodies.of(request) as body:
+        given = await members_of(body, "from")
+    start = loads(given.get("from", b"null"))
+    if start is not None and not isinstance(start, str):
+        raise InputError("from must be the id of a node", code="input.from")
+    row = await context.store.read(lambda tx: executions.get(tx, execution_id))
+    graph = await context.versions.graph(row.workflow_id, row.version)
+    now = context.clock.time()
+
+    def change(tx: Tx) -> ExecutionStatus:
+        context.admission.admit(tx, now=now)
+        return retry(tx, execution_id, graph, start=start, now=now)
+
+    status = await context.store.write(change)
+    return web.Response(
+        status=202,
         body=dumps({"success": True, "executionId": execution_id, "status": status.value}),
         content_type="application/json",
     )
@@ -177,6 +202,11 @@ ROUTES: Final = (
     Route(
         "POST", "/api/executions/{id}/cancel", cancel_execution, Scope.RUN,
         "End an execution; 202: its run will", {200: MovedExecution, 202: MovedExecution},
+    ),
+    Route(
+        "POST", "/api/executions/{id}/retry", retry_execution, Scope.RUN,
+        "Let an execution that has ended go on: at what failed, or from a node on",
+        {202: MovedExecution}, takes=RetryRequest, takes_nothing=True,
     ),
     Route(
         "POST", "/api/executions/{id}/resolve", resolve_execution, Scope.RUN,

@@ -200,11 +200,25 @@ UPDATE node_runs SET status = CASE WHEN status = 'running' AND effect = 'unsafe'
                      finished_at = ?
 WHERE execution = ? AND status IN ('pending', 'running', 'waiting', 'uncertain')"""
 
+FAILED_KEYS = "SELECT key FROM node_runs WHERE execution = ? AND status = 'failed'"
+REOPEN_NODES = """
+UPDATE node_runs SET status = 'pending', attempt = min(attempt, 1), output = NULL, error = NULL,
+                     finished_at = NULL, metadata = NULL
+WHERE execution = ? AND key IN (SELECT value FROM json_each(?))"""
+DROP_SKIPPED_NODES = """
+DELETE FROM node_runs WHERE execution = ? AND status = 'skipped' AND metadata IS NULL"""
+DROP_NODES_BETWEEN = "DELETE FROM node_runs WHERE execution = ? AND key > ? AND key < ?"
+REOPEN_EXECUTION = """
+UPDATE executions SET status = 'queued', output = NULL, error = NULL, cancel_requested = 0,
+                      started_at = NULL, finished_at = NULL
+WHERE seq = ? AND status IN ('failed', 'cancelled', 'completed')"""
+
 # Loops
 
 PUT_LOOP_ITEM = "INSERT OR REPLACE INTO loop_items VALUES (?, ?, ?, ?)"
 LOOP_ITEMS = "SELECT item, output FROM loop_items WHERE execution = ? AND key = ?"
 DROP_LOOP_ITEMS = "DELETE FROM loop_items WHERE execution = ? AND key = ?"
+DROP_LOOP_ITEMS_BETWEEN = "DELETE FROM loop_items WHERE execution = ? AND key > ? AND key < ?"
 
 # Timers
 

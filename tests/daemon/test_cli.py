@@ -275,6 +275,26 @@ def test_cancel_says_what_it_found(stackd: Command, daemon: DaemonProcess) -> No
     assert (finished.code, finished.out) == (0, f"{over} was already completed\n")
 
 
+def test_retry_lets_a_cancelled_execution_go_on(stackd: Command, daemon: DaemonProcess) -> None:
+    waiting = daemon.begin("sleepy")
+    daemon.until(waiting, "waiting")
+    early = stackd("executions", "retry", waiting)
+    stackd("executions", "cancel", waiting)
+
+    retried = stackd("executions", "retry", waiting)
+    daemon.until(waiting, "waiting")
+    stackd("executions", "cancel", waiting)
+    unknown = stackd("executions", "retry", waiting, "--from", "nap2")
+    as_json = stackd("executions", "retry", waiting, "--json")
+
+    assert (early.code, "is waiting, and has not ended" in early.err) == (2, True)
+    assert (retried.code, retried.out.startswith(f"{waiting} goes on")) == (0, True)
+    assert (unknown.code, "no node of this workflow" in unknown.err) == (2, True)
+    assert as_json.json == {"success": True, "executionId": waiting, "status": "queued"}
+    daemon.until(waiting, "waiting")
+    stackd("executions", "cancel", waiting)
+
+
 def test_resolve_decides_what_show_asked_for(stackd: Command, daemon: DaemonProcess) -> None:
     execution_id = daemon.begin("doubtful")
     daemon.until(execution_id, "uncertain")
@@ -307,7 +327,9 @@ def test_resolve_as_json_is_the_answer(stackd: Command, daemon: DaemonProcess) -
     daemon.until(execution_id, "failed")
 
 
-@pytest.mark.parametrize("verb", [["show"], ["cancel"], ["resolve", "--skip"]], ids=lambda v: v[0])
+@pytest.mark.parametrize(
+    "verb", [["show"], ["cancel"], ["retry"], ["resolve", "--skip"]], ids=lambda v: v[0]
+)
 def test_an_unknown_execution_exits_2(stackd: Command, verb: list[str]) -> None:
     ran = stackd("executions", *verb, "nobody")
 

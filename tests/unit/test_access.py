@@ -89,6 +89,7 @@ EXPECTED = {
     ("GET", "/api/executions/{id}/nodes"): "read",
     ("POST", "/api/executions/{id}/cancel"): "run",
     ("POST", "/api/executions/{id}/resolve"): "run",
+    ("POST", "/api/executions/{id}/retry"): "run",
     ("GET", "/api/queue"): "read",
     ("POST", "/api/queue/pause"): "admin",
     ("POST", "/api/queue/resume"): "admin",
