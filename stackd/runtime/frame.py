@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from stackd.core.json import Json
 from stackd.workflows.executions import NodeRow
-from stackd.workflows.graph import Graph, GraphEdge, GraphNode
+from stackd.workflows.graph import Graph, GraphNode
 
 
 @dataclass(slots=True)
@@ -106,27 +106,32 @@ class Frame:
         ready: list[GraphNode] = []
         skipped: list[GraphNode] = []
         for edge, is_taken in zip(node.out_edges, taken, strict=True):
+            progress = self.progress[edge.target]
+            progress.open_edges -= 1
             if is_taken:
                 self.led_on.add(node.id)
-                self.progress[edge.target].taken += (node.id,)
-            self._decide(edge, ready, skipped)
+                progress.taken += (node.id,)
+            if progress.open_edges == 0:
+                target = self.graph.nodes[edge.target]
+                if progress.taken:
+                    ready.append(target)
+                else:
+                    self._skip(target, ready, skipped)
         return ready, skipped
 
-    def _decide(self, edge: GraphEdge, ready: list[GraphNode], skipped: list[GraphNode]) -> None:
-        """A node that no edge into it is taken to is skipped, with all that hangs on it alone."""
-        decided = [edge]
-        while decided:
-            target = self.graph.nodes[decided.pop().target]
-            progress = self.progress[target.id]
-            progress.open_edges -= 1
-            if progress.open_edges:
-                continue
-            if progress.taken:
-                ready.append(target)
-                continue
+    def _skip(self, node: GraphNode, ready: list[GraphNode], skipped: list[GraphNode]) -> None:
+        """Skip a node that no edge into it is taken to, with all that hangs on it alone."""
+        to_skip = [node]
+        while to_skip:
+            one = to_skip.pop()
             self.open -= 1
-            skipped.append(target)
-            decided += reversed(target.out_edges)
+            skipped.append(one)
+            for edge in one.out_edges:
+                progress = self.progress[edge.target]
+                progress.open_edges -= 1
+                if progress.open_edges == 0:
+                    behind = ready if progress.taken else to_skip
+                    behind.append(self.graph.nodes[edge.target])
 
 
 @dataclass(slots=True, eq=False)

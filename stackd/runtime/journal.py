@@ -7,7 +7,6 @@ fenced: once a newer claim owns the job, the first one says so and nothing more 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 import anyio
@@ -35,31 +34,29 @@ ENDED = frozenset(
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True)
 class _Pending:
-    """What was recorded since the last write. `since`: the first of it, by the monotonic clock."""
+    """What was recorded since the last write.
 
-    rows: dict[str, NodeRow] = field(default_factory=dict)
-    timers: list[tuple[str, float, bytes | None]] = field(default_factory=list)
-    items: list[tuple[str, int, bytes | None]] = field(default_factory=list)
-    ended_loops: list[str] = field(default_factory=list)
-    given_up: list[str] = field(default_factory=list)
-    since: float | None = None
-    size: int = 0
+    Attributes:
+        rows: node runs, by key.
+        others: what else is to be written, in order.
+        since: when the first of it was recorded, by the monotonic clock.
+        size: bytes of outputs.
+    """
 
-    def is_empty(self) -> bool:
-        return not (self.rows or self.timers or self.items or self.ended_loops or self.given_up)
+    __slots__ = ("others", "rows", "since", "size")
 
-    def followed_by(self, later: _Pending) -> _Pending:
-        return _Pending(
-            self.rows | later.rows,
-            self.timers + later.timers,
-            self.items + later.items,
-            self.ended_loops + later.ended_loops,
-            self.given_up + later.given_up,
-            self.since,
-            self.size + later.size,
-        )
+    def __init__(self) -> None:
+        self.rows: dict[str, NodeRow] = {}
+        self.others: list[Callable[[Tx], None]] = []
+        self.since: float | None = None
+        self.size = 0
+
+    def put_before(self, later: _Pending) -> None:
+        """Take up again what could not be written, with what was recorded since."""
+        self.rows |= later.rows
+        self.others += later.others
+        self.size += later.size
 
 
 class Journal:
@@ -86,22 +83,30 @@ class Journal:
 
     def set_timer(self, key: str, due_at: float, output: bytes | None) -> None:
         """Let the waiting node run `key` end with `output` at `due_at`; None offers it again instead."""
-        self._pending.timers.append((key, due_at, output))
+        seq = self._row.seq
+        self._pending.others.append(
+            lambda tx: executions.add_timer(tx, seq, key, due_at=due_at, output=output)
+        )
 
     def finish_item(self, loop: str, index: int, output: bytes | None, keys: Iterable[str]) -> None:
         """An iteration has ended: its node runs `keys` are needed no more."""
-        self._pending.items.append((loop, index, output))
+        seq = self._row.seq
+        self._pending.others.append(
+            lambda tx: executions.put_loop_item(tx, seq, loop, index, output)
+        )
         self._pending.size += len(output or b"")
         for key in keys:
             self.rows.pop(key, None)
 
     def end_loop(self, loop: str) -> None:
         """The loop has ended: what its iterations gave is in its own output."""
-        self._pending.ended_loops.append(loop)
+        seq = self._row.seq
+        self._pending.others.append(lambda tx: executions.drop_loop_items(tx, seq, loop))
 
     def give_up_call(self, key: str) -> None:
         """Nobody waits any more for the execution that the node run `key` started: it is cancelled."""
-        self._pending.given_up.append(key)
+        seq, now = self._row.seq, self._tools.clock.time()
+        self._pending.others.append(lambda tx: executions.cancel_called(tx, seq, key, now=now))
 
     def is_unwritten(self, key: str) -> bool:
         return key in self._pending.rows
@@ -127,7 +132,8 @@ class Journal:
     async def flush(self) -> None:
         """Commit everything recorded so far. One flush at a time: branches may wait for each other's."""
         async with self.writing:
-            if not self._pending.is_empty():  # else another branch has just committed it
+            pending = self._pending
+            if pending.rows or pending.others:  # else another branch has just committed it
                 await self.write(self.check_claim)
 
     def check_claim(self, tx: Tx) -> None:
@@ -152,7 +158,8 @@ class Journal:
         try:
             return await self._written(write, pending.size)
         except BaseException:
-            self._pending = pending.followed_by(self._pending)
+            pending.put_before(self._pending)
+            self._pending = pending
             raise
 
     def _put(self, tx: Tx, pending: _Pending) -> None:
@@ -162,14 +169,8 @@ class Journal:
         for row in rows:
             if row.status in ENDED:
                 tx.emit(self.finished(row))
-        for key, due_at, output in pending.timers:
-            executions.add_timer(tx, seq, key, due_at=due_at, output=output)
-        if pending.items:
-            executions.put_loop_items(tx, seq, pending.items)
-        for key in pending.ended_loops:
-            executions.drop_loop_items(tx, seq, key)
-        for key in pending.given_up:
-            executions.cancel_called(tx, seq, key, now=self._tools.clock.time())
+        for write in pending.others:
+            write(tx)
 
     async def _written(self, change: Callable[[Tx], T], size_bytes: int) -> T:
         while True:

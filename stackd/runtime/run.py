@@ -785,12 +785,14 @@ class Run:
         self, frame: Frame, node: GraphNode, status: NodeStatus, *, takes_success: bool
     ) -> None:
         """Decide the out-edges of a node that ended, and whatever that decides further on."""
+        is_success = takes_success or status is not NodeStatus.FAILED
         taken = [
-            self._is_taken(frame, edge, status, takes_success=takes_success)
+            is_success if edge.is_plain else self._is_taken(frame, edge, is_success=is_success)
             for edge in node.out_edges
         ]
         ready, skipped = frame.end(node, taken)
-        self._ready.extend((frame, one) for one in ready)
+        for one in ready:
+            self._ready.append((frame, one))
         for one in skipped:
             key = frame.key(one)
             if key not in self._journal.rows:
@@ -800,10 +802,8 @@ class Run:
         if frame.open == 0 and frame.loop is not None:
             self._end_iteration(frame, frame.loop)
 
-    def _is_taken(
-        self, frame: Frame, edge: GraphEdge, status: NodeStatus, *, takes_success: bool
-    ) -> bool:
-        if edge.never or not self._is_meant(frame, edge, status, takes_success=takes_success):
+    def _is_taken(self, frame: Frame, edge: GraphEdge, *, is_success: bool) -> bool:
+        if edge.never or not self._is_meant(frame, edge, is_success=is_success):
             return False
         if edge.when is None:
             return True
@@ -825,16 +825,13 @@ class Run:
             }
             return False
 
-    def _is_meant(
-        self, frame: Frame, edge: GraphEdge, status: NodeStatus, *, takes_success: bool
-    ) -> bool:
+    def _is_meant(self, frame: Frame, edge: GraphEdge, *, is_success: bool) -> bool:
         """Whether `on` of the edge is how its source ended."""
-        is_error = status is NodeStatus.FAILED and not takes_success
         match edge.on:
             case "error":
-                return is_error
+                return not is_success
             case "success":
-                return not is_error
+                return is_success
             case case:
                 output = frame.roots.get(edge.source)
                 return isinstance(output, dict) and output.get("case") == case

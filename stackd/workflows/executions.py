@@ -342,10 +342,9 @@ def loop_items(tx: Tx, seq: int, key: str) -> dict[int, bytes | None]:
     return dict(tx.rows(sql.LOOP_ITEMS, (seq, key)))
 
 
-def put_loop_items(tx: Tx, seq: int, items: Sequence[tuple[str, int, bytes | None]]) -> None:
-    """Note finished iterations: (key of the loop, number, what it gave)."""
-    for key, item, output in items:
-        tx.execute(sql.PUT_LOOP_ITEM, (seq, key, item, output))
+def put_loop_item(tx: Tx, seq: int, key: str, item: int, output: bytes | None) -> None:
+    """Note that iteration `item` of the loop `key` has finished, and what it gave."""
+    tx.execute(sql.PUT_LOOP_ITEM, (seq, key, item, output))
 
 
 def drop_loop_items(tx: Tx, seq: int, key: str) -> None:

@@ -28,13 +28,17 @@ _URL: Final = "url"  # its interpolated scalars are percent-encoded
 
 @dataclass(frozen=True, slots=True)
 class GraphEdge:
-    """`when` None: no condition, or one that is always true; see `never` for the other constant."""
+    """`when` None: no condition, or one that is always true; see `never` for the other constant.
+
+    `is_plain`: nothing but a success of its source is asked for, as of most edges.
+    """
 
     source: str
     target: str
     when: Expression | None
     on: str
     never: bool = False
+    is_plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +188,9 @@ def _compile(workflow: Workflow, parts: Sequence[Node], written: Sequence[Edge])
 def _edge(edge: Edge) -> GraphEdge:
     if isinstance(edge.when, str):
         return GraphEdge(edge.source, edge.target, parse_condition(edge.when), edge.on)
-    return GraphEdge(edge.source, edge.target, None, edge.on, never=edge.when is False)
+    never = edge.when is False
+    is_plain = edge.on == "success" and not never
+    return GraphEdge(edge.source, edge.target, None, edge.on, never, is_plain)
 
 
 def _node(
