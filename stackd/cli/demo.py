@@ -331,7 +331,7 @@ async def _deliver(
 ) -> None:
     """Post every delivery until it is acknowledged, and kill the daemon when a third of them is."""
     payloads = [
-        (path, loads((shipped("config") / "examples" / "payloads" / file).read_bytes()))
+        (path, loads((shipped("config") / "payloads" / file).read_bytes()))
         for _, path, file in KINDS
     ]
     numbers = iter(range(deliveries))

@@ -18,7 +18,7 @@ from stackd.workflows.document import read_document
 
 FOLDER = Path(__file__).resolve().parents[2] / "config" / "examples"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-PAYLOADS = FOLDER / "payloads"
+PAYLOADS = FOLDER.parent / "payloads"
 
 ANSWERS: dict[str, tuple[int, Any]] = {
     "/health/shop": (200, "fine"),

@@ -68,7 +68,7 @@ from stackd.core.places import shipped
 from stackd.store.migrations import known_migrations
 examples = shipped("config") / "examples"
 files = [examples / name for name, _, _ in KINDS]
-files += [examples / "payloads" / payload for _, _, payload in KINDS]
+files += [shipped("config") / "payloads" / payload for _, _, payload in KINDS]
 print(json.dumps({
     "package": stackd.__file__,
     "config": str(shipped("config")),
