@@ -45,7 +45,7 @@ from stackd.queue import processes
 from stackd.queue.admission import Admission
 from stackd.queue.job import RetryPolicy
 from stackd.queue.processes import SILENT_LEASES
-from stackd.runtime.blobs import BlobFolder
+from stackd.runtime.blobs import BlobFolder, BlobLimits
 from stackd.runtime.tools import Limits, Tools
 from stackd.runtime.versions import Versions
 from stackd.runtime.workflow_runtime import WorkflowRuntime
@@ -221,7 +221,7 @@ class _Daemon:
         self._settings = settings
         self._role = role
         self._path = path
-        self._blobs = BlobFolder(blobs)
+        self._blobs = blobs
         self._identity = identity
         self._clock: Clock = SystemClock()
         self._events = EventBus()
@@ -286,11 +286,17 @@ class _Daemon:
     def _add_services(self, store: Database, http: HttpClient) -> None:
         settings = self._settings
         versions = Versions(store)
+        blobs = BlobFolder(
+            self._blobs,
+            store,
+            clock=self._clock,
+            limits=BlobLimits(settings.max_blob_bytes, settings.blob_bytes),
+        )
         admission = Admission(settings.max_jobs, store.reserve)
         tools = Tools(
             store=store,
             http=http,
-            blobs=self._blobs,
+            blobs=blobs,
             clock=self._clock,
             events=self._events,
             limits=Limits(settings.max_output_bytes, settings.max_execution_bytes),
@@ -311,7 +317,7 @@ class _Daemon:
             settings=settings,
             store=store,
             versions=versions,
-            blobs=self._blobs,
+            blobs=blobs,
             bodies=Bodies(
                 Budget(settings.body_memory_bytes, clock=self._clock),
                 max_bytes=settings.max_body_bytes,
@@ -342,6 +348,7 @@ class _Daemon:
             ),
             "scheduler": lambda: Scheduler(
                 store=store,
+                blobs=blobs,
                 clock=self._clock,
                 identity=self._identity,
                 lease=settings.lease,

@@ -342,6 +342,14 @@ class Settings(BaseSettings):
         "STACKD_MAX_EXECUTION_BYTES", 16 * _MIB,
         "an execution whose outputs together are larger fails", unit="bytes",
     )  # fmt: skip
+    max_blob_bytes: Annotated[int, _whole(1024, 64 * 1024 * _MIB)] = _setting(
+        "STACKD_MAX_BLOB_BYTES", 64 * _MIB,
+        "a file or answer that is no text and larger is refused (413), or fails its node", unit="bytes",
+    )  # fmt: skip
+    blob_bytes: Annotated[int, _whole(1024, 1024 * 1024 * _MIB)] = _setting(
+        "STACKD_BLOB_BYTES", 2 * 1024 * _MIB,
+        "all of these together; at this much, new ones are refused (507), or fail their node", unit="bytes",
+    )  # fmt: skip
     run_memory_bytes: Annotated[int, _whole(_MIB, 1024 * 1024 * _MIB)] = _setting(
         "STACKD_RUN_MEMORY_BYTES", 256 * _MIB,
         "what executions with more than 64 KiB of data may take at a time; others wait", unit="bytes",
@@ -821,6 +829,8 @@ def _check_together(
         problems.append("EXECUTION_MAX_RETRY_DELAY_MS must not be below EXECUTION_RETRY_DELAY_MS")
     if settings.max_output_bytes > settings.max_execution_bytes:
         problems.append("STACKD_MAX_OUTPUT_BYTES must not be above STACKD_MAX_EXECUTION_BYTES")
+    if settings.max_blob_bytes > settings.blob_bytes:
+        problems.append("STACKD_MAX_BLOB_BYTES must not be above STACKD_BLOB_BYTES")
     if settings.queue_driver == "inmemory" and settings.env == "production":
         problems.append("QUEUE_DRIVER=inmemory loses work at every stop; only `dev` takes it")
     elif settings.queue_driver == "inmemory" and role == "stack":

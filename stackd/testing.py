@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 
@@ -110,9 +110,12 @@ class ScriptedHttp:
         self._arrived.set()
         if isinstance(answer, BaseException):
             raise answer
-        if isinstance(answer, Response):
-            return answer
-        return await answer(request)
+        response = answer if isinstance(answer, Response) else await answer(request)
+        sink = None if request.sink_for is None else request.sink_for(response)
+        if sink is None:
+            return response
+        await sink.write(response.body)
+        return replace(response, body=b"")
 
     async def arrived(self, count: int) -> None:
         """Wait until `count` requests have arrived in all."""

@@ -13,7 +13,8 @@
     ├── AuthError            the caller does not say who it is, or is nobody that is known (401)
     │   └── ScopeError       the caller may do less than what it asks for (403)
     ├── BusyError            a stated limit of load is reached; retry later (429)
-    │   └── OverloadedError    what this process can hold or serve at a time is taken (503)
+    │   ├── OverloadedError    what this process can hold or serve at a time is taken (503)
+    │   └── BlobBudgetError    all blobs together take as much as they may (507)
     ├── StoreError
     │   ├── StoreBusyError     the write lock or a place in the writer was not free in time; retryable
     │   ├── StoreFullError     no space left; nothing of the change was kept (507)
@@ -174,6 +175,16 @@ class OverloadedError(BusyError):
 
     code = "overloaded"
     status = 503
+
+
+class BlobBudgetError(BusyError):
+    """All blobs together take as much as they may; room comes when executions that refer to them go."""
+
+    code = "blob.budget"
+    status = 507
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_after=60.0)
 
 
 class StoreError(StackdError):

@@ -14,9 +14,9 @@ import ssl
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace, TracebackType
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Protocol
 
 import aiohttp
 import anyio
@@ -34,6 +34,7 @@ MAX_REDIRECTS = 10
 CONNECT_TIMEOUT = 10.0  # seconds for name, connection and TLS together
 KEEP_ALIVE = 30.0  # seconds an idle connection is kept; most servers close after 60 and more
 CONNECTIONS = 256  # open at once, all hosts together
+PIECE = 256 * 1024  # bytes of a source read at a time
 NAMES_KEPT = 60  # seconds a resolved, judged name is reused
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -72,12 +73,36 @@ class FormBody:
     pairs: tuple[tuple[str, str], ...]
 
 
+class Source(Protocol):
+    """Content that is read while it is sent: a file, as a rule."""
+
+    @property
+    def size(self) -> int: ...
+
+    async def read_at(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset` on, at least one before the end."""
+
+
+class Sink(Protocol):
+    """Takes a body while it comes in.
+
+    Attributes:
+        max_bytes: it takes no more.
+    """
+
+    @property
+    def max_bytes(self) -> int: ...
+
+    async def write(self, chunk: bytes) -> None:
+        """Take the next piece. What this raises ends the request and is raised there."""
+
+
 @dataclass(frozen=True, slots=True)
 class FilePart:
     """A part of a multipart body; a plain field has no file name."""
 
     name: str
-    content: bytes
+    content: bytes | Source
     filename: str | None = None
     content_type: str | None = None
 
@@ -91,7 +116,7 @@ class MultipartBody:
 class RawBody:
     """`content_type` None: the request's own headers name it."""
 
-    content: bytes
+    content: bytes | Source
     content_type: str | None
 
 
@@ -107,6 +132,8 @@ class Request:
         max_response_bytes: of the body, decompressed.
         fresh_connection: a connection of its own, and sent at most once. Without it a connection may be
             reused, and a method that HTTP calls idempotent is sent a second time if that one breaks.
+        sink_for: asked once the head of the last answer is there; what it returns takes the body, and the
+            response has none. None: the body is read into memory.
     """
 
     method: str
@@ -118,6 +145,7 @@ class Request:
     follow_redirects: bool = True
     max_response_bytes: int = 1024 * 1024
     fresh_connection: bool = False
+    sink_for: Callable[[Response], Sink | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +310,7 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
             async with self._send(request, method, url, headers, body, sent) as answer:
                 target = answer.headers.get("Location")
                 if not (request.follow_redirects and answer.status in _REDIRECTS and target):
-                    return await _read(answer, request.max_response_bytes, redirects)
+                    return await _read(answer, request, redirects)
                 if answer.status == 303 or (answer.status in (301, 302) and method == "POST"):
                     method, body = ("HEAD" if method == "HEAD" else "GET"), None
                     headers = {
@@ -431,7 +459,7 @@ def _encoded(body: Body | None, headers: dict[str, str]) -> tuple[Any, dict[str,
         case MultipartBody(parts):
             return _form_of(parts), _untyped(headers)  # only the body knows the boundary
         case RawBody(content, content_type):
-            return content, _typed(headers, content_type or "application/octet-stream")
+            return _sendable(content), _typed(headers, content_type or "application/octet-stream")
 
 
 def _typed(headers: dict[str, str], content_type: str) -> dict[str, str]:
@@ -449,25 +477,70 @@ def _form_of(parts: tuple[FilePart, ...]) -> aiohttp.FormData:
     # Unquoted: names go out as browsers and curl send them, in UTF-8.
     form = aiohttp.FormData(quote_fields=False, default_to_multipart=True)
     for part in parts:
-        content: Any = part.content
-        if part.filename is None:  # bare bytes would become a file
+        content = _sendable(part.content)
+        if part.filename is None and isinstance(content, bytes):  # bare, it would become a file
             own = part.content_type or "text/plain; charset=utf-8"
-            content = aiohttp.BytesPayload(part.content, content_type=own)
+            content = aiohttp.BytesPayload(content, content_type=own)
         form.add_field(part.name, content, filename=part.filename, content_type=part.content_type)
     return form
 
 
-async def _read(answer: aiohttp.ClientResponse, limit: int, redirects: int) -> Response:
+def _sendable(content: bytes | Source) -> Any:
+    return content if isinstance(content, bytes) else _SourcePayload(content)
+
+
+class _SourcePayload(aiohttp.Payload):
+    """Reads its source anew each time it is sent, a piece at a time."""
+
+    _default_content_type = "application/octet-stream"
+    _consumed = False
+
+    def __init__(self, source: Source, **more: Any) -> None:
+        super().__init__(source, **more)
+        self._source = source
+        self._size = source.size
+
+    def decode(self, encoding: str = "", errors: str = "") -> str:  # noqa: ARG002  # its signature
+        raise TypeError("what is read from a source is not text")
+
+    async def write(self, writer: aiohttp.abc.AbstractStreamWriter) -> None:
+        await self.write_with_length(writer, None)
+
+    async def write_with_length(
+        self, writer: aiohttp.abc.AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        end = self._source.size if content_length is None else content_length
+        at = 0
+        while at < end:
+            chunk = await self._source.read_at(at, min(PIECE, end - at))
+            if not chunk:  # the rest is missing: better no request than a false one
+                raise aiohttp.ClientConnectionError("the content ended before its time")
+            await writer.write(chunk)
+            at += len(chunk)
+
+
+async def _read(answer: aiohttp.ClientResponse, request: Request, redirects: int) -> Response:
+    head = _head(answer, redirects)
+    sink = None if request.sink_for is None else request.sink_for(head)
+    if sink is not None:
+        async for chunk in _decoded(answer, sink.max_bytes):
+            await sink.write(chunk)
+        return head
+    limit = request.max_response_bytes
     body = bytearray()
     async for chunk in _decoded(answer, limit):
         body += chunk
         if len(body) > limit:
             raise _too_large(answer, limit)
+    return replace(head, body=bytes(body))
+
+
+def _head(answer: aiohttp.ClientResponse, redirects: int) -> Response:
     has_type = "Content-Type" in answer.headers
     return Response(
         status=answer.status,
         headers=_flat(answer.headers),
-        body=bytes(body),
+        body=b"",
         url=str(answer.url),
         content_type=answer.content_type if has_type else None,
         charset=answer.charset if has_type else None,

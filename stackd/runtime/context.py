@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from stackd.core.clock import Clock
 from stackd.core.errors import NodeError
 from stackd.core.json import Json
 from stackd.http.client import Request, Response
+from stackd.runtime.blobs import BlobFile, Incoming
 
 
 class Http(Protocol):
@@ -24,13 +26,20 @@ class Http(Protocol):
 
 
 class Blobs(Protocol):
-    """Where bodies that are no text go."""
+    """Where bodies that are no text go; errors as of `BlobFolder`."""
+
+    @property
+    def max_bytes(self) -> int:
+        """The most that one may have."""
 
     async def put(self, content: bytes) -> str:
         """Keep `content`; its id. The same content has the same id."""
 
-    async def get(self, blob_id: str) -> bytes:
-        """The content, or NotFoundError."""
+    def receive(self) -> AbstractAsyncContextManager[Incoming]:
+        """Content that comes in pieces."""
+
+    def open(self, blob_id: str) -> AbstractAsyncContextManager[BlobFile]:
+        """The content, to be read in the block, or NotFoundError."""
 
 
 @dataclass(slots=True)

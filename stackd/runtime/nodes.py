@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from codecs import BOM_UTF8
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import Final, TypeVar
+
+import structlog
 
 from stackd.core.aside import aside, aside_if
-from stackd.core.clock import epoch, rfc3339
-from stackd.core.errors import InputError, NodeError
+from stackd.core.clock import Clock, epoch, rfc3339
+from stackd.core.errors import InputError, NodeError, StoreFullError
 from stackd.core.json import LARGE, Json, dumps, loads_strict
 from stackd.core.large_json import read_strictly
 from stackd.core.text import codec
@@ -22,11 +26,19 @@ from stackd.http.client import (
     RawBody,
     Request,
     Response,
+    Sink,
+    Source,
 )
+from stackd.runtime.blobs import Incoming
 from stackd.runtime.context import Handler, NodeContext
+from stackd.runtime.tools import STORE_RETRY
+
+T = TypeVar("T")
 
 RETRY_AFTER_LONGEST = 24 * 3600.0  # seconds; a far side that asks for more is not believed
 LONGEST_DATE = 100  # characters; an HTTP date has 29
+
+_log = structlog.get_logger(__name__)
 
 
 def delay_until(params: dict[str, Json], *, now: float) -> tuple[float, Json]:
@@ -54,31 +66,95 @@ async def request(params: dict[str, Json], context: NodeContext) -> Json:
 
     Raises:
         NodeError: no answer, or a status of 400 and above that `allowStatus` does not name.
+        NotFoundError: a blob that was to be sent is not there; nothing was sent.
+        StackdError: the blob that was answered is over a limit, or cannot be kept.
     """
     headers = {name: _scalar(value) for name, value in (params.get("headers") or {}).items()}
     if context.idempotency_key is not None and not _has(headers, "idempotency-key"):
         headers["Idempotency-Key"] = context.idempotency_key
-    response = await context.http.request(
-        Request(
-            method=str(params.get("method", "GET")).upper(),
-            url=params["url"],
-            query=_query(params.get("query")),
-            headers=headers,
-            body=await aside_if(context.is_large, _body, params, headers),
-            timeout=context.timeout,
-            follow_redirects=params.get("followRedirects", True) is not False,
-            max_response_bytes=context.max_bytes,
-            fresh_connection=context.unsafe,
-        ),
-        on_sent=context.on_sent,
-    )
-    context.on_answered()
-    _refuse_status(response, params.get("allowStatus"), now=context.clock.time())
-    return {
-        "status": response.status,
-        "headers": dict(response.headers),
-        "body": await _read_body(response, str(params.get("responseType", "auto")), context),
-    }
+    wanted, allowed = str(params.get("responseType", "auto")), params.get("allowStatus")
+    async with AsyncExitStack() as opened:
+        files = {
+            blob_id: await opened.enter_async_context(context.blobs.open(blob_id))
+            for blob_id in _named_blobs(params)
+        }
+        incoming = await opened.enter_async_context(context.blobs.receive())
+
+        def sink_for(head: Response) -> Sink | None:
+            if _is_refused(head.status, allowed) or _kind_of(head, wanted) != "blob":
+                return None
+            return _BlobSink(incoming, context)
+
+        response = await _ask(
+            Request(
+                method=str(params.get("method", "GET")).upper(),
+                url=params["url"],
+                query=_query(params.get("query")),
+                headers=headers,
+                body=await aside_if(context.is_large, _body, params, headers, files),
+                timeout=context.timeout,
+                follow_redirects=params.get("followRedirects", True) is not False,
+                max_response_bytes=context.max_bytes,
+                fresh_connection=context.unsafe,
+                sink_for=sink_for,
+            ),
+            context,
+        )
+        context.on_answered()
+        _refuse_status(response, allowed, now=context.clock.time())
+        return {
+            "status": response.status,
+            "headers": dict(response.headers),
+            "body": await _read_body(response, wanted, incoming, context),
+        }
+
+
+async def _ask(request: Request, context: NodeContext) -> Response:
+    try:
+        return await context.http.request(request, on_sent=context.on_sent)
+    except NodeError as error:
+        if error.code == "http.response_too_large":
+            error.message += f"; responseType: blob takes up to {context.blobs.max_bytes:,}"
+        raise
+
+
+class _BlobSink:
+    """Keeps a body that comes in pieces."""
+
+    def __init__(self, incoming: Incoming, context: NodeContext) -> None:
+        self._incoming = incoming
+        self._clock = context.clock
+        self.max_bytes = context.blobs.max_bytes
+
+    async def write(self, chunk: bytes) -> None:
+        self._incoming.add(chunk)
+        if self._incoming.is_heavy:
+            await _patiently(self._incoming.spill, self._clock)
+
+
+async def _patiently(keep: Callable[[], Awaitable[T]], clock: Clock) -> T:
+    """Do `keep` as soon as there is space for it: the action is done, and its answer shall not be lost."""
+    while True:
+        try:
+            return await keep()
+        except StoreFullError as error:
+            _log.warning("waiting for space", reason=error.message)
+        await clock.sleep(STORE_RETRY)
+
+
+def _blob_in(value: Json) -> str | None:
+    """The id of the blob that `value` stands for: `{"$blob": id}`, and whatever else is said of it."""
+    found = value.get("$blob") if isinstance(value, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _named_blobs(params: dict[str, Json]) -> set[str]:
+    """The blobs that are to be sent."""
+    values = [params.get("body")]
+    for item in (params.get("multipart") or {}).values():
+        for part in _listed(item):
+            values += [part, part.get("content") if isinstance(part, dict) else None]
+    return {blob_id for value in values if (blob_id := _blob_in(value)) is not None}
 
 
 def _has(headers: dict[str, str], name: str) -> bool:
@@ -108,18 +184,21 @@ def _scalar(value: Json) -> str:
     return str(value)
 
 
-def _body(params: dict[str, Json], headers: dict[str, str]) -> Body | None:
+def _body(
+    params: dict[str, Json], headers: dict[str, str], files: Mapping[str, Source]
+) -> Body | None:
     if "json" in params:
         return JsonBody(dumps(params["json"]))
     if "form" in params:
         return FormBody(_pairs(params["form"]))
     if "multipart" in params:
-        return _multipart(params["multipart"])
+        return _multipart(params["multipart"], files)
     if (raw := params.get("body")) is not None:
+        own = _has(headers, "content-type")
+        if (blob_id := _blob_in(raw)) is not None:
+            return RawBody(files[blob_id], None if own else raw.get("contentType"))
         content = raw if isinstance(raw, str) else dumps(raw).decode()
-        return RawBody(
-            content.encode(), None if _has(headers, "content-type") else "text/plain; charset=utf-8"
-        )
+        return RawBody(content.encode(), None if own else "text/plain; charset=utf-8")
     return None
 
 
@@ -127,28 +206,36 @@ def _pairs(form: dict[str, Json]) -> tuple[tuple[str, str], ...]:
     return tuple((name, _scalar(value)) for name, item in form.items() for value in _listed(item))
 
 
-def _multipart(parts: dict[str, Json]) -> MultipartBody:
-    """Plain members are fields; `{content, filename?, contentType?}` is a file."""
+def _multipart(parts: dict[str, Json], files: Mapping[str, Source]) -> MultipartBody:
+    """Plain members are fields; `{content, filename?, contentType?}` is a file, and so is a blob."""
     return MultipartBody(
-        tuple(_part(name, value) for name, item in parts.items() for value in _listed(item))
+        tuple(_part(name, value, files) for name, item in parts.items() for value in _listed(item))
     )
 
 
-def _part(name: str, value: Json) -> FilePart:
-    if not (isinstance(value, dict) and "content" in value):
-        return FilePart(name=name, content=_scalar(value).encode())
-    content = value["content"]
+def _part(name: str, value: Json, files: Mapping[str, Source]) -> FilePart:
+    content = value
+    if _blob_in(value) is None:
+        if not (isinstance(value, dict) and "content" in value):
+            return FilePart(name=name, content=_scalar(value).encode())
+        content = value["content"]
     return FilePart(
         name=name,
-        content=content.encode() if isinstance(content, str) else dumps(content),
+        content=_content(content, files),
         filename=str(value.get("filename") or name),
         content_type=str(value.get("contentType") or "application/octet-stream"),
     )
 
 
+def _content(value: Json, files: Mapping[str, Source]) -> bytes | Source:
+    if (blob_id := _blob_in(value)) is not None:
+        return files[blob_id]
+    return value.encode() if isinstance(value, str) else dumps(value)
+
+
 def _refuse_status(response: Response, allowed: Json, *, now: float) -> None:
     status = response.status
-    if status < 400 or _is_allowed(status, allowed):
+    if not _is_refused(status, allowed):
         return
     retry_after = _retry_after(response, now=now)
     kinds = {
@@ -170,6 +257,10 @@ def _refuse_status(response: Response, allowed: Json, *, now: float) -> None:
         and (status == 429 or (status == 503 and retry_after is not None)),
         retry_after=retry_after,
     )
+
+
+def _is_refused(status: int, allowed: Json) -> bool:
+    return status >= 400 and not _is_allowed(status, allowed)
 
 
 def _is_allowed(status: int, allowed: Json) -> bool:
@@ -228,15 +319,23 @@ def _message_in(body: bytes) -> str | None:
     return found if isinstance(found, str) else None
 
 
-async def _read_body(response: Response, wanted: str, context: NodeContext) -> Json:
+def _kind_of(response: Response, wanted: str) -> str:
+    """How a body is read: as `json`, `text` or `blob`."""
+    if wanted != "auto":
+        return wanted
     content_type = (response.content_type or "").lower()
-    context.is_large = len(response.body) > LARGE
-    if wanted == "auto":
-        is_json = _is_json(content_type)
-        wanted = "json" if is_json else "text" if _is_text(content_type) else "blob"
+    return "json" if _is_json(content_type) else "text" if _is_text(content_type) else "blob"
+
+
+async def _read_body(
+    response: Response, wanted: str, incoming: Incoming, context: NodeContext
+) -> Json:
+    wanted = _kind_of(response, wanted)
     if wanted == "blob":
-        blob_id = await context.blobs.put(response.body)
-        return {"$blob": blob_id, "bytes": len(response.body), "contentType": content_type}
+        content_type = (response.content_type or "").lower()
+        blob_id = await _patiently(incoming.keep, context.clock)
+        return {"$blob": blob_id, "bytes": incoming.size, "contentType": content_type}
+    context.is_large = len(response.body) > LARGE
     if wanted == "text":
         return _text(response)
     if not response.body:

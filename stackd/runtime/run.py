@@ -20,20 +20,20 @@ import structlog
 
 from stackd.core.aside import aside, aside_if
 from stackd.core.budget import Share
-from stackd.core.clock import Clock, rfc3339
-from stackd.core.errors import BusyError, NodeError, StackdError, StoreFullError
+from stackd.core.clock import rfc3339
+from stackd.core.errors import BusyError, NodeError, StackdError
 from stackd.core.ids import sortable_id
 from stackd.core.json import LARGE, Json, dumps, loads
 from stackd.core.large_json import Loaded, load
 from stackd.queue import verbs
 from stackd.queue.job import Complete, Job, Snooze
-from stackd.runtime.context import Blobs, NodeContext
+from stackd.runtime.context import NodeContext
 from stackd.runtime.events import NodeAnswered, NodeRetried, NodeSent, NodeStarted
 from stackd.runtime.frame import Frame, Loop
 from stackd.runtime.journal import ENDED, Journal
 from stackd.runtime.nodes import HANDLERS, delay_until
 from stackd.runtime.outcome import Again, GiveUp, NodeRetry, Unknown, default_retry, judge
-from stackd.runtime.tools import STORE_RETRY, Tools
+from stackd.runtime.tools import Tools
 from stackd.runtime.transforms import PURE_HANDLERS, Evaluation, evaluated
 from stackd.runtime.versions import Versions
 from stackd.store.connection import Tx
@@ -634,7 +634,7 @@ class Run:
         context = NodeContext(
             clock=self._tools.clock,
             http=self._tools.http,
-            blobs=_PatientBlobs(self._tools.blobs, self._tools.clock),
+            blobs=self._tools.blobs,
             unsafe=node.effect is Effect.UNSAFE,
             idempotency_key=row.idempotency_key,
             timeout=self._timeout(node, params),
@@ -1046,25 +1046,6 @@ def _joined(ends: dict[str, bytes]) -> bytes:
     if len(ends) == 1:
         return next(iter(ends.values()))
     return b"{" + b",".join(dumps(key) + b":" + text for key, text in ends.items()) + b"}"
-
-
-class _PatientBlobs:
-    """Keeps a body as soon as there is space for it: the action is done, and its answer shall not be lost."""
-
-    def __init__(self, blobs: Blobs, clock: Clock) -> None:
-        self._blobs = blobs
-        self._clock = clock
-
-    async def put(self, content: bytes) -> str:
-        while True:
-            try:
-                return await self._blobs.put(content)
-            except StoreFullError as error:
-                _log.warning("waiting for space", reason=error.message)
-            await self._clock.sleep(STORE_RETRY)
-
-    async def get(self, blob_id: str) -> bytes:
-        return await self._blobs.get(blob_id)
 
 
 def _row(

@@ -1,4 +1,4 @@
-"""Keeps the queue whole: takes back the claims of dead processes and forgets what has expired.
+"""Keeps the queue whole: takes back the claims of dead processes and forgets what has expired or is not used.
 
 Also keeps disk space aside for a full disk, and gives back what the store needs no more.
 
@@ -19,6 +19,7 @@ from stackd.core.errors import StoreBusyError, StoreFullError
 from stackd.core.process import ProcessIdentity
 from stackd.queue import processes, verbs
 from stackd.queue.processes import SILENT_LEASES, Watch
+from stackd.runtime.blobs import BlobFolder
 from stackd.runtime.workflow_runtime import rescue
 from stackd.store import space
 from stackd.store.connection import Tx
@@ -27,6 +28,8 @@ from stackd.workflows import executions
 
 PRUNE_BATCH = 500  # rows per transaction: small steps never hold up the writer
 PRUNE_BATCHES = 20  # per round; the rest follows in the next
+BLOB_BATCH = 50  # blobs per transaction: their files are removed in it
+BLOB_GRACE = 3600.0  # seconds a blob is kept that nothing refers to yet, or any more
 PAGES_GIVEN = 256  # free pages, 1 MiB, given back to the disk per round
 JOBS_KEPT = 900.0  # seconds an ended job stays visible; the execution is the history
 
@@ -35,11 +38,13 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What one round did: jobs taken back, dedupe keys and finished jobs forgotten."""
+    """What one round did: jobs taken back; dedupe keys, finished jobs, blobs and stray files removed."""
 
     rescued: int
     keys: int
     jobs: int
+    blobs: int = 0
+    files: int = 0
 
 
 class Scheduler:
@@ -51,12 +56,14 @@ class Scheduler:
         self,
         *,
         store: Database,
+        blobs: BlobFolder,
         clock: Clock,
         identity: ProcessIdentity,
         lease: float,
         interval: float,
     ) -> None:
         self._store = store
+        self._blobs = blobs
         self._clock = clock
         self._identity = identity
         self._watch = Watch(clock, patience=SILENT_LEASES * lease)
@@ -96,23 +103,26 @@ class Scheduler:
         rescued = await self._store.write(take_back, durable=False)
         if rescued:
             _log.info("took back jobs of dead processes", jobs=rescued)
-        done = Done(
-            rescued,
-            await self._prune(lambda tx: executions.prune_keys(tx, now=now, limit=PRUNE_BATCH)),
-            await self._prune(
-                lambda tx: verbs.prune(tx, before=now - JOBS_KEPT, limit=PRUNE_BATCH)
-            ),
+        unused_since = now - BLOB_GRACE
+        keys = await self._prune(lambda tx, some: executions.prune_keys(tx, now=now, limit=some))
+        jobs = await self._prune(
+            lambda tx, some: verbs.prune(tx, before=now - JOBS_KEPT, limit=some)
+        )
+        blobs = await self._prune(
+            lambda tx, some: self._blobs.collect(tx, before=unused_since, limit=some),
+            batch=BLOB_BATCH,
         )
         await self._store.write(lambda tx: space.give_back(tx, limit=PAGES_GIVEN), durable=False)
         await self._store.keep_reserve()
-        return done
+        files = await self._blobs.sweep(before=unused_since)
+        return Done(rescued, keys, jobs, blobs, files)
 
-    async def _prune(self, change: Callable[[Tx], int]) -> int:
+    async def _prune(self, change: Callable[[Tx, int], int], *, batch: int = PRUNE_BATCH) -> int:
         """Repeat `change`, a batch each time, until nothing is left or the round's share is done; rows gone."""
         gone = 0
         for _ in range(PRUNE_BATCHES):
-            some = await self._store.write(change, durable=False)
+            some = await self._store.write(lambda tx: change(tx, batch), durable=False)
             gone += some
-            if some < PRUNE_BATCH:
+            if some < batch:
                 break
         return gone

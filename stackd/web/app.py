@@ -11,6 +11,7 @@ from stackd.access.tokens import Scope
 from stackd.core.errors import StackdError
 from stackd.web import (
     auth,
+    blobs,
     config,
     events,
     executions,
@@ -62,6 +63,7 @@ def all_routes(webhooks: Webhooks) -> tuple[Route, ...]:
         *webhooks.routes,
         *workflows.ROUTES,
         *executions.ROUTES,
+        *blobs.ROUTES,
         *events.ROUTES,
         *tokens.ROUTES,
         *config.ROUTES,

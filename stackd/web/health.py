@@ -17,6 +17,7 @@ from stackd.queue import processes, verbs
 from stackd.supervisor.supervisor import ServiceState
 from stackd.web.context import Context, of
 from stackd.web.route import Content, Query, Route
+from stackd.workflows import blobs
 
 _VERBOSE: Final = Query("verbose", {}, "list every check")
 
@@ -104,10 +105,14 @@ class Health:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         context = of(request)
-        counts = await context.store.read(verbs.live_counts)
+        counts, kept = await context.store.read(
+            lambda tx: (verbs.live_counts(tx), blobs.totals(tx))
+        )
         for state, count in counts.items():
             context.metrics.queue_depth.labels(state).set(count)
         context.metrics.event_streams.set(context.stream.readers)
+        context.metrics.blobs.set(kept.count)
+        context.metrics.blob_bytes.set(kept.bytes)
         return web.Response(
             body=context.metrics.render(), content_type="text/plain", charset="utf-8"
         )

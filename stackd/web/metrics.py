@@ -47,6 +47,10 @@ class Metrics:
         self.queue_depth = Gauge(
             "workflow_queue_depth", "jobs by state", ("state",), registry=self.registry
         )
+        self.blobs = Gauge("stackd_blobs", "blobs that are kept", registry=self.registry)
+        self.blob_bytes = Gauge(
+            "stackd_blob_bytes", "bytes that all blobs take together", registry=self.registry
+        )
         events.subscribe(
             self._hear,
             NodeFinished,

@@ -23,7 +23,6 @@ from stackd.core.errors import (
 from stackd.core.json import LARGE, Json, dumps, loads
 from stackd.core.large_json import check, load
 from stackd.core.text import codec, decoded
-from stackd.runtime.blobs import Staged
 from stackd.store.connection import Tx
 from stackd.web.answers import accepted, output, started
 from stackd.web.bodies import Body
@@ -51,12 +50,12 @@ class _Delivery:
 
     Attributes:
         text: the trigger's output as JSON.
-        staged: the blobs it refers to.
+        blobs: those that were put for it.
         is_offered: to the store, so that it may be committed whatever is heard of it.
     """
 
     text: bytes = b""
-    staged: list[Staged] = field(default_factory=list)
+    blobs: list[str] = field(default_factory=list)
     is_offered: bool = False
 
 
@@ -158,12 +157,10 @@ class Webhooks:
             ):
                 raise  # perhaps it is committed after all
             with anyio.CancelScope(shield=True):
-                await context.blobs.drop(delivery.staged)
+                await context.blobs.drop(delivery.blobs)
             raise
         if taken.is_duplicate:
-            await context.blobs.drop(delivery.staged)
-        else:
-            await context.blobs.keep(delivery.staged)
+            await context.blobs.drop(delivery.blobs)
         return taken
 
     async def _accept(
@@ -261,7 +258,7 @@ async def _read_delivery(
         if content_type.startswith("text/") or content_type.endswith("xml"):
             text = await aside_if(len(content) > LARGE, _quoted, content, request.charset, rest)
         if text is None:
-            kept = await _staged(context, content, delivery)
+            kept = await _put(context, content, delivery)
             blob = {"$blob": kept, "bytes": len(content), "contentType": content_type}
             text = _joined_value(blob, rest)
         delivery.text = text
@@ -317,7 +314,7 @@ async def _with_blobs(
         shown: Json = value
         if isinstance(value, FormFile):
             shown = {
-                "$blob": await _staged(context, value.content, delivery),
+                "$blob": await _put(context, value.content, delivery),
                 "bytes": len(value.content),
                 "filename": value.filename,
                 "contentType": value.content_type,
@@ -326,10 +323,10 @@ async def _with_blobs(
     return {name: some[0] if len(some) == 1 else some for name, some in values.items()}
 
 
-async def _staged(context: Context, content: bytes | bytearray, delivery: _Delivery) -> str:
-    staged = await context.blobs.stage(content)
-    delivery.staged.append(staged)
-    return staged.id
+async def _put(context: Context, content: bytes | bytearray, delivery: _Delivery) -> str:
+    blob_id = await context.blobs.put(content)
+    delivery.blobs.append(blob_id)
+    return blob_id
 
 
 async def _dedupe_key(

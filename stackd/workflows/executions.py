@@ -18,6 +18,7 @@ from stackd.core.json import Json, dumps, loads
 from stackd.queue import verbs
 from stackd.queue.job import NewJob
 from stackd.store.connection import Tx
+from stackd.workflows import blobs
 from stackd.workflows import statements as sql
 
 JOB_KIND = "execution.run"
@@ -217,6 +218,7 @@ def start(tx: Tx, new: NewExecution, *, now: float, execution_id: str | None = N
             new.depth,
         ),
     )
+    blobs.refer(tx, seq, (new.input,))
     verbs.enqueue(tx, [_job(seq, new.workflow_id, new.concurrency)], now=now)
     tx.emit(ExecutionQueued(execution_id, new.workflow_id))
     return execution_id
@@ -360,6 +362,7 @@ def put_nodes(tx: Tx, seq: int, nodes: Sequence[NodeRow]) -> None:
             values.append(seq)
             values += node
         tx.execute(sql.put_node_runs(len(some)), values)
+        blobs.refer(tx, seq, [node.output for node in some])
 
 
 def listed(
@@ -456,6 +459,8 @@ def _end_call(
         changed = tx.execute(sql.FAIL_WAITING_NODE, (problem, now, *place))
     else:
         changed = tx.execute(sql.FINISH_WAITING_NODE, (output, now, *place))
+        if changed and row.parent is not None:
+            blobs.refer(tx, row.parent, (output,))
     if changed and row.parent is not None and row.parent_key is not None:
         wake(tx, row.parent, now=now)
         tx.emit(CallEnded(row.parent, row.parent_key))

@@ -231,3 +231,18 @@ ORDER BY due_at LIMIT ?"""
 FIRE_TIMER = "UPDATE timers SET state = 'fired', fired_at = ? WHERE id = ? AND state = 'pending'"
 CANCEL_TIMERS = "UPDATE timers SET state = 'cancelled' WHERE execution = ? AND state = 'pending'"
 NEXT_TIMER = "SELECT min(due_at) FROM timers WHERE state = 'pending'"
+
+# Blobs
+
+RENEW_BLOB = "UPDATE blobs SET created_at = ?, puts = puts + 1 WHERE id = ?"
+INSERT_BLOB = "INSERT INTO blobs (id, bytes, created_at) VALUES (?, ?, ?)"
+DELETE_BLOB = "DELETE FROM blobs WHERE id = ? AND refs = 0"
+REFER_TO_BLOBS = """
+INSERT OR IGNORE INTO blob_refs (blob, execution)
+SELECT b.id, ? FROM json_each(?) CROSS JOIN blobs b ON b.id = value"""
+KNOWN_BLOBS = "SELECT b.id FROM json_each(?) CROSS JOIN blobs b ON b.id = value"
+UNUSED_BLOBS = """
+SELECT id FROM blobs WHERE refs = 0 AND created_at < ? ORDER BY created_at LIMIT ?"""
+BLOBS_PUT_ONCE = """
+SELECT b.id FROM json_each(?) CROSS JOIN blobs b ON b.id = value WHERE b.refs = 0 AND b.puts = 1"""
+BLOB_TOTALS = "SELECT count, bytes FROM blob_totals WHERE one = 1"

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.outbound import client, parts_of
+from support.blobs import content_of
+from support.held import held
+from support.outbound import MIB, client, parts_of
 from support.servers import (
     Seen,
     answer,
@@ -25,12 +27,15 @@ from support.servers import (
     redirect,
 )
 
+from stackd.core.clock import SystemClock
 from stackd.core.errors import NodeError
+from stackd.core.events import EventBus
 from stackd.core.json import Json, dumps, loads
 from stackd.http.client import HttpClient
-from stackd.runtime.blobs import BlobFolder
+from stackd.runtime.blobs import BlobFolder, BlobLimits
 from stackd.runtime.context import NodeContext
 from stackd.runtime.nodes import RETRY_AFTER_LONGEST, request
+from stackd.store.database import open_database
 from stackd.testing import FakeClock
 
 PNG = b"\x89PNG\r\n\x00\xff"
@@ -88,8 +93,14 @@ class Node:
 
 @pytest.fixture
 async def node(tmp_path: Path) -> AsyncIterator[Node]:
-    async with client() as http:
-        yield Node(http, BlobFolder(tmp_path))
+    async with (
+        client() as http,
+        held(
+            open_database(tmp_path / "stackd.db", clock=SystemClock(), events=EventBus())
+        ) as store,
+    ):
+        limits = BlobLimits(one=4 * MIB, all=8 * MIB)
+        yield Node(http, BlobFolder(tmp_path / "blobs", store, clock=SystemClock(), limits=limits))
 
 
 # -- the output
@@ -143,7 +154,7 @@ async def test_the_body_is_read_by_its_type_unless_the_node_says_how(
     output = await node.on(answer(200, JSON, *fields), responseType=wanted)
 
     if body is BLOB:
-        assert await node.blobs.get(output["body"]["$blob"]) == JSON
+        assert await content_of(node.blobs, output["body"]["$blob"]) == JSON
     else:
         assert output["body"] == body
 

@@ -23,7 +23,7 @@ from stackd.core.events import Event
 from stackd.core.process import current_process
 from stackd.queue import verbs
 from stackd.queue.admission import Admission
-from stackd.runtime.blobs import BlobFolder
+from stackd.runtime.blobs import BlobFolder, BlobLimits
 from stackd.runtime.versions import Versions
 from stackd.services.api import CLOSE_WITHIN, Api
 from stackd.services.rotation import Rotation
@@ -69,11 +69,14 @@ class Site:
         self.announced: list[tuple[str, int]] = []
         self.settings = Settings(STACKD_STATE_DIR=str(folder), PORT=self.port)
         clock, events = self.world.clock, database.events
+        self.blobs = BlobFolder(
+            folder / "blobs", database, clock=clock, limits=BlobLimits(one=2**20, all=2**24)
+        )
         self.context = Context(
             settings=self.settings,
             store=database,
             versions=Versions(database),
-            blobs=BlobFolder(folder / "blobs"),
+            blobs=self.blobs,
             bodies=Bodies(
                 Budget(2**26, clock=clock),
                 max_bytes=self.settings.max_body_bytes,
@@ -107,6 +110,7 @@ class Site:
     def scheduler(self) -> Service:
         return Scheduler(
             store=self.database,
+            blobs=self.blobs,
             clock=self.world.clock,
             identity=THIS_PROCESS,
             lease=LEASE,

@@ -10,22 +10,32 @@ from typing import Any
 import anyio
 import pytest
 from structlog.testing import capture_logs
+from support.blobs import content_of
 from support.held import held
 from support.runs import LEASE, World
 from support.watched import WatchedClock, WatchedStore
 
 from stackd.core.clock import SystemClock
-from stackd.core.errors import StackdError, StoreBusyError, StoreFullError
+from stackd.core.errors import NotFoundError, StackdError, StoreBusyError, StoreFullError
 from stackd.core.events import Event, EventBus
 from stackd.core.process import ProcessIdentity, current_process
 from stackd.queue import processes, verbs
 from stackd.queue.job import Complete, JobRescued, NewJob, RetryPolicy
-from stackd.services.scheduler import JOBS_KEPT, PRUNE_BATCH, PRUNE_BATCHES, Done, Scheduler
+from stackd.runtime.blobs import BlobFolder, BlobLimits
+from stackd.services.scheduler import (
+    BLOB_BATCH,
+    BLOB_GRACE,
+    JOBS_KEPT,
+    PRUNE_BATCH,
+    PRUNE_BATCHES,
+    Done,
+    Scheduler,
+)
 from stackd.services.timers import STORE_RETRY, Timers
 from stackd.store.connection import Tx
 from stackd.store.database import Database, open_database
 from stackd.supervisor.service import Service
-from stackd.workflows import executions
+from stackd.workflows import blobs, executions
 from stackd.workflows.executions import NewExecution, NodeRow, NodeStatus, TimerFired
 
 THIS_PROCESS = current_process()  # read here: a test may not block its loop
@@ -50,6 +60,12 @@ class Site:
         self.world = World(database)
         self.clock = self.world.clock = WatchedClock()
         self.store = self.world.store = WatchedStore(database)  # type: ignore[assignment]
+        self.blobs = BlobFolder(
+            database.path.with_name("blobs"),
+            self.store,  # type: ignore[arg-type]
+            clock=self.clock,
+            limits=BlobLimits(one=2**20, all=2**24),
+        )
         self.fired: list[tuple[float, int]] = []  # (when, execution)
         database.events.subscribe(self._hear, TimerFired)
 
@@ -60,6 +76,7 @@ class Site:
     def scheduler(self, identity: ProcessIdentity = THIS_PROCESS) -> Scheduler:
         return Scheduler(
             store=self.store,  # type: ignore[arg-type]
+            blobs=self.blobs,
             clock=self.clock,
             identity=identity,
             lease=LEASE,
@@ -170,6 +187,7 @@ async def test_rounds_come_at_the_interval_and_not_between(site: Site) -> None:
             await site.pass_time(INTERVAL - 1)
             assert site.store.writes - before == number * writes_per_round
             await site.pass_time(1.0)
+            await site.clock.someone_sleeps()
             assert site.store.writes - before == (number + 1) * writes_per_round
 
     assert site.clock.asked == [INTERVAL] * 5
@@ -491,3 +509,32 @@ async def test_drained_timers_fire_nothing_more(site: Site) -> None:
     await site.pass_time(1.0)
 
     assert site.fired == []
+
+
+async def test_a_round_removes_blobs_that_nothing_has_referred_to_for_an_hour(site: Site) -> None:
+    used, unused = await site.blobs.put(b"used"), await site.blobs.put(b"unused")
+    await site.world.start("waiting", {"$blob": used})
+    scheduler = site.scheduler()
+
+    site.clock.advance(BLOB_GRACE)
+    assert (await scheduler.round()).blobs == 0
+    site.clock.advance(1.0)
+    assert (await scheduler.round()).blobs == 1
+    assert await content_of(site.blobs, used) == b"used"
+    with pytest.raises(NotFoundError):
+        await content_of(site.blobs, unused)
+
+
+async def test_a_round_removes_a_share_of_many_blobs_and_the_next_goes_on(site: Site) -> None:
+    many = BLOB_BATCH * PRUNE_BATCHES + 1
+    ids = [f"{number:064x}" for number in range(many)]
+    now = site.clock.time()
+
+    def change(tx: Tx) -> None:
+        for blob_id in ids:
+            blobs.note(tx, blob_id, 1, now=now, limit=many)
+
+    await site.store.write(change)
+    site.clock.advance(BLOB_GRACE + 1)
+
+    assert [(await site.scheduler().round()).blobs for _ in range(3)] == [many - 1, 1, 0]

@@ -90,6 +90,7 @@ EXPECTED = {
     ("POST", "/api/executions/{id}/cancel"): "run",
     ("POST", "/api/executions/{id}/resolve"): "run",
     ("POST", "/api/executions/{id}/retry"): "run",
+    ("GET", "/api/blobs/{id}"): "read",
     ("GET", "/api/queue"): "read",
     ("POST", "/api/queue/pause"): "admin",
     ("POST", "/api/queue/resume"): "admin",
