@@ -459,7 +459,8 @@ def _encoded(body: Body | None, headers: dict[str, str]) -> tuple[Any, dict[str,
         case MultipartBody(parts):
             return _form_of(parts), _untyped(headers)  # only the body knows the boundary
         case RawBody(content, content_type):
-            return _sendable(content), _typed(headers, content_type or "application/octet-stream")
+            own = content_type or "application/octet-stream"
+            return _sendable(content, own), _typed(headers, own)
 
 
 def _typed(headers: dict[str, str], content_type: str) -> dict[str, str]:
@@ -477,7 +478,7 @@ def _form_of(parts: tuple[FilePart, ...]) -> aiohttp.FormData:
     # Unquoted: names go out as browsers and curl send them, in UTF-8.
     form = aiohttp.FormData(quote_fields=False, default_to_multipart=True)
     for part in parts:
-        content = _sendable(part.content)
+        content = _sendable(part.content, part.content_type)
         if part.filename is None and isinstance(content, bytes):  # bare, it would become a file
             own = part.content_type or "text/plain; charset=utf-8"
             content = aiohttp.BytesPayload(content, content_type=own)
@@ -485,8 +486,10 @@ def _form_of(parts: tuple[FilePart, ...]) -> aiohttp.FormData:
     return form
 
 
-def _sendable(content: bytes | Source) -> Any:
-    return content if isinstance(content, bytes) else _SourcePayload(content)
+def _sendable(content: bytes | Source, content_type: str | None) -> Any:
+    if isinstance(content, bytes):
+        return content
+    return _SourcePayload(content, content_type=content_type)
 
 
 class _SourcePayload(aiohttp.Payload):

@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import encodings.aliases
+import gzip
 import hashlib
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.blobs import content_of
+from support.blobs import content_of, files
 from support.held import held
 from support.outbound import MIB, client, parts_of
 from support.servers import (
+    Link,
     Seen,
     answer,
     answers,
     answers_by_path,
     answers_once,
     answers_then_stalls,
+    encoded,
     far_side,
+    gzip_bomb,
     json_answer,
+    leaves_the_second,
     nobody_listens,
     redirect,
 )
 
 from stackd.core.clock import SystemClock
-from stackd.core.errors import NodeError
+from stackd.core.errors import NodeError, NotFoundError, StackdError
 from stackd.core.events import EventBus
 from stackd.core.json import Json, dumps, loads
 from stackd.http.client import HttpClient
@@ -39,13 +45,15 @@ from stackd.store.database import open_database
 from stackd.testing import FakeClock
 
 PNG = b"\x89PNG\r\n\x00\xff"
+MAX_BLOB = 16 * MIB
 
 
 class Node:
     """Runs the handler as the runtime does, and keeps what it was told."""
 
-    def __init__(self, http: HttpClient, blobs: BlobFolder) -> None:
+    def __init__(self, http: HttpClient, blobs: BlobFolder, folder: Path) -> None:
         self.clock = FakeClock()
+        self.folder = folder
         self.blobs = blobs
         self.told: list[str] = []
         self._http = http
@@ -99,8 +107,9 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
             open_database(tmp_path / "stackd.db", clock=SystemClock(), events=EventBus())
         ) as store,
     ):
-        limits = BlobLimits(one=4 * MIB, all=8 * MIB)
-        yield Node(http, BlobFolder(tmp_path / "blobs", store, clock=SystemClock(), limits=limits))
+        limits = BlobLimits(one=MAX_BLOB, all=2 * MAX_BLOB)
+        folder = tmp_path / "blobs"
+        yield Node(http, BlobFolder(folder, store, clock=SystemClock(), limits=limits), folder)
 
 
 # -- the output
@@ -528,13 +537,199 @@ async def test_an_unsafe_action_is_sent_once_whatever_its_method(node, method):
     assert len(far.requests) == 1
 
 
+# -- blobs, out and in
+
+
+PICTURE = bytes(range(256)) * 4_000  # 1 MB, more than a piece
+
+
+@pytest.mark.parametrize("wanted", ["blob", "auto"])
+async def test_an_answer_that_is_a_blob_may_be_larger_than_an_output(node, wanted):
+    said = answer(200, PICTURE, ("Content-Type", "image/png"))
+
+    output = await node.on(said, responseType=wanted, max_bytes=1000)
+
+    body = output["body"]
+    assert (body["bytes"], body["contentType"]) == (len(PICTURE), "image/png")
+    assert await content_of(node.blobs, body["$blob"]) == PICTURE
+    assert node.told == ["sent", "answered"]
+
+
+async def test_a_packed_answer_is_kept_unpacked(node):
+    output = await node.on(encoded("gzip", gzip.compress(PICTURE)), responseType="blob")
+
+    assert await content_of(node.blobs, output["body"]["$blob"]) == PICTURE
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        (answer(200, bytes(MAX_BLOB + 1)), "blob.too_large"),
+        (encoded("gzip", gzip_bomb(64)), "blob.too_large"),
+        (encoded("gzip", gzip.compress(PICTURE)[:-9]), "http.bad_content"),
+        (answer(200, PICTURE, length=len(PICTURE) + 1), "http.reset"),
+        (answer(404, PICTURE), "http.status_404"),
+    ],
+    ids=["too long", "bomb", "broken off", "shorter than said", "refused"],
+)
+async def test_an_answer_that_is_no_use_leaves_no_blob(node, said, code):
+    async with far_side(answers_once(said)) as far:
+        with pytest.raises(StackdError) as failed:
+            await node.run(far.url(), responseType="blob")
+
+    assert failed.value.code == code
+    assert files(node.folder) == []
+
+
+async def test_blobs_go_through_in_little_memory(node):
+    tracemalloc.start()
+    try:
+        output = await node.on(encoded("gzip", gzip_bomb(MAX_BLOB // MIB)), responseType="blob")
+        peak_in = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        async with far_side(drops_the_body) as far:
+            await node.run(far.url(), method="PUT", body=output["body"])
+        peak_out = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert output["body"]["bytes"] == MAX_BLOB
+    assert peak_in < 4 * MIB
+    assert peak_out < 4 * MIB
+
+
+async def drops_the_body(link: Link) -> None:
+    """Answers once as much has come as was said, and keeps nothing of it."""
+    await link.drop_request()
+    await link.send(json_answer(b"1"))
+
+
+@pytest.mark.parametrize(
+    ("params", "content_type"),
+    [
+        ({"contentType": "image/png"}, "image/png"),
+        ({}, "application/octet-stream"),
+        ({"contentType": "image/png", "headers": {"Content-Type": "image/x"}}, "image/x"),
+    ],
+)
+async def test_a_body_that_is_a_blob_is_its_content(node, params, content_type):
+    blob_id = await node.blobs.put(PICTURE)
+    named = {"$blob": blob_id, "bytes": len(PICTURE)}
+    headers = params.pop("headers", {})
+
+    seen = await node.sends(body=named | params, headers=headers)
+
+    assert seen.body == PICTURE
+    assert seen.headers["content-length"] == str(len(PICTURE))
+    assert seen.headers["content-type"] == content_type
+
+
+async def test_parts_of_a_form_may_be_blobs(node):
+    blob_id = await node.blobs.put(PICTURE)
+
+    seen = await node.sends(
+        multipart={
+            "as it came": {"$blob": blob_id, "bytes": 1, "filename": "a.png", "contentType": "image/png"},
+            "as content": {"content": {"$blob": blob_id}, "filename": "b.bin"},
+            "note": "text",
+        }
+    )  # fmt: skip
+
+    found = [
+        (part.get_filename(), part.get_content_type(), part.get_payload(decode=True))
+        for part in parts_of(seen)
+    ]
+    assert found == [
+        ("a.png", "image/png", PICTURE),
+        ("b.bin", "application/octet-stream", PICTURE),
+        (None, "text/plain", b"text"),
+    ]
+
+
+@pytest.mark.parametrize("blob_id", ["0" * 64, "no id", "../../stackd.db"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda blob: {"body": blob},
+        lambda blob: {"multipart": {"f": [blob]}},
+        lambda blob: {"multipart": {"f": {"content": blob}}},
+    ],
+    ids=["body", "part", "content of a part"],
+)
+async def test_a_blob_that_is_not_there_fails_the_node_before_anything_is_sent(node, blob_id, wrap):
+    async with far_side(answers(json_answer(b"1"))) as far:
+        with pytest.raises(NotFoundError) as failed:
+            await node.run(far.url(), method="POST", **wrap({"$blob": blob_id}))
+
+    assert failed.value.code == "blob.not_found"
+    assert (far.connections, node.told) == (0, [])
+
+
+@pytest.mark.parametrize("shape", ["body", "multipart"])
+async def test_a_redirect_that_keeps_the_body_sends_a_blob_whole_again(node, shape):
+    named = {"$blob": await node.blobs.put(PICTURE), "filename": "a"}
+    params = {"body": named} if shape == "body" else {"multipart": {"f": named}}
+
+    async with far_side(answers(redirect(307, "/there"), json_answer(b"1"))) as far:
+        await node.run(far.url("/here"), method="POST", **params)
+
+    here, there = far.requests
+    assert (here.target, there.target) == ("/here", "/there")
+    assert PICTURE in here.body
+    assert PICTURE in there.body
+
+
+async def test_on_a_reused_connection_that_breaks_an_idempotent_blob_is_sent_whole_again(node):
+    named = {"$blob": await node.blobs.put(PICTURE)}
+
+    async with far_side(leaves_the_second(json_answer(b"1"))) as far:
+        await node.run(far.url("/first"))
+        await node.run(far.url("/second"), method="PUT", body=named)
+
+    assert [seen.body for seen in far.requests] == [b"", PICTURE, PICTURE]
+
+
+async def test_on_a_connection_of_its_own_an_unsafe_blob_is_sent_once(node):
+    named = {"$blob": await node.blobs.put(PICTURE)}
+
+    async with far_side(answers_once()) as far:
+        with pytest.raises(NodeError) as failed:
+            await node.run(far.url(), method="POST", unsafe=True, body=named)
+
+    assert (failed.value.sent, failed.value.answered) == (True, False)
+    assert [seen.body for seen in far.requests] == [PICTURE]
+
+
+async def test_an_answer_before_all_of_a_blob_was_sent_is_the_answer(node):
+    named = {"$blob": await node.blobs.put(bytes(MAX_BLOB))}
+
+    async with far_side(refuses_at_once) as far:
+        error = None
+        try:
+            await node.run(far.url(), method="POST", body=named)
+        except NodeError as failed:
+            error = failed
+
+    assert error is not None
+    assert (error.code, error.sent, error.answered) == ("http.status_413", True, True)
+
+
+async def refuses_at_once(link: Link) -> None:
+    """Answers once it has seen the head, and goes on reading, so that the answer is not lost to a reset."""
+    await link.head()
+    await link.send(answer(413, b"", ("Connection", "close")))
+    await link.gone()
+
+
 # -- limits, and what the runtime is told
 
 
 async def test_a_body_over_the_limit_of_outputs_is_refused(node):
-    error = await node.fails(answer(200, bytes(1001)), max_bytes=1000)
+    said = answer(200, b"z" * 1001, ("Content-Type", "text/plain"))
+    error = await node.fails(said, max_bytes=1000)
 
     assert (error.kind, error.code, error.answered) == ("limit", "http.response_too_large", True)
+    assert "responseType: blob" in error.message
 
 
 async def test_without_an_answer_only_the_sending_is_told(node):

@@ -66,6 +66,22 @@ class Link:
         self._far_side.note(seen)
         return seen
 
+    async def head(self) -> dict[str, str]:
+        """The headers of the next request, whose body is left unread."""
+        while b"\r\n\r\n" not in self._held:
+            await self._more()
+        head, _, self._held = self._held.partition(b"\r\n\r\n")
+        pairs = (line.partition(":") for line in head.decode().split("\r\n")[1:])
+        return {name.lower(): value.strip() for name, _, value in pairs}
+
+    async def drop_request(self) -> None:
+        """Read the next request and keep nothing of it."""
+        left = int((await self.head())["content-length"])
+        while left > len(self._held):
+            left -= len(self._held)
+            self._held = b""
+            await self._more()
+
     async def _body(self, headers: dict[str, str]) -> bytes:
         if headers.get("transfer-encoding") == "chunked":
             body = b""
