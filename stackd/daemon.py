@@ -41,6 +41,7 @@ from stackd.core.log import configure_logging
 from stackd.core.process import ProcessIdentity, current_process, give_back_large_buffers
 from stackd.http.client import HttpClient
 from stackd.http.egress import EgressPolicy
+from stackd.http.proxy import Proxy
 from stackd.queue import processes
 from stackd.queue.admission import Admission
 from stackd.queue.job import RetryPolicy
@@ -281,7 +282,12 @@ class _Daemon:
             deny_ranges=settings.network_deny_ranges,
             allow_loopback=settings.env == "development",
         )
-        return HttpClient(policy, clock=self._clock)
+        return HttpClient(
+            policy,
+            clock=self._clock,
+            ca_file=settings.tls_ca_file,
+            proxy=Proxy.of(settings.http_proxy, settings.no_proxy) if settings.http_proxy else None,
+        )
 
     def _add_services(self, store: Database, http: HttpClient) -> None:
         settings = self._settings

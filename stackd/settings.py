@@ -76,6 +76,9 @@ HOSTNAME_LENGTH = 253  # characters, as what DNS can carry
 # Prefixes of kept names. Others may use them too, so an unknown one is only warned of.
 _FAMILIES = ("EXECUTION_", "ENCRYPTION_", "PLATFORM_NETWORK_", "WORKFLOW_", "TRIGGER_SCHEDULER_")
 _TOKEN = re.compile(rf"[A-Za-z0-9._~+/=-]{{{TOKEN_LENGTH},}}")  # what RFC 6750 lets a token hold
+_PROXY = re.compile(  # what may stand in a password otherwise is written as %40 and the like
+    r"http://([^\s/@?#:]+(:[^\s/@?#:]*)?@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}/?"
+)
 _USERINFO = re.compile(r"//[^/@]*@")
 
 
@@ -167,6 +170,26 @@ def _read_ranges(value: Any) -> tuple[IPv4Network | IPv6Network, ...]:
         except ValueError:
             raise ValueError(f"{item!r} is no address range; write 10.0.0.0/8") from None
     return tuple(ranges)
+
+
+def _read_exempt(value: Any) -> tuple[str | IPv4Network | IPv6Network, ...]:
+    """Domains and address ranges in one list."""
+    found: list[str | IPv4Network | IPv6Network] = []
+    for item in _items(value):
+        is_range = "/" in item or ":" in item or item.rpartition(".")[2].isdecimal()
+        found += _read_ranges([item]) if is_range else _read_domains([item])
+    return tuple(found)
+
+
+def _read_proxy(value: Any) -> str:
+    text = str(value).strip()
+    if text and not _PROXY.fullmatch(text):
+        raise ValueError("must be http://HOST:PORT or http://USER:PASSWORD@HOST:PORT")
+    return text
+
+
+def _read_file(value: Any) -> Path | None:
+    return _read_path(value) if str(value) else None
 
 
 def _expanded(value: Any) -> Path:
@@ -313,6 +336,19 @@ class Settings(BaseSettings):
     )
     network_deny_ranges: Ranges = _setting(
         "PLATFORM_NETWORK_DENYLIST_IP_RANGES", "", "never called; beats every allow", unit="list"
+    )
+    tls_ca_file: Annotated[Path | None, BeforeValidator(_read_file)] = _setting(
+        "STACKD_TLS_CA_FILE", "",
+        "certificates in PEM that HTTP steps trust besides the system's", unit="path",
+    )  # fmt: skip
+    http_proxy: Annotated[str, BeforeValidator(_read_proxy)] = _setting(
+        "STACKD_HTTP_PROXY", "",
+        "HTTP steps go through it: http://[user:password@]host:port", secret=True,
+    )  # fmt: skip
+    no_proxy: Annotated[
+        tuple[str | IPv4Network | IPv6Network, ...], BeforeValidator(_read_exempt)
+    ] = _setting(
+        "STACKD_NO_PROXY", "", "domains and address ranges that are called directly", unit="list"
     )
     max_connections: Annotated[int, _whole(1, 1_000_000)] = _setting(
         "STACKD_MAX_CONNECTIONS", 1000,
@@ -845,6 +881,8 @@ def _check_together(
             f"STACKD_ENV={env.value!r} ({env.source}): has no effect; `dev` sets development, "
             "`start` sets production"
         )
+    if settings.no_proxy and not settings.http_proxy:
+        warnings.append("STACKD_NO_PROXY: has no effect without STACKD_HTTP_PROXY")
     if settings.queue_driver == "inmemory" and settings.database is not None:
         warnings.append("STACKD_DATABASE_URL: has no effect with QUEUE_DRIVER=inmemory")
     key = settings.encryption_master_key

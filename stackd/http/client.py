@@ -7,6 +7,7 @@ far side may have seen it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 import socket
@@ -15,12 +16,14 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, Final, NoReturn, Protocol
 
 import aiohttp
 import anyio
 from aiohttp import abc
+from cachetools import TTLCache
 from multidict import CIMultiDictProxy
 from yarl import URL
 
@@ -29,13 +32,20 @@ from stackd.core.clock import Clock
 from stackd.core.errors import NodeError
 from stackd.core.unpack import ENCODINGS, STEP, Unpacker
 from stackd.http.egress import EgressDeniedError, EgressPolicy, normal_host
+from stackd.http.proxy import Proxy
+from stackd.http.tls import Contexts, Tls
 
 MAX_REDIRECTS = 10
 CONNECT_TIMEOUT = 10.0  # seconds for name, connection and TLS together
 KEEP_ALIVE = 30.0  # seconds an idle connection is kept; most servers close after 60 and more
 CONNECTIONS = 256  # open at once, all hosts together
+CONNECTIONS_PER_HOST = 128  # of these: one that is slow leaves room for others
 PIECE = 256 * 1024  # bytes of a source read at a time
+NAMES_REMEMBERED = 1_000
 NAMES_KEPT = 60  # seconds a resolved, judged name is reused
+
+RESOLVE_WITHIN = 2.0  # seconds for a name that a proxy will resolve again
+DEFAULT_TLS: Final = Tls()
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _CONTROL = re.compile(
@@ -132,6 +142,7 @@ class Request:
         max_response_bytes: of the body, decompressed.
         fresh_connection: a connection of its own, and sent at most once. Without it a connection may be
             reused, and a method that HTTP calls idempotent is sent a second time if that one breaks.
+        tls: how TLS is spoken; after a redirect to another origin, certificates are verified in any case.
         sink_for: asked once the head of the last answer is there; what it returns takes the body, and the
             response has none. None: the body is read into memory.
     """
@@ -145,6 +156,7 @@ class Request:
     follow_redirects: bool = True
     max_response_bytes: int = 1024 * 1024
     fresh_connection: bool = False
+    tls: Tls = DEFAULT_TLS
     sink_for: Callable[[Response], Sink | None] | None = None
 
 
@@ -163,10 +175,11 @@ class Response:
 
 @dataclass(slots=True)
 class _Sent:
-    """Whether a byte of the request may have left."""
+    """Whether a byte of the request may have left. `is_proxied`: a proxy is asked for where it goes now."""
 
     tell: Callable[[], None] | None
     is_true: bool = False
+    is_proxied: bool = False
 
     def note(self) -> None:
         if not self.is_true:
@@ -203,11 +216,29 @@ class _JudgingResolver(abc.AbstractResolver):
         await self._inner.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How a target is reached: through a proxy or None, and with which context for TLS."""
+
+    proxy: Proxy | None
+    context: ssl.SSLContext | bool
+
+
+class _BrokenOffError(Exception):
+    """A connection that broke, under a request that must not be sent again."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+
 class HttpClient(AbstractAsyncContextManager["HttpClient"]):
     """Used inside its own `async with`; any number of requests at a time.
 
     `resolver`: finds the addresses, which are then judged; without it the system's, on a thread.
     `connect_timeout`: seconds for name, connection and TLS together.
+    `ca_file`: certificates that are trusted besides the system's.
+    `proxy`: is asked for every target that it does not exempt.
     """
 
     def __init__(
@@ -217,15 +248,27 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         clock: Clock,
         resolver: abc.AbstractResolver | None = None,
         connect_timeout: float = CONNECT_TIMEOUT,
+        per_host: int = CONNECTIONS_PER_HOST,
+        ca_file: Path | None = None,
+        proxy: Proxy | None = None,
     ) -> None:
         self._policy = policy
         self._clock = clock
         self._resolver = resolver
         self._connect_timeout = connect_timeout
-        self._sessions: tuple[aiohttp.ClientSession, aiohttp.ClientSession] | None = None
+        self._per_host = per_host
+        self._contexts = Contexts(ca_file)
+        self._proxy = proxy
+        self._sessions: dict[tuple[bool, bool], aiohttp.ClientSession] = {}
+        self._resolved: TTLCache[str, list[str] | None] = TTLCache(
+            NAMES_REMEMBERED, NAMES_KEPT, timer=clock.monotonic
+        )
 
     async def __aenter__(self) -> HttpClient:
-        self._sessions = (self._session(reuse=True), self._session(reuse=False))
+        await self._contexts.of(DEFAULT_TLS)  # the operator's file is read now, or the start fails
+        for fresh in (False, True):
+            for proxied in (False, True) if self._proxy else (False,):
+                self._sessions[fresh, proxied] = self._session(fresh=fresh, proxied=proxied)
         return self
 
     async def __aexit__(
@@ -234,24 +277,21 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        sessions, self._sessions = self._sessions, None
         with anyio.CancelScope(shield=True):
-            for session in sessions or ():
-                await session.close()
+            while self._sessions:
+                await self._sessions.popitem()[1].close()
 
-    def _session(self, *, reuse: bool) -> aiohttp.ClientSession:
-        resolver = _JudgingResolver(self._policy, self._resolver or aiohttp.ThreadedResolver())
-        connector = (
-            aiohttp.TCPConnector(
-                resolver=resolver,
-                limit=CONNECTIONS,
-                ttl_dns_cache=NAMES_KEPT,
-                keepalive_timeout=KEEP_ALIVE,
-            )
-            if reuse
-            else aiohttp.TCPConnector(
-                resolver=resolver, limit=CONNECTIONS, ttl_dns_cache=NAMES_KEPT, force_close=True
-            )
+    def _session(self, *, fresh: bool, proxied: bool) -> aiohttp.ClientSession:
+        found = self._resolver or aiohttp.ThreadedResolver()
+        connector = aiohttp.TCPConnector(
+            # The proxy is the operator's own: its name is not judged. Through it, only it is connected to.
+            resolver=aiohttp.ThreadedResolver()
+            if proxied
+            else _JudgingResolver(self._policy, found),
+            limit=CONNECTIONS,
+            limit_per_host=self._per_host,
+            ttl_dns_cache=NAMES_KEPT,
+            **({"force_close": True} if fresh else {"keepalive_timeout": KEEP_ALIVE}),
         )
         trace = aiohttp.TraceConfig()
         trace.on_connection_create_end.append(_note_connection)
@@ -264,7 +304,7 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
             requote_redirect_url=False,
             timeout=aiohttp.ClientTimeout(total=None, connect=self._connect_timeout),
             trace_configs=[trace],
-            middlewares=() if reuse else (_once,),
+            middlewares=(_once,) if fresh else (),
         )
 
     async def request(
@@ -289,7 +329,7 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
             # A new one: requests that waited for the same name share the resolver's.
             raise EgressDeniedError(error.host, error.reason, sent=sent.is_true) from None
         except aiohttp.ClientError as error:  # before the others: some are TimeoutError too
-            raise _translated(error, request.url, sent=sent.is_true) from error
+            raise _translated(error, request.url, sent) from error
         except TimeoutError:
             missing = "answer from" if sent.is_true else "connection to"
             raise NodeError(
@@ -298,16 +338,22 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
                 code="http.timeout" if sent.is_true else "http.connect_timeout",
                 sent=sent.is_true,
             ) from None
+        except _BrokenOffError as broken:
+            raise _translated(broken.error, request.url, sent) from broken
         except (OSError, ValueError) as error:
-            raise _translated(error, request.url, sent=sent.is_true) from error
+            raise _translated(error, request.url, sent) from error
 
     async def _follow(self, request: Request, sent: _Sent) -> Response:
         url = _first_url(request)
         method, body = request.method, request.body
         headers = _checked(request.headers)
+        tls = request.tls
         for redirects in range(MAX_REDIRECTS + 1):
-            self._judge(url)
-            async with self._send(request, method, url, headers, body, sent) as answer:
+            way = _Way(await self._judge(url), await self._contexts.of(tls))
+            sent.is_proxied = way.proxy is not None
+            async with self._send(request, method, url, headers, body, sent, way) as answer:
+                if sent.is_proxied and answer.status == 407:
+                    raise _proxy_refused(request.url, 407, sent=sent.is_true)
                 target = answer.headers.get("Location")
                 if not (request.follow_redirects and answer.status in _REDIRECTS and target):
                     return await _read(answer, request, redirects)
@@ -319,6 +365,7 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
             next_url = _joined(url, target, sent)
             if next_url.origin() != url.origin():
                 headers = {k: v for k, v in headers.items() if k.lower() in _CARRIED}
+                tls = replace(tls, verify=True)
             url = next_url
         raise NodeError(
             f"{_place(request.url)} redirected more than {MAX_REDIRECTS} times",
@@ -328,11 +375,37 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
             answered=True,
         )
 
-    def _judge(self, url: URL) -> None:
+    async def _judge(self, url: URL) -> Proxy | None:
+        """Refuse a target that the rules deny, as far as that is known before it is connected to; the proxy to ask for it.
+
+        Through a proxy, no address that was judged is connected to: the proxy resolves the name again. So all
+        addresses that it has here must be allowed; of a name that has none here, only the name is judged.
+        """
         host = normal_host(url.raw_host or "")  # in ASCII, as it is resolved
         self._policy.check_host(host)
-        if _is_literal(host):
+        is_literal = _is_literal(host)
+        if is_literal:
             self._policy.check_address(host, host)
+        proxy = self._proxy
+        if proxy is None or proxy.exempts_name(host):
+            return None
+        addresses = [host] if is_literal else await self._addresses_of(host, url.port or 0)
+        if addresses is None:
+            self._policy.check_unresolved(host)
+            return proxy
+        for address in addresses:
+            self._policy.check_address(host, address)
+        return None if all(map(proxy.exempts_address, addresses)) else proxy
+
+    async def _addresses_of(self, host: str, port: int) -> list[str] | None:
+        """What `host` resolves to here, remembered for a while; None if it does not."""
+        if host not in self._resolved:
+            found: list[str] | None = None
+            resolver = self._resolver or aiohttp.ThreadedResolver()
+            with anyio.move_on_after(RESOLVE_WITHIN), contextlib.suppress(OSError):
+                found = [one["host"] for one in await resolver.resolve(host, port)]
+            self._resolved[host] = found
+        return self._resolved[host]
 
     def _send(
         self,
@@ -342,10 +415,18 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         headers: dict[str, str],
         body: Body | None,
         sent: _Sent,
+        way: _Way,
     ) -> Any:
-        assert self._sessions is not None, "used outside its `async with`"  # noqa: S101
-        session = self._sessions[1 if request.fresh_connection else 0]
+        assert self._sessions, "used outside its `async with`"  # noqa: S101
+        proxy = way.proxy
+        session = self._sessions[request.fresh_connection, proxy is not None]
         data, headers = _encoded(body, headers)
+        through: dict[str, Any] = {}
+        if proxy is not None:
+            own = {"Proxy-Authorization": proxy.authorization} if proxy.authorization else {}
+            through = {"proxy": proxy.url, "proxy_headers": own}  # these go with CONNECT
+            if url.scheme == "http":
+                headers = headers | own
         return session.request(
             method,
             url,
@@ -359,6 +440,8 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
             allow_redirects=False,
             raise_for_status=False,
             trace_request_ctx=sent,
+            ssl=way.context,
+            **through,
         )
 
 
@@ -375,7 +458,7 @@ async def _once(
     except aiohttp.ClientConnectorError:
         raise  # never had a connection
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise _translated(error, str(request.url), sent=True) from error
+        raise _BrokenOffError(error) from error
 
 
 def _first_url(request: Request) -> URL:
@@ -625,11 +708,25 @@ def _place(url: str) -> str:
     return f"{scheme}{mark}{authority.rpartition('@')[2]}{slash}{path}"[:200]
 
 
-def _translated(error: Exception, url: str, *, sent: bool) -> NodeError:
-    """What a failure of the library below means for a node. Every ClientError has a row here."""
-    place = _place(url)
+def _proxy_refused(url: str, status: int, *, sent: bool) -> NodeError:
+    kind, code, words = _of_proxy(status)
+    return NodeError(f"{_place(url)}: {words}", kind=kind, code=code, sent=sent, answered=sent)
+
+
+def _of_proxy(status: int) -> tuple[str, str, str]:
+    """What a refusal of the proxy means: as `_meaning`."""
+    if status == 407:
+        return "rejected", "http.proxy_auth", "the proxy does not take our credentials (407)"
+    kind = "network" if status >= 500 else "rejected"
+    return kind, "http.proxy_refused", f"the proxy answered {status}"
+
+
+def _translated(error: Exception, url: str, sent: _Sent) -> NodeError:
+    """What a failure of the library below means for a node. Every ClientError has a row in `_meaning`."""
     kind, code, words = _meaning(error)
-    return NodeError(f"{place}: {words}", kind=kind, code=code, sent=sent)
+    if sent.is_proxied and not sent.is_true and code in ("http.reset", "http.bad_response"):
+        kind, code, words = "network", "http.proxy_failed", f"at the proxy, {words}"
+    return NodeError(f"{_place(url)}: {words}", kind=kind, code=code, sent=sent.is_true)
 
 
 def _meaning(error: Exception) -> tuple[str, str, str]:
@@ -649,6 +746,10 @@ def _meaning(error: Exception) -> tuple[str, str, str]:
             return "timeout", "http.connect_timeout", "no connection in time"
         case aiohttp.ServerTimeoutError():
             return "timeout", "http.timeout", "no answer in time"
+        case aiohttp.ClientProxyConnectionError():
+            return "network", "http.proxy_connect", f"no connection to the proxy ({_cause(error)})"
+        case aiohttp.ClientHttpProxyError():
+            return _of_proxy(getattr(error, "status", 0))
         case aiohttp.ClientConnectorError():
             return "network", "http.connect", f"no connection ({_cause(error)})"
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError() | aiohttp.RedirectClientError():

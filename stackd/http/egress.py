@@ -105,10 +105,24 @@ class EgressPolicy:
             if self.allow_loopback and any(ip in net for net in _LOOPBACK):
                 return
             raise EgressDeniedError(shown, "private and local addresses need an allow range")
-        if self.is_restricted and not any(
-            matches(rule, normal_host(host)) for rule in self.allow_domains
-        ):
-            raise EgressDeniedError(shown, "no allow rule matches")
+        if self.is_restricted and not self._allows_name(host):
+            raise _no_rule(shown)
+
+    def check_unresolved(self, host: str) -> None:
+        """Refuse a name whose addresses only a proxy knows, where its name alone does not allow it.
+
+        Raises:
+            EgressDeniedError: some allow rule is needed.
+        """
+        if self.is_restricted and not self._allows_name(host):
+            raise _no_rule(host)
+
+    def _allows_name(self, host: str) -> bool:
+        return any(matches(rule, normal_host(host)) for rule in self.allow_domains)
+
+
+def _no_rule(shown: str) -> EgressDeniedError:
+    return EgressDeniedError(shown, "no allow rule matches")
 
 
 def normal_host(host: str) -> str:

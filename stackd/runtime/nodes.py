@@ -29,6 +29,7 @@ from stackd.http.client import (
     Sink,
     Source,
 )
+from stackd.http.tls import Tls
 from stackd.runtime.blobs import Incoming
 from stackd.runtime.context import Handler, NodeContext
 from stackd.runtime.tools import STORE_RETRY
@@ -96,6 +97,7 @@ async def request(params: dict[str, Json], context: NodeContext) -> Json:
                 follow_redirects=params.get("followRedirects", True) is not False,
                 max_response_bytes=context.max_bytes,
                 fresh_connection=context.unsafe,
+                tls=_tls(params.get("tls") or {}),
                 sink_for=sink_for,
             ),
             context,
@@ -155,6 +157,10 @@ def _named_blobs(params: dict[str, Json]) -> set[str]:
         for part in _listed(item):
             values += [part, part.get("content") if isinstance(part, dict) else None]
     return {blob_id for value in values if (blob_id := _blob_in(value)) is not None}
+
+
+def _tls(params: dict[str, Json]) -> Tls:
+    return Tls(params.get("verify", True), params.get("minVersion", "1.2"))
 
 
 def _has(headers: dict[str, str], name: str) -> bool:

@@ -117,6 +117,16 @@ def statuses(value: Json) -> str | None:
     return 'must be true, false, or a list of statuses and ranges such as "400-499"'
 
 
+def tls(value: Json) -> str | None:
+    if not isinstance(value, dict) or set(value) - {"verify", "minVersion"}:
+        return "must be a map of verify and minVersion"
+    if not isinstance(value.get("verify", True), bool):
+        return "verify must be true or false"
+    if value.get("minVersion", "1.2") not in ("1.2", "1.3"):
+        return 'minVersion must be "1.2" or "1.3"'
+    return None
+
+
 def dedupe(value: Json) -> str | None:
     known = ("header", "expression", "windowMs")
     if not isinstance(value, dict) or not value:

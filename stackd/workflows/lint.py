@@ -339,6 +339,14 @@ class _Lint:
             )
         if acts:
             self._check_effect(node, place)
+            tls = node.params.get("tls")
+            if isinstance(tls, dict) and tls.get("verify") is False:
+                self._remarks.warn(
+                    "http.tls_unverified",
+                    f"{node.id}: with verify: false whoever answers is believed",
+                    (*place, "params", "tls", "verify"),
+                    hint="let STACKD_TLS_CA_FILE name the certificate of the far side's authority",
+                )
 
     def _check_effect(self, node: Node, place: Place) -> None:
         effect = effect_of(node)

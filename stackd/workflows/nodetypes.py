@@ -140,6 +140,7 @@ _TYPES: Final = (
             "followRedirects": Param(checks.boolean),
             "responseType": _one_of("auto", "json", "text", "blob"),
             "allowStatus": Param(checks.statuses),
+            "tls": Param(checks.tls),
         },
         one_of=(("json", "form", "multipart", "body"),),
         effect=None,

@@ -101,7 +101,9 @@ def test_refusal_of_a_database_does_not_show_its_password(tmp_path: Path):
 
 def test_every_secret_setting_is_marked_so_that_it_is_masked():
     looks_secret = {
-        row.name for row in table() if any(w in row.name for w in ("KEY", "SECRET", "TOKEN"))
+        row.name
+        for row in table()
+        if any(w in row.name for w in ("KEY", "SECRET", "TOKEN", "HTTP_PROXY"))
     }
 
     assert {row.name for row in table() if row.secret} == looks_secret

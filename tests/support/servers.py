@@ -68,11 +68,31 @@ class Link:
 
     async def head(self) -> dict[str, str]:
         """The headers of the next request, whose body is left unread."""
+        return (await self.first_line_and_headers())[1]
+
+    async def first_line_and_headers(self) -> tuple[str, dict[str, str]]:
         while b"\r\n\r\n" not in self._held:
-            await self._more()
+            if not await self._more():
+                raise anyio.ClosedResourceError
         head, _, self._held = self._held.partition(b"\r\n\r\n")
-        pairs = (line.partition(":") for line in head.decode().split("\r\n")[1:])
-        return {name.lower(): value.strip() for name, _, value in pairs}
+        first, *lines = head.decode().split("\r\n")
+        pairs = (line.partition(":") for line in lines)
+        return first, {name.lower(): value.strip() for name, _, value in pairs}
+
+    async def joined_with(self, other: ByteStream) -> None:
+        """Hand on what comes from either side until one closes."""
+
+        async def onward() -> None:
+            while self._held or await self._more():
+                data, self._held = self._held, b""
+                await other.send(data)
+            tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(onward)
+            async for data in other:
+                await self.send(data)
+            tasks.cancel_scope.cancel()
 
     async def drop_request(self) -> None:
         """Read the next request and keep nothing of it."""
@@ -384,6 +404,46 @@ def leaves_the_second(first: bytes) -> Behaviour:
             await link.request()
 
     return behave
+
+
+# -- proxies
+
+
+@dataclass(slots=True)
+class ForwardProxy:
+    """A behaviour: forwards requests in absolute form and tunnels for CONNECT, whatever the name, to `port` here.
+
+    Attributes:
+        authorization: what it wants in Proxy-Authorization.
+        refuses: a status it answers to everything, or bytes that it says instead.
+        heads: of what it was asked, (first line, headers).
+    """
+
+    port: int
+    authorization: str | None = None
+    refuses: int | bytes | None = None
+    heads: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+
+    async def __call__(self, link: Link) -> None:
+        first, headers = await link.first_line_and_headers()
+        self.heads.append((first, headers))
+        if isinstance(self.refuses, bytes):
+            await link.send(self.refuses)
+            return
+        wrong = headers.get("proxy-authorization") != self.authorization
+        status = 407 if self.authorization is not None and wrong else self.refuses
+        if status is not None:
+            await link.send(answer(status, b"no", ("Connection", "close")))
+            return
+        method, target, version = first.split(" ")
+        async with await anyio.connect_tcp("127.0.0.1", self.port) as onward:
+            if method == "CONNECT":
+                await link.send(b"HTTP/1.1 200 Established\r\n\r\n")
+            else:
+                path = "/" + target.split("/", 3)[3]
+                lines = [f"{method} {path} {version}", *(f"{k}: {v}" for k, v in headers.items())]
+                await onward.send("\r\n".join([*lines, "", ""]).encode())
+            await link.joined_with(onward)
 
 
 # -- names, certificates, policies
