@@ -236,7 +236,8 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
     """Used inside its own `async with`; any number of requests at a time.
 
     `resolver`: finds the addresses, which are then judged; without it the system's, on a thread.
-    `connect_timeout`: seconds for name, connection and TLS together.
+    `connect_timeout`: seconds for name, connection and TLS together; `names_kept`: for an answer of the resolver.
+    `per_host`: connections to one host and port, pooled ones and others apart.
     `ca_file`: certificates that are trusted besides the system's.
     `proxy`: is asked for every target that it does not exempt.
     """
@@ -249,6 +250,7 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         resolver: abc.AbstractResolver | None = None,
         connect_timeout: float = CONNECT_TIMEOUT,
         per_host: int = CONNECTIONS_PER_HOST,
+        names_kept: int = NAMES_KEPT,
         ca_file: Path | None = None,
         proxy: Proxy | None = None,
     ) -> None:
@@ -257,11 +259,12 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         self._resolver = resolver
         self._connect_timeout = connect_timeout
         self._per_host = per_host
+        self._names_kept = names_kept
         self._contexts = Contexts(ca_file)
         self._proxy = proxy
         self._sessions: dict[tuple[bool, bool], aiohttp.ClientSession] = {}
         self._resolved: TTLCache[str, list[str] | None] = TTLCache(
-            NAMES_REMEMBERED, NAMES_KEPT, timer=clock.monotonic
+            NAMES_REMEMBERED, names_kept, timer=clock.monotonic
         )
 
     async def __aenter__(self) -> HttpClient:
@@ -290,7 +293,7 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
             else _JudgingResolver(self._policy, found),
             limit=CONNECTIONS,
             limit_per_host=self._per_host,
-            ttl_dns_cache=NAMES_KEPT,
+            ttl_dns_cache=self._names_kept,
             **({"force_close": True} if fresh else {"keepalive_timeout": KEEP_ALIVE}),
         )
         trace = aiohttp.TraceConfig()

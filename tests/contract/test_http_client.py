@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 
 import aiohttp
+import anyio
 import pytest
 from support.outbound import (
     EVERY_METHOD,
@@ -413,11 +414,13 @@ async def test_an_answer_that_breaks_off_is_no_answer(http, behave):
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
         b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX: " + b"x" * 20_000 + b"\r\n\r\n",
+        b"<html>as HTTP/0.9 answered</html>\n",
+        b"hello\r\n\r\n",
         chunked(end=b"zz\r\nabc\r\n0\r\n\r\n"),
     ],
     ids=[
         "ssh", "smtp", "tls", "no status", "no header", "negative length", "two lengths",
-        "length and chunked", "endless header", "no chunk size",
+        "length and chunked", "endless header", "HTTP/0.9", "no status line", "no chunk size",
     ],
 )  # fmt: skip
 async def test_an_answer_that_is_not_http_is_named(http, said):
@@ -426,6 +429,62 @@ async def test_an_answer_that_is_not_http_is_named(http, said):
 
     assert tried.failure == ("network", "http.bad_response", True, False)
     assert "is not HTTP" in str(tried.error)
+
+
+@pytest.mark.parametrize(
+    ("head", "piece", "code"),
+    [
+        (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 1000, "http.bad_response"),
+        (b"HTTP/1.1 200 OK\r\nX: y\r\n", b" folded\r\n" * 1000, "http.bad_response"),
+        (b"HTTP/1.1 200 ", b"x" * 1000, "http.bad_response"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n" * 1000, "http.bad_response"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"a=b;" * 1000, "http.timeout"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100, "http.timeout"),
+        (b"", b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 100, "http.timeout"),
+        (b"", b"\r\n" * 1000, "http.timeout"),
+    ],
+    ids=["headers", "folds", "status", "trailers", "chunk", "100", "103", "blank lines"],
+)  # fmt: skip
+async def test_an_endless_head_ends_in_little_memory_and_leaves_others_their_turn(
+    http, head, piece, code
+):
+    turns = 0
+
+    async def live() -> None:
+        nonlocal turns
+        while True:
+            await anyio.sleep(0.01)
+            turns += 1
+
+    async with far_side(repeats(head, piece)) as far, anyio.create_task_group() as tasks:
+        tasks.start_soon(live)
+        tracemalloc.start()
+        try:
+            tried = await attempt(http, get(far.url(), timeout=0.3))
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        tasks.cancel_scope.cancel()
+
+    assert tried.error is not None
+    assert (tried.error.code, tried.error.sent) == (code, True)
+    assert peak < 2 * MIB
+    assert code != "http.timeout" or turns > 3
+
+
+async def test_what_is_packed_twice_is_not_unpacked_at_all(http):
+    twice = gzip.compress(gzip_bomb(64))
+    async with far_side(answers(encoded("gzip, gzip", twice))) as far:
+        tried = await attempt(http, get(far.url()))
+
+    assert tried.failure == ("invalid", "http.bad_content", True, True)
+
+
+async def test_what_is_packed_twice_and_called_packed_once_stays_small(http):
+    async with far_side(answers(encoded("gzip", gzip.compress(gzip_bomb(64))))) as far:
+        response = await http.request(get(far.url()))
+
+    assert len(response.body) == len(gzip_bomb(64))
 
 
 async def test_what_follows_an_answer_unasked_never_answers_the_next_request(http):

@@ -204,6 +204,7 @@ async def test_a_redirect_to_what_is_no_http_url_is_refused(http, target):
     "target",
     [
         "http://10.0.0.1/", "http://169.254.169.254/latest/meta-data/", "http://[fd00::1]/",
+        "http://[::ffff:10.0.0.1]/", "http://[64:ff9b::a00:1]/", "http://[2002:a00:1::]/",
         "http://0.0.0.0/", "http://2130706433/", "http://0x7f.1/", "//10.0.0.1/",
         "http://inner.example/",
     ],

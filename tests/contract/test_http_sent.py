@@ -270,6 +270,71 @@ async def test_ordinary_requests_share_a_connection(http):
     assert (len(far.requests), far.connections) == (len(EVERY_METHOD), 1)
 
 
+async def test_many_requests_at_a_time_share_as_many_connections(http):
+    async with far_side(answers(OK)) as far:
+
+        async def ask() -> None:
+            for _ in range(25):
+                await http.request(get(far.url()))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(8):
+                tasks.start_soon(ask)
+
+    assert len(far.requests) == 200
+    assert far.connections <= 8
+
+
+@pytest.mark.parametrize("fresh", [False, True], ids=["pooled", "fresh"])
+async def test_one_host_gets_no_more_connections_than_its_limit_and_others_have_theirs(fresh):
+    async with (
+        far_side(answers_then_stalls()) as slow,
+        far_side(answers(OK)) as quick,
+        client(per_host=3) as http,
+        anyio.create_task_group() as tasks,
+    ):
+        for _ in range(6):
+            tasks.start_soon(attempt, http, get(slow.url(), fresh_connection=fresh))
+        await slow.until(requests=3)
+        response = await http.request(get(quick.url(), fresh_connection=fresh))
+        tasks.cancel_scope.cancel()
+
+        assert response.status == 200
+        assert slow.connections == 3
+
+
+async def test_a_name_that_leads_elsewhere_later_is_judged_again():
+    """As in DNS rebinding: what was allowed once says nothing about the next connection."""
+    addresses = {"turncoat.example": ["127.0.0.1"]}
+    names = Names(addresses)
+    policy = EgressPolicy(allow_ranges=(ip_network("127.0.0.1/32"),))
+    async with (
+        far_side(answers(OK, redirect(307, "/again"))) as far,
+        client(policy=policy, names=names, names_kept=0) as http,
+    ):
+        url = far.url(host="turncoat.example")
+        first = await http.request(get(url, fresh_connection=True))
+        addresses["turncoat.example"] = ["169.254.169.254"]
+        second = await attempt(http, post(url, fresh_connection=True))
+
+    assert first.status == 200
+    assert second.failure == ("rejected", "egress.denied", False, False)
+    assert names.asked == ["turncoat.example"] * 2
+    assert len(far.requests) == 1
+
+
+async def test_a_name_is_asked_for_again_once_its_answer_is_old():
+    names = Names({"near.example": ["127.0.0.1"]})
+    asked = []
+    for kept in (0, 60):
+        async with far_side(answers(OK)) as far, client(names=names, names_kept=kept) as http:
+            for _ in range(3):
+                await http.request(get(far.url(host="near.example"), fresh_connection=True))
+        asked.append(len(names.asked))
+
+    assert asked == [3, 4]
+
+
 async def test_a_fresh_connection_is_neither_taken_from_the_pool_nor_left_in_it(http):
     async with far_side(answers(OK)) as far:
         await http.request(get(far.url()))

@@ -107,7 +107,7 @@ def test_every_secret_setting_is_marked_so_that_it_is_masked():
     }
 
     assert {row.name for row in table() if row.secret} == looks_secret
-    assert looks_secret == {"ENCRYPTION_MASTER_KEY"}
+    assert looks_secret == {"ENCRYPTION_MASTER_KEY", "STACKD_HTTP_PROXY"}
 
 
 @pytest.mark.parametrize(

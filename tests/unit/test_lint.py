@@ -422,6 +422,7 @@ def test_a_mistake_inside_a_text_of_many_lines_is_told_where_it_stands(text):
         (http("method: POST"), "node.unsafe"),
         (http("method: '{{ trigger.type }}'"), "node.unsafe"),
         (http("method: POST", "retry: {maxAttempts: 2}"), "node.retry_unsafe"),
+        (http("tls: {verify: false}"), "http.tls_unverified"),
         (http("method: POST", "effect: unsafe, retry: {maxAttempts: 2}"), "node.retry_unsafe"),
     ],
 )  # fmt: skip
@@ -437,6 +438,7 @@ def test_what_is_odd_but_usable_is_a_warning(node, code):
         http("method: POST", "idempotencyKey: k"),
         http("method: POST", "disabled: true"),
         http("method: PUT", "retry: {maxAttempts: 2}"),
+        http('tls: {verify: true, minVersion: "1.3"}'),
         "{id: a, type: logic.foreach, params: {items: []}, nodes: [{id: b, type: logic.merge}]}",
     ],
 )

@@ -227,6 +227,13 @@ def test_settings_cannot_be_changed(box: Box):
         ("EXECUTION_LOCK_DURATION_MS", "999", "must be from 1,000 to 86,400,000 milliseconds"),
         ("STACKD_DRAIN_SECONDS", "-1", "must be from 0 to 3600 seconds"),
         ("ENABLE_INLINE_WORKER", "maybe", "must be true or false"),
+        ("STACKD_TLS_CA_FILE", "ca.pem", "must be an absolute path"),
+        ("STACKD_NO_PROXY", "10.0.0.0/33", "'10.0.0.0/33' is no address range; write 10.0.0.0/8"),
+        (
+            "STACKD_NO_PROXY",
+            "no name",
+            "'no name' is no domain; write example.com or *.example.com",
+        ),
         ("STACKD_LOG_LEVEL", "loud", "should be 'debug', 'info', 'warning' or 'error'"),
         ("QUEUE_DRIVER", "redis", "should be 'sqlite' or 'inmemory'"),
         *((("HOST", name, NO_HOST)) for name in NO_HOSTS),
@@ -253,6 +260,37 @@ def test_bad_value_is_refused_with_its_source_and_what_is_valid(
     box: Box, name: str, value: str, said: str
 ):
     assert box.problems(**{name: value}) == [f"{name}={value!r} (environment): {said}"]
+
+
+@pytest.mark.parametrize(
+    "url", ["http://proxy.example:3128", "http://user:p%40ss@10.0.0.1:80/", "http://[::1]:8080", "http://u@h:1"]
+)  # fmt: skip
+def test_a_proxy_is_taken_with_credentials_or_without_and_never_shown(box: Box, url: str):
+    settings = box.load(
+        STACKD_HTTP_PROXY=url, STACKD_NO_PROXY="*.lan, 10.0.0.0/8, 192.0.2.7, fd00::/8"
+    )
+
+    assert settings.http_proxy == url
+    assert list(map(str, settings.no_proxy)) == ["*.lan", "10.0.0.0/8", "192.0.2.7/32", "fd00::/8"]
+    (shown,) = (row["value"] for row in settings.report() if row["name"] == "STACKD_HTTP_PROXY")
+    assert (shown, url in repr(settings)) == ("(set)", False)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://proxy:3128", "proxy:3128", "http://proxy", "http://u:s3cret/x@h:1", "http://u:s3cret@h:1/path"]
+)  # fmt: skip
+def test_what_is_no_proxy_is_refused_and_not_shown(box: Box, url: str):
+    (problem,) = box.problems(STACKD_HTTP_PROXY=url)
+
+    assert "must be http://HOST:PORT" in problem
+    assert "s3cret" not in problem
+
+
+def test_exemptions_without_a_proxy_have_no_effect(box: Box):
+    assert (
+        "STACKD_NO_PROXY: has no effect without STACKD_HTTP_PROXY"
+        in box.load(STACKD_NO_PROXY="a.example").warnings
+    )
 
 
 @pytest.mark.parametrize("written", ["PORT = true", "PORT = []", "PORT = 2026-01-01", "HOST = 1"])
