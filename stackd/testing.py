@@ -111,7 +111,9 @@ class ScriptedHttp:
         if isinstance(answer, BaseException):
             raise answer
         response = answer if isinstance(answer, Response) else await answer(request)
-        sink = None if request.sink_for is None else request.sink_for(response)
+        sink = None
+        if request.sink_for is not None:
+            sink = request.sink_for(response.status, response.content_type)
         if sink is None:
             return response
         await sink.write(response.body)

@@ -12,7 +12,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -27,9 +27,14 @@ from stackd.cli.growth import measure_growth
 from stackd.core.events import EventBus
 from stackd.core.json import dumps, loads
 from stackd.core.process import current_process
+from stackd.http.client import HttpClient
+from stackd.http.egress import EgressPolicy
 from stackd.queue import processes, verbs
 from stackd.queue.job import Complete, Job, JobSettled, NewJob, RetryPolicy
 from stackd.queue.processes import Watch
+from stackd.runtime.blobs import BlobFolder, BlobLimits
+from stackd.runtime.context import NodeContext
+from stackd.runtime.nodes import HANDLERS
 from stackd.services.worker import Worker
 from stackd.store.connection import Tx
 from stackd.store.database import Database, open_database
@@ -38,6 +43,7 @@ from stackd.store.floor import Floor, commit_floor, queue_floor
 SENDERS = 16
 ROUNDS = 5
 WEBHOOK_ROUNDS = 3
+HTTP_ROUNDS = 20  # short ones: both are met by what else the machine does
 STARTS = 3
 THREE_STEPS = {
     "id": "bench",
@@ -371,6 +377,78 @@ async def measure_single(folder: Path, scale: float) -> list[Figure]:
     ]
 
 
+# -- a step that calls an API
+
+
+async def measure_http(folder: Path, scale: float) -> list[Figure]:
+    """HTTP steps against a server on this machine, beside a bare aiohttp loop with the same payload, in turn.
+
+    A step is what a node does from its parameters to its output: the egress rules, what is known of the sending,
+    the body read within its limit.
+    """
+    count = int(500 * scale)
+    payload = {"order": 12345, "items": [{"sku": f"A-{n}", "count": n} for n in range(20)]}
+    steps: list[float] = []
+    bare: list[float] = []
+    async with (
+        _ready(BareServer, folder / "far") as (far, session, _),
+        open_database(folder / "stackd.db", clock=_clock, events=EventBus()) as store,
+        HttpClient(EgressPolicy(allow_loopback=True), clock=_clock) as http,
+    ):
+        limits = BlobLimits(one=2**20, all=2**20)
+        blobs = BlobFolder(folder / "blobs", store, clock=_clock, limits=limits)
+        url = f"{far.url}/echo"
+
+        async def step() -> None:
+            params = {"method": "POST", "url": url, "json": payload}
+            output = await HANDLERS["action.http.request"](params, _context(http, blobs))
+            assert output["body"] == payload  # noqa: S101  # else nothing was measured
+
+        async def plain() -> None:
+            async with session.post(url, json=payload) as answer:
+                assert await answer.json() == payload  # noqa: S101  # as above
+
+        for one in (step, plain):  # connections stand, caches are warm
+            await _rate(one, count)
+        for _ in range(HTTP_ROUNDS):
+            for rates, one in ((bare, plain), (steps, step)):
+                rates.append(await _rate(one, count))
+    ratio = statistics.median(ours / theirs for ours, theirs in zip(steps, bare, strict=True))
+    return [
+        Figure("http.steps", statistics.median(steps), "requests/s", floor=statistics.median(bare)),
+        Figure("http.steps_ratio", ratio, "of floor", 0.7, higher=True),
+    ]
+
+
+def _context(http: HttpClient, blobs: BlobFolder) -> NodeContext:
+    return NodeContext(
+        clock=_clock,
+        http=http,
+        blobs=blobs,
+        unsafe=False,
+        idempotency_key="a key of some length",
+        timeout=30.0,
+        max_bytes=2**20,
+        tell_sent=lambda: None,
+        tell_answered=lambda: None,
+    )
+
+
+async def _rate(one: Callable[[], Awaitable[None]], count: int) -> float:
+    """How often `one` is done per second, SENDERS at a time."""
+    numbers = iter(range(count))
+
+    async def work() -> None:
+        for _ in numbers:
+            await one()
+
+    began = _clock.monotonic()
+    async with anyio.create_task_group() as tasks:
+        for _ in range(SENDERS):
+            tasks.start_soon(work)
+    return count / (_clock.monotonic() - began)
+
+
 async def measure_idle(folder: Path, scale: float) -> list[Figure]:
     """What the daemon costs when nothing happens, and how soon it is ready; beside the bare server."""
     starts, bare_starts = [], []
@@ -425,6 +503,7 @@ MEASURES: dict[str, Measure] = {
     "queue": measure_queue,
     "webhook": measure_webhooks,
     "execution": measure_single,
+    "http": measure_http,
     "daemon": measure_idle,
     "growth": measure_growth,
 }

@@ -109,12 +109,7 @@ def parse_strict(data: bytes | bytearray) -> Json:
     """
     text = data.decode("utf-8")
     try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_no_duplicates,
-            parse_constant=_no_constant,
-            parse_float=_finite,
-        )
+        value = _STRICT.decode(text)
     except json.JSONDecodeError:
         raise
     except RecursionError:
@@ -187,3 +182,8 @@ def _refuse_half_pairs(value: Json) -> None:
         raise InputError(
             "JSON text holds half a character (a surrogate without its pair)", code="json.text"
         ) from None
+
+
+_STRICT = json.JSONDecoder(
+    object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import anyio
 
@@ -18,6 +18,9 @@ class Tls:
 
     verify: bool = True
     min_version: Literal["1.2", "1.3"] = "1.2"
+
+
+DEFAULT_TLS: Final = Tls()
 
 
 class Contexts:
@@ -36,7 +39,7 @@ class Contexts:
         Raises:
             SettingsError: the file of certificates cannot be used.
         """
-        if tls == Tls() and self._ca_file is None:
+        if tls is DEFAULT_TLS and self._ca_file is None:
             return True
         if tls not in self._made:  # made aside: the system's certificates are read
             made = await anyio.to_thread.run_sync(self._make, tls)

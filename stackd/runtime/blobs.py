@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple, Unpack
+from typing import Self, TypeVar, TypeVarTuple, Unpack
 
 import anyio
 
@@ -83,15 +83,9 @@ class BlobFolder:
             raise
         return blob_id
 
-    @asynccontextmanager
-    async def receive(self) -> AsyncIterator[Incoming]:
-        """Content that comes in pieces. What of it is not kept in the block is gone after it."""
-        incoming = Incoming(self)
-        try:
-            yield incoming
-        finally:
-            with anyio.CancelScope(shield=True):
-                await incoming.aclose()
+    def receive(self) -> Incoming:
+        """Content that comes in pieces, used in its own `async with`. What is not kept in there is gone after it."""
+        return Incoming(self)
 
     async def drop(self, ids: Sequence[str]) -> None:
         """Remove what the caller has put and nobody refers to, unless it was put by others too. At worst it goes later."""
@@ -294,9 +288,12 @@ class Incoming:
         await self._blobs.keep_partial(self._file[0], blob_id, self.size)
         return blob_id
 
-    async def aclose(self) -> None:
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
         if self._file is not None:
-            with contextlib.suppress(OSError):  # a later round removes it
+            with anyio.CancelScope(shield=True), contextlib.suppress(OSError):  # swept later
                 await anyio.to_thread.run_sync(self._close, self._file)
 
     def _spill(self) -> None:

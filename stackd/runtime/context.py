@@ -35,7 +35,7 @@ class Blobs(Protocol):
     async def put(self, content: bytes) -> str:
         """Keep `content`; its id. The same content has the same id."""
 
-    def receive(self) -> AbstractAsyncContextManager[Incoming]:
+    def receive(self) -> Incoming:
         """Content that comes in pieces."""
 
     def open(self, blob_id: str) -> AbstractAsyncContextManager[BlobFile]:

@@ -29,7 +29,7 @@ from stackd.http.client import (
     Sink,
     Source,
 )
-from stackd.http.tls import Tls
+from stackd.http.tls import DEFAULT_TLS, Tls
 from stackd.runtime.blobs import Incoming
 from stackd.runtime.context import Handler, NodeContext
 from stackd.runtime.tools import STORE_RETRY
@@ -73,16 +73,25 @@ async def request(params: dict[str, Json], context: NodeContext) -> Json:
     headers = {name: _scalar(value) for name, value in (params.get("headers") or {}).items()}
     if context.idempotency_key is not None and not _has(headers, "idempotency-key"):
         headers["Idempotency-Key"] = context.idempotency_key
-    wanted, allowed = str(params.get("responseType", "auto")), params.get("allowStatus")
+    names = _named_blobs(params)
+    if not names:
+        return await _exchange(params, headers, {}, context)
     async with AsyncExitStack() as opened:
-        files = {
-            blob_id: await opened.enter_async_context(context.blobs.open(blob_id))
-            for blob_id in _named_blobs(params)
-        }
-        incoming = await opened.enter_async_context(context.blobs.receive())
+        files = {name: await opened.enter_async_context(context.blobs.open(name)) for name in names}
+        return await _exchange(params, headers, files, context)
 
-        def sink_for(head: Response) -> Sink | None:
-            if _is_refused(head.status, allowed) or _kind_of(head, wanted) != "blob":
+
+async def _exchange(
+    params: dict[str, Json],
+    headers: dict[str, str],
+    files: Mapping[str, Source],
+    context: NodeContext,
+) -> Json:
+    wanted, allowed = str(params.get("responseType", "auto")), params.get("allowStatus")
+    async with context.blobs.receive() as incoming:
+
+        def sink_for(status: int, content_type: str | None) -> Sink | None:
+            if _is_refused(status, allowed) or _kind_of(content_type, wanted) != "blob":
                 return None
             return _BlobSink(incoming, context)
 
@@ -97,7 +106,7 @@ async def request(params: dict[str, Json], context: NodeContext) -> Json:
                 follow_redirects=params.get("followRedirects", True) is not False,
                 max_response_bytes=context.max_bytes,
                 fresh_connection=context.unsafe,
-                tls=_tls(params.get("tls") or {}),
+                tls=_tls(params["tls"]) if params.get("tls") else DEFAULT_TLS,
                 sink_for=sink_for,
             ),
             context,
@@ -325,18 +334,18 @@ def _message_in(body: bytes) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _kind_of(response: Response, wanted: str) -> str:
+def _kind_of(content_type: str | None, wanted: str) -> str:
     """How a body is read: as `json`, `text` or `blob`."""
     if wanted != "auto":
         return wanted
-    content_type = (response.content_type or "").lower()
-    return "json" if _is_json(content_type) else "text" if _is_text(content_type) else "blob"
+    given = (content_type or "").lower()
+    return "json" if _is_json(given) else "text" if _is_text(given) else "blob"
 
 
 async def _read_body(
     response: Response, wanted: str, incoming: Incoming, context: NodeContext
 ) -> Json:
-    wanted = _kind_of(response, wanted)
+    wanted = _kind_of(response.content_type, wanted)
     if wanted == "blob":
         content_type = (response.content_type or "").lower()
         blob_id = await _patiently(incoming.keep, context.clock)

@@ -50,6 +50,11 @@ class Receiver:
         self._raw.execute("COMMIT")
 
 
+async def echo(request: web.Request) -> web.Response:
+    """A far side that costs next to nothing."""
+    return web.Response(body=await request.read(), content_type="application/json")
+
+
 async def ready(_: web.Request) -> web.Response:
     return web.json_response({"status": "pass"})
 
@@ -59,6 +64,7 @@ async def main(file: str, port: int) -> None:
     app = web.Application()
     app.router.add_get("/readyz", ready)
     app.router.add_post("/api/webhooks/{path}", receiver.take)
+    app.router.add_post("/echo", echo)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()

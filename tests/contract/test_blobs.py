@@ -520,7 +520,6 @@ async def test_puts_references_and_collections_of_two_processes_lose_nothing(
 
         async def collect_on() -> None:
             while not done.is_set():
-                world.clock.advance(1)
                 await collect(other, elsewhere, before=world.clock.time() - 100)
 
         lost: list[int] = []
