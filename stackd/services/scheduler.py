@@ -7,6 +7,7 @@ Schedules and polled triggers will be started from here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,6 +30,9 @@ from stackd.workflows import executions
 PRUNE_BATCH = 500  # rows per transaction: small steps never hold up the writer
 PRUNE_BATCHES = 20  # per round; the rest follows in the next
 BLOB_BATCH = 50  # blobs per transaction: their files are removed in it
+AFTER_SLEEP = (
+    60.0  # seconds without a collection: after hours of sleep, what was put before is not old yet
+)
 BLOB_GRACE = 3600.0  # seconds a blob is kept that nothing refers to yet, or any more
 PAGES_GIVEN = 256  # free pages, 1 MiB, given back to the disk per round
 JOBS_KEPT = 900.0  # seconds an ended job stays visible; the execution is the history
@@ -68,6 +72,8 @@ class Scheduler:
         self._identity = identity
         self._watch = Watch(clock, patience=SILENT_LEASES * lease)
         self._interval = interval
+        self._clocks_apart = clock.time() - clock.monotonic()
+        self._slept_at = -math.inf  # by the monotonic clock
         self._working = anyio.CancelScope()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -103,7 +109,7 @@ class Scheduler:
         rescued = await self._store.write(take_back, durable=False)
         if rescued:
             _log.info("took back jobs of dead processes", jobs=rescued)
-        unused_since = now - BLOB_GRACE
+        unused_since = now - (math.inf if self._has_just_slept(now) else BLOB_GRACE)
         keys = await self._prune(lambda tx, some: executions.prune_keys(tx, now=now, limit=some))
         jobs = await self._prune(
             lambda tx, some: verbs.prune(tx, before=now - JOBS_KEPT, limit=some)
@@ -116,6 +122,14 @@ class Scheduler:
         await self._store.keep_reserve()
         files = await self._blobs.sweep(before=unused_since)
         return Done(rescued, keys, jobs, blobs, files)
+
+    def _has_just_slept(self, now: float) -> bool:
+        """Whether the machine has slept a while ago, or its clock was set: only then the two clocks move apart."""
+        monotonic = self._clock.monotonic()
+        if abs(now - monotonic - self._clocks_apart) > 1.0:
+            self._clocks_apart = now - monotonic
+            self._slept_at = monotonic
+        return monotonic - self._slept_at < AFTER_SLEEP
 
     async def _prune(self, change: Callable[[Tx, int], int], *, batch: int = PRUNE_BATCH) -> int:
         """Repeat `change`, a batch each time, until nothing is left or the round's share is done; rows gone."""

@@ -23,6 +23,7 @@ from stackd.queue import processes, verbs
 from stackd.queue.job import Complete, JobRescued, NewJob, RetryPolicy
 from stackd.runtime.blobs import BlobFolder, BlobLimits
 from stackd.services.scheduler import (
+    AFTER_SLEEP,
     BLOB_BATCH,
     BLOB_GRACE,
     JOBS_KEPT,
@@ -523,6 +524,23 @@ async def test_a_round_removes_blobs_that_nothing_has_referred_to_for_an_hour(si
     assert await content_of(site.blobs, used) == b"used"
     with pytest.raises(NotFoundError):
         await content_of(site.blobs, unused)
+
+
+async def test_after_a_sleep_of_the_machine_blobs_are_given_time_to_be_referred_to(
+    site: Site,
+) -> None:
+    blob_id = await site.blobs.put(b"about to be referred to")
+    scheduler = site.scheduler()
+    slept = 8 * BLOB_GRACE
+    site.clock.time = lambda: site.clock.monotonic() + slept  # type: ignore[method-assign]
+
+    assert (await scheduler.round()).blobs == 0
+    site.clock.advance(AFTER_SLEEP - 1)
+    assert (await scheduler.round()).blobs == 0
+    await site.world.start("waiting", {"$blob": blob_id})
+    site.clock.advance(1)
+    assert (await scheduler.round()).blobs == 0
+    assert await content_of(site.blobs, blob_id)
 
 
 async def test_a_round_removes_a_share_of_many_blobs_and_the_next_goes_on(site: Site) -> None:
