@@ -392,11 +392,11 @@ async def measure_http(folder: Path, scale: float) -> list[Figure]:
     bare: list[float] = []
     async with (
         _ready(BareServer, folder / "far") as (far, session, _),
-        open_database(folder / "stackd.db", clock=_clock, events=EventBus()) as store,
-        HttpClient(EgressPolicy(allow_loopback=True), clock=_clock) as http,
+        open_database(folder / "stackd.db", clock=clock, events=EventBus()) as store,
+        HttpClient(EgressPolicy(allow_loopback=True), clock=clock) as http,
     ):
         limits = BlobLimits(one=2**20, all=2**20)
-        blobs = BlobFolder(folder / "blobs", store, clock=_clock, limits=limits)
+        blobs = BlobFolder(folder / "blobs", store, clock=clock, limits=limits)
         url = f"{far.url}/echo"
 
         async def step() -> None:
@@ -422,7 +422,7 @@ async def measure_http(folder: Path, scale: float) -> list[Figure]:
 
 def _context(http: HttpClient, blobs: BlobFolder) -> NodeContext:
     return NodeContext(
-        clock=_clock,
+        clock=clock,
         http=http,
         blobs=blobs,
         unsafe=False,
@@ -442,11 +442,11 @@ async def _rate(one: Callable[[], Awaitable[None]], count: int) -> float:
         for _ in numbers:
             await one()
 
-    began = _clock.monotonic()
+    began = clock.monotonic()
     async with anyio.create_task_group() as tasks:
         for _ in range(SENDERS):
             tasks.start_soon(work)
-    return count / (_clock.monotonic() - began)
+    return count / (clock.monotonic() - began)
 
 
 async def measure_idle(folder: Path, scale: float) -> list[Figure]:
