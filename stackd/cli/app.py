@@ -126,7 +126,7 @@ def bench(
     ] = 1.0,
 ) -> None:
     """Measure the budgets on this machine: one JSON line per figure; exit 1 if one is missed."""
-    from stackd.cli.bench import run_bench
+    from stackd.cli.bench.run import run_bench
 
     sys.exit(run_bench(only=only, scale=scale))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from stackd.cli.bench import MEASURES
+from stackd.cli.bench.run import MEASURES
 
 
 @pytest.mark.timeout(600)

@@ -9,7 +9,8 @@ import aiohttp
 import anyio
 import pytest
 
-from stackd.cli.bench import BareServer, Figure
+from stackd.cli.bench.children import BareServer
+from stackd.cli.bench.figures import Figure
 
 DELIVERIES = 200
 

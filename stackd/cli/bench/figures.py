@@ -43,3 +43,12 @@ class Figure:
         if self.budget is None:
             return None
         return self.value >= self.budget if self.higher else self.value <= self.budget
+
+
+def ms(seconds: list[float], share: float) -> tuple[float, str]:
+    return _share(seconds, share) * 1000, "ms"
+
+
+def _share(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stackd.cli.figures import Figure, clock
+from stackd.cli.bench.figures import Figure, clock
 from stackd.core.events import EventBus
 from stackd.core.process import current_process
 from stackd.queue import processes, verbs
