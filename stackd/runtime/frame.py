@@ -145,6 +145,7 @@ class Loop:
         done: what each finished iteration gave, as JSON text.
         in_flight: tasks that run in its iterations.
         failure: what ends it: (code, message). Then no iteration begins, and none goes on.
+        was_begun: by an earlier claim, which may have left node runs in it that this one does not know.
     """
 
     frame: Frame
@@ -158,7 +159,8 @@ class Loop:
     in_flight: int = 0
     output_bytes: int = 2
     failure: tuple[str, str] | None = None
-    is_closed: bool = False
+    is_closing: bool = False
+    was_begun: bool = False
 
     @property
     def key(self) -> str:

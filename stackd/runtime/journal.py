@@ -57,6 +57,8 @@ class _Pending:
         self.rows |= later.rows
         self.others += later.others
         self.size += later.size
+        if self.since is None:
+            self.since = later.since
 
 
 class Journal:
@@ -95,11 +97,18 @@ class Journal:
             lambda tx: executions.put_loop_item(tx, seq, loop, index, output)
         )
         self._pending.size += len(output or b"")
+        self.forget(keys)
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Know nothing more of node runs that nobody will ask for; what is recorded of them is still written."""
         for key in keys:
             self.rows.pop(key, None)
 
     def end_loop(self, loop: str) -> None:
-        """The loop has ended: what its iterations gave is in its own output."""
+        """The loop has ended, and its node run is recorded so: what its iterations gave is needed no more.
+
+        Not before: a process that dies between the two would begin all of them again.
+        """
         seq = self._row.seq
         self._pending.others.append(lambda tx: executions.drop_loop_items(tx, seq, loop))
 
@@ -124,7 +133,7 @@ class Journal:
 
     @property
     def writing(self) -> anyio.Lock:
-        """Held during a flush."""
+        """Held during a write: what is read meanwhile would be older than what is known here."""
         if self._writing is None:
             self._writing = anyio.Lock()
         return self._writing
@@ -134,7 +143,7 @@ class Journal:
         async with self.writing:
             pending = self._pending
             if pending.rows or pending.others:  # else another branch has just committed it
-                await self.write(self.check_claim)
+                await self._write(self.check_claim)
 
     def check_claim(self, tx: Tx) -> None:
         """Raises LeaseLostError if a newer claim owns the execution."""
@@ -149,6 +158,10 @@ class Journal:
 
         Waits while the store is full or locked; cut off there, what was recorded stays recorded.
         """
+        async with self.writing:
+            return await self._write(change)
+
+    async def _write(self, change: Callable[[Tx], T]) -> T:
         pending, self._pending = self._pending, _Pending()
 
         def write(tx: Tx) -> T:

@@ -14,9 +14,11 @@ import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
+from itertools import islice
 
 import anyio
 import structlog
+from anyio.abc import TaskGroup
 
 from stackd.core.aside import aside, aside_if
 from stackd.core.budget import Share
@@ -41,11 +43,13 @@ from stackd.workflows import catalogue, executions
 from stackd.workflows.executions import ExecutionRow, ExecutionStatus, NodeRow, NodeStatus
 from stackd.workflows.expressions import Scope, evaluate
 from stackd.workflows.graph import Graph, GraphEdge, GraphNode
+from stackd.workflows.model import LOOP
 from stackd.workflows.nodetypes import Effect
 
 INLINE_WAIT = 1.0  # seconds; a longer delay or retry wait is a timer and holds no worker slot
 LOOP_SHARE = 0.01  # seconds of pure nodes at a stretch; then others have their turn
 NODE_TIMEOUT = 30.0  # seconds, the origin's default
+CUT_OFF = "the process ended while this was in flight"
 LONGEST_MESSAGE = 2_000  # characters of an error that are kept
 
 _log = structlog.get_logger(__name__)
@@ -162,16 +166,23 @@ class Run:
         )
         self._journal.rows = {node.key: node for node in nodes}
         self._bytes = self._row.input_bytes + size
+        self._check_size()
+
+    def _check_size(self) -> None:
+        """Fail if what called executions gave, which nobody weighed before, makes it too large."""
+        limit = self._tools.limits.execution
+        if self._bytes > limit:
+            message = f"its outputs are {self._bytes} bytes, over the limit of {limit}"
+            self._failure = self._failure or {"code": "execution.too_large", "message": message}
 
     # -- moving through the graph
 
     async def _advance(self, roots: dict[str, Json]) -> None:
-        if self._deadline is not None and self._tools.clock.time() >= self._deadline:
-            self._is_late = True
+        if self._is_over_time():
             return
         self._begin_graph(roots)
         await self._take_up_ready()
-        if not self._to_start:  # nothing but pure nodes: no task to wait for
+        if not (self._to_start or self._has_ready):  # nothing but pure nodes: no task to wait for
             return
         async with anyio.create_task_group() as tasks:
             while True:
@@ -179,15 +190,30 @@ class Run:
                 if self._is_woken:
                     await self._look_at_waits()
                 await self._take_up_ready()
-                for frame, work in self._to_start:
-                    self._in_flight += 1
-                    for loop in frame.loops:
-                        loop.in_flight += 1
-                    tasks.start_soon(self._run_task, frame, work)
-                self._to_start.clear()
-                if self._in_flight == 0:
+                self._start_tasks(tasks)
+                if self._has_ready:
+                    if self._is_over_time():
+                        self._stop()
+                    await anyio.lowlevel.checkpoint()
+                elif self._in_flight == 0:
                     return
-                await self._wait_for_change(self._changed)
+                else:
+                    await self._wait_for_change(self._changed)
+
+    def _start_tasks(self, tasks: TaskGroup) -> None:
+        for frame, work in self._to_start:
+            if frame.is_stopped:
+                continue
+            self._in_flight += 1
+            for loop in frame.loops:
+                loop.in_flight += 1
+            tasks.start_soon(self._run_task, frame, work)
+        self._to_start.clear()
+
+    def _is_over_time(self) -> bool:
+        if self._deadline is not None and self._tools.clock.time() >= self._deadline:
+            self._is_late = True
+        return self._is_late
 
     async def _look_at_waits(self) -> None:
         """Take up the nodes whose wait has ended beside this run: a timer fired, a called execution ended."""
@@ -216,6 +242,7 @@ class Run:
                 self._journal.rows[node.key] = node
                 self._weigh(len(node.output or b""))
                 self._ready.append(self._waits.pop(node.key))
+        self._check_size()
 
     async def _wait_for_change(self, changed: anyio.Event) -> None:
         """Return when something happened; meanwhile write what must not wait, and mind the deadline."""
@@ -239,18 +266,19 @@ class Run:
             self._end_at_once(error)
 
     async def _take_up_ready(self) -> None:
-        """Run the pure nodes that are ready, and put the others down to be started."""
+        """Run pure nodes that are ready, for a share of time, and put the others down to be started."""
         clock = self._tools.clock
-        since = clock.monotonic()
-        while self._ready and self._failure is None:
+        until = clock.monotonic() + LOOP_SHARE
+        while self._has_ready and clock.monotonic() <= until:
             frame, node = self._ready.popleft()
-            if frame.loop is None or not frame.is_stopped:
+            if not frame.is_stopped:
                 self._offer(frame, node)
             if self._journal.is_heavy:
                 await self._flush_or_end()
-            if clock.monotonic() - since > LOOP_SHARE:
-                await anyio.lowlevel.checkpoint()
-                since = clock.monotonic()
+
+    @property
+    def _has_ready(self) -> bool:
+        return bool(self._ready) and self._failure is None
 
     def _begin_graph(self, roots: dict[str, Json]) -> None:
         self._ready.clear()
@@ -283,7 +311,7 @@ class Run:
             case NodeStatus.UNCERTAIN:
                 pass
             case NodeStatus.RUNNING if row is not None and row.effect == Effect.UNSAFE.value:
-                self._leave_uncertain(row, "the process ended while this was in flight")
+                self._leave_uncertain(row, CUT_OFF)
             case _:
                 self._start(frame, node, row)
 
@@ -407,6 +435,7 @@ class Run:
 
     async def _run_loop(self, frame: Frame, node: GraphNode, row: NodeRow) -> None:
         """Begin a loop or go on with it: its iterations then follow each other by themselves."""
+        was_begun = row.status is NodeStatus.RUNNING
         row = row._replace(status=NodeStatus.RUNNING, attempt=1)
         try:
             params, _ = self._render(frame, node, row)
@@ -415,28 +444,38 @@ class Run:
             return
         self._journal.record(row)
         collects = node.settings.get("collect") is not False
-        loop = Loop(frame, node, row, params["items"], params.get("concurrency", 1), collects)
-        if not self._is_fresh:
+        at_once = params.get("concurrency", 1)
+        loop = Loop(frame, node, row, params["items"], at_once, collects, was_begun=was_begun)
+        if was_begun:
             done = await self._tools.store.read(
                 lambda tx: executions.loop_items(tx, self.seq, row.key)
             )
             for index, output in done.items():
                 loop.finish(index, output)
-        for _ in range(loop.at_once):
-            if (iteration := loop.begin_next()) is None:
-                break
-            if not self._is_fresh:  # iterations begin in order: only so many can have begun before
-                await self._read_iteration(iteration)
-            self._begin_iteration(iteration)
+        iterations = list(islice(iter(loop.begin_next, None), at_once))
+        if was_begun:
+            await self._read_iterations(iterations)
+        if loop.failure is None:
+            for iteration in iterations:
+                self._begin_iteration(iteration)
         if loop.is_over:
             self._end_loop(loop)
 
-    async def _read_iteration(self, frame: Frame) -> None:
-        nodes = await self._tools.store.read(
-            lambda tx: executions.node_rows_of(tx, self.seq, frame.keys)
-        )
+    async def _read_iterations(self, frames: list[Frame]) -> None:
+        """Read the iterations that have begun before: they begin in order, so it can only be the first ones.
+
+        One that has failed ends the loop before any other goes on.
+        """
+        keys = [key for frame in frames for key in frame.keys]
+        nodes = await self._tools.store.read(lambda tx: executions.node_rows_of(tx, self.seq, keys))
         await self._read_large(nodes)
-        self._journal.rows |= {node.key: node for node in nodes}
+        rows = self._journal.rows
+        rows |= {node.key: node for node in nodes}
+        for frame in frames:
+            for node in map(frame.graph.nodes.__getitem__, frame.members):
+                row = rows.get(frame.key(node))
+                if row and row.status is NodeStatus.FAILED and node.on_error == "fail":
+                    self._after_failure(frame, node, row)
 
     def _begin_iteration(self, frame: Frame) -> None:
         self._ready.extend((frame, frame.graph.nodes[key]) for key in frame.graph.starts)
@@ -471,12 +510,12 @@ class Run:
         return dumps(wanted.render(Scope(frame.roots, now=self._started_at(loop.row), seed=seed)))
 
     def _end_loop(self, loop: Loop) -> None:
-        self._journal.end_loop(loop.key)
         self._to_start.append((loop.frame, partial(self._complete_loop, loop)))
 
     async def _complete_loop(self, loop: Loop) -> None:
         text = loop.output()
         value = await aside_if(len(text) > LARGE, loads, text)
+        self._journal.end_loop(loop.key)
         self._note_output(loop.frame, loop.node, loop.row, value, text)
 
     def _fail_loop(self, loop: Loop, index: int, error: StackdError) -> None:
@@ -484,24 +523,49 @@ class Run:
         self._close_if_failed(loop)
 
     def _close_if_failed(self, loop: Loop) -> None:
-        """End a failed loop once nothing of it is in flight, unless a person has to decide about a part of it."""
-        if loop.failure is None or loop.is_closed or loop.in_flight:
+        """End a failed loop once nothing of it is in flight."""
+        if loop.failure is None or loop.is_closing or loop.in_flight:
             return
-        inside = [row for key, row in self._journal.rows.items() if key.startswith(f"{loop.key}[")]
+        loop.is_closing = True
+        self._to_start.append((loop.frame, partial(self._close_loop, loop)))
+
+    async def _close_loop(self, loop: Loop) -> None:
+        """End a failed loop with all that is open in it, unless a person has to decide about a part of it."""
+        assert loop.failure is not None  # noqa: S101  # it has failed
+        if loop.was_begun:
+            await self._recall_open(loop.key)
+        rows = self._journal.rows
+        inside = [row for key, row in rows.items() if key.startswith(f"{loop.key}[")]
         if any(row.status is NodeStatus.UNCERTAIN for row in inside):
             return
-        loop.is_closed = True
         now = self._tools.clock.time()
         for row in inside:
             if row.status in ENDED:
                 continue
             self._journal.record(row._replace(status=NodeStatus.SKIPPED, finished_at=now))
-            if self._waits.pop(row.key, None) is not None and row.type == executions.CALL:
+            self._waits.pop(row.key, None)
+            if row.type == executions.CALL and row.status is NodeStatus.WAITING:
                 self._journal.give_up_call(row.key)
-        # What its finished iterations gave is kept: a person may let the execution go on from here.
+        self._journal.forget(row.key for row in inside)
+        if loop.node.on_error != "fail":  # else a person may let the execution go on from here
+            self._journal.end_loop(loop.key)
         code, message = loop.failure
         error = NodeError(message, kind="loop", code=code, answered=True)
         self._fail(loop.frame, loop.node, loop.row, error)
+
+    async def _recall_open(self, loop: str | None) -> None:
+        """Learn what an earlier claim left open where this one has not come to, in a loop or anywhere.
+
+        Nothing of it is in flight now: what is unsafe and was, is uncertain.
+        """
+        await self._journal.flush()
+        nodes = await self._tools.store.read(
+            lambda tx: executions.open_node_rows(tx, self.seq, loop=loop)
+        )
+        for node in nodes:
+            row = self._journal.rows.setdefault(node.key, node)
+            if row.status is NodeStatus.RUNNING and row.effect == Effect.UNSAFE.value:
+                self._leave_uncertain(row, CUT_OFF)
 
     # -- other workflows
 
@@ -927,6 +991,8 @@ class Run:
             return True
         if self._is_late:
             self._failure = self._late()
+        if self._failure is not None and not (self._is_fresh or self._cancelled):
+            await self._recall_open(None)
         status = self._resting_status()
         return await self._journal.write(lambda tx: self._rest(tx, status))
 

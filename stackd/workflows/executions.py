@@ -335,6 +335,12 @@ def node_rows_after(tx: Tx, seq: int, key: str, *, limit: int) -> list[NodeRow]:
     return _nodes(tx.rows(sql.NODE_RUNS_AFTER, (seq, key, limit)))
 
 
+def open_node_rows(tx: Tx, seq: int, *, loop: str | None) -> list[NodeRow]:
+    """Those of its node runs that have not ended, or nobody knows how; with `loop`, only inside of that one."""
+    between = ("", "\x7f") if loop is None else (f"{loop}[", f"{loop}\\")  # "\\" comes after "["
+    return _nodes(tx.rows(sql.OPEN_NODE_RUNS_BETWEEN, (seq, *between)))
+
+
 def _nodes(rows: list[tuple[Any, ...]]) -> list[NodeRow]:
     return [NodeRow(r[0], r[1], NodeStatus(r[2]), *r[3:]) for r in rows]
 

@@ -164,6 +164,10 @@ SELECT key, type, status, attempt, effect, idempotency_key, input_hash, started_
 NODE_RUNS = _NODE + "WHERE execution = ? ORDER BY started_at, key LIMIT ?"
 NODE_RUNS_OF = _NODE + "WHERE execution = ? AND key IN (SELECT value FROM json_each(?))"  # noqa: S608
 NODE_RUNS_AFTER = _NODE + "WHERE execution = ? AND key > ? ORDER BY key LIMIT ?"
+OPEN_NODE_RUNS_BETWEEN = (
+    _NODE + "WHERE execution = ? AND key > ? AND key < ? "
+    "AND status IN ('pending', 'running', 'waiting', 'uncertain')"
+)
 UNCERTAIN_NODE_RUNS = _NODE + "WHERE execution = ? AND status = 'uncertain'"
 NODE_RUNS_PER_PUT = 16
 
