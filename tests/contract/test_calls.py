@@ -371,3 +371,23 @@ async def test_an_unsafe_step_cut_off_by_the_time_limit_is_uncertain(world):
             await anyio.wait_all_tasks_blocked()
 
     assert (await world.row(started)).status is ExecutionStatus.UNCERTAIN
+
+
+async def test_an_execution_that_the_outputs_of_its_calls_make_too_large_fails(world):
+    """Each is under the limit of a node; nothing else of the loop is kept."""
+    world.limits = Limits(output=1000, execution=60_000)
+    world.runtime = world.process()
+    await world.load(flow("child", put("'{{ start }}'")))
+    body = "{id: one, type: action.workflow.run, params: {workflowId: child, input: '{{ item }}'}}"
+    text = flow(
+        "parent", f"{{id: a, type: logic.foreach, params: {{items: '{{{{ start }}}}', collect: false}}, nodes: [{body}]}}"
+    )  # fmt: skip
+    parent = await world.start(await world.load(text), ["x" * 400] * 100)
+
+    await work_all(world)
+
+    row = await world.row(parent)
+    assert (row.status, loads(row.error)["code"]) == (FAILED, "execution.too_large")
+    count = await world.store.read(lambda tx: tx.one("SELECT count(*) FROM executions"))
+    assert count is not None
+    assert count[0] < 60

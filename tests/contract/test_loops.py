@@ -7,6 +7,7 @@ import pytest
 from support.runs import World, time_passes
 from support.watched import WatchedStore
 
+from stackd.core.clock import SystemClock
 from stackd.core.json import loads
 from stackd.runtime.events import NodeFinished
 from stackd.runtime.tools import Limits
@@ -454,3 +455,41 @@ async def test_iterations_are_told_as_events(world):
 
     keys = [event.key for event in world.seen if isinstance(event, NodeFinished)]
     assert sorted(keys) == ["each", "each[0].a", "each[1].a", "start"]
+
+
+async def test_a_long_loop_of_pure_nodes_holds_up_no_branch_beside_it(database):
+    """Real time: what an answer leads to is sent long before the loop is over."""
+    world = World(database)
+    world.clock = SystemClock()  # type: ignore[assignment]
+    world.runtime = world.process()
+    beside = (
+        "  - {id: first, type: action.http.request, params: {url: 'http://far.example/first'}}\n"
+        "  - {id: then, type: action.http.request, params: {url: 'http://far.example/then'}}"
+    )
+    text = loop(
+        put("a", "'{{ item }}'"), after=beside, params="items: '{{ start }}', collect: false",
+        after_edges="  - {from: start, to: first}\n  - {from: first, to: then}",
+    )  # fmt: skip
+    started = await world.start(await world.load(text), list(range(20_000)))
+
+    async with world.running(await world.claim()):
+        await world.http.arrived(2)
+        assert len(await world.states(started)) < 10_000
+
+    assert (await world.row(started)).status is ExecutionStatus.COMPLETED
+
+
+async def test_the_time_limit_holds_in_a_loop_of_pure_nodes_too(database):
+    world = World(database)
+    world.clock = SystemClock()  # type: ignore[assignment]
+    world.runtime = world.process()
+    text = loop(put("a", "'{{ item }}'"), params="items: '{{ start }}', collect: false")
+    started = await world.start(
+        await world.load(text.replace("id: flow", "id: flow\ntimeoutMs: 300")), list(range(50_000))
+    )
+
+    await world.work()
+
+    row = await world.row(started)
+    assert loads(row.error)["code"] == "execution.timeout"
+    assert row.finished_at - row.started_at < 2
