@@ -112,7 +112,24 @@ class Life:
             case CancelRequested():
                 self._world.runtime.cancel(event.execution)
 
-    async def struck(self, execution_id: str, blow: Blow, moment: int | None) -> bool:
+    async def through(self, execution_id: str, blow: Blow, moment: int | None) -> bool:
+        """Live under a blow at that moment, then to the end; whether it lived so long. What must hold is looked at."""
+        lived_so_long = await self._struck(execution_id, blow, moment)
+        finished, before = await self.steps("completed"), self.sent.copy()
+        in_flight = {step for step in await self.steps("running", "unsafe") if before[step]}
+        unknown = in_flight | await self.steps("uncertain")
+        await self._to_the_end()
+        await self._nothing_is_left()
+        for step in finished:
+            assert self.sent[step] == before[step], f"{step} was finished and sent again"
+        for step in await self.steps(None, "unsafe"):
+            assert self.sent[step] <= 1, f"{step} was sent {self.sent[step]} times"
+        if blow != "cancel":
+            nobody_asked = unknown - await self._decided()
+            assert not nobody_asked, f"nobody was asked about {nobody_asked}"
+        return lived_so_long
+
+    async def _struck(self, execution_id: str, blow: Blow, moment: int | None) -> bool:
         """Live with a `blow` at that moment, up to the first rest; whether it came so far."""
         world, moments = self._world, Moments(moment)
         seq = (await world.row(execution_id)).seq
@@ -148,7 +165,7 @@ class Life:
         await world.crash_and_rescue()
         return moment is None or moments.passed > moment
 
-    async def to_the_end(self) -> None:
+    async def _to_the_end(self) -> None:
         """Run all; what is uncertain is skipped."""
         world = self._world
         for _ in range(STUCK):
@@ -195,7 +212,7 @@ class Life:
             "n.status = coalesce(?, n.status) AND n.effect = coalesce(?, n.effect)", status, effect
         )
 
-    async def decided(self) -> set[Step]:
+    async def _decided(self) -> set[Step]:
         """Those that somebody was asked about."""
         return await self._steps("CAST(n.metadata AS TEXT) LIKE '%resolved%'")
 
@@ -207,7 +224,7 @@ class Life:
         rows = await self._database.read(lambda tx: tx.rows(query, values))
         return {(execution, key) for execution, key in rows}
 
-    async def nothing_is_left(self) -> None:
+    async def _nothing_is_left(self) -> None:
         left = {
             "jobs": "SELECT * FROM jobs WHERE state IN ('available', 'running', 'scheduled', 'retryable')",
             "timers": "SELECT * FROM timers t JOIN executions e ON e.seq = t.execution "
