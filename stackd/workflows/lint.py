@@ -339,6 +339,7 @@ class _Lint:
             )
         if acts:
             self._check_effect(node, place)
+            self._check_key(part)
             tls = node.params.get("tls")
             if isinstance(tls, dict) and tls.get("verify") is False:
                 self._remarks.warn(
@@ -375,6 +376,34 @@ class _Lint:
                 (*place, "retry"),
                 hint="set effect: keyed if the far side honours Idempotency-Key",
             )
+
+    def _check_key(self, part: _NodeAt) -> None:
+        """Warn of a key that all iterations of a loop would send: the far side then does only the first."""
+        node, loop = part.node, part.level.loop
+        if node.idempotency_key is None or loop is None or effect_of(node) is not Effect.KEYED:
+            return
+        found = [one for _, one in iter_expressions(node.idempotency_key)]
+        read = {root for one in found if isinstance(one, Expression) for root in one.roots}
+        if not any(self._varies(root, part.level) for root in read) and not any(
+            isinstance(one, ExpressionError) or "uuid" in one.text for one in found
+        ):
+            self._remarks.warn(
+                "node.same_key",
+                f"{node.id}: every iteration of {loop.node.id} sends the same idempotencyKey, "
+                "and the far side does only the first",
+                (*part.place, "idempotencyKey"),
+                hint="read item or index in it, or leave it out: then each iteration has its own",
+            )
+
+    @staticmethod
+    def _varies(root: str, level: _Level) -> bool:
+        """Whether what it names, read at `level`, is another one in each iteration of a loop around."""
+        inside: _Level | None = level
+        while inside is not None and inside.loop is not None:
+            if root in inside.nodes:
+                return True
+            inside = inside.above
+        return root in ITEM_ROOTS
 
     def _check_webhook_paths(self) -> None:
         seen: dict[str, str] = {}

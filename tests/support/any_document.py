@@ -159,5 +159,9 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
         "vars": {"v": [1]},
         "nodes": [{"id": "start", "type": "trigger.time.manual"}, *body["nodes"]],
         "edges": [*starts, *body["edges"]],
-        **draw(st.sampled_from([{}, {}, {"timeoutMs": 60_000}, {"concurrency": 1}])),
+        **draw(
+            st.sampled_from(
+                [{}, {}, {"timeoutMs": 60_000}, {"timeoutMs": 1500}, {"concurrency": 1}]
+            )
+        ),
     }

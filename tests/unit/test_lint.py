@@ -446,6 +446,31 @@ def test_what_is_in_order_is_not_warned_of(node):
     assert read(flow(node, edges="{from: start, to: a}")).warnings == ()
 
 
+def in_loop(key: str) -> str:
+    request = http("method: POST", f"effect: keyed, idempotencyKey: {key}").replace(
+        "id: a", "id: b"
+    )
+    first = SET("c", v="'{{ item }}'")
+    return (
+        "{id: a, type: logic.foreach, params: {items: [1, 2]}, "
+        f"nodes: [{request}, {first}], edges: [{{from: c, to: b}}]}}"
+    )
+
+
+@pytest.mark.parametrize("key", ["k", "'{{ execution.id }}'", "'a-{{ start.n }}'"])
+def test_one_key_for_all_iterations_is_a_warning(key):
+    text = flow(in_loop(key), edges="{from: start, to: a}")
+
+    assert [w.code for w in read(text).warnings] == ["node.same_key"]
+
+
+@pytest.mark.parametrize(
+    "key", ["'{{ item.id }}'", "'a-{{ start.n }}-{{ index }}'", "'{{ c.v }}'", "'{{ uuid() }}'"]
+)
+def test_a_key_of_its_own_for_each_iteration_is_not_warned_of(key):
+    assert read(flow(in_loop(key), edges="{from: start, to: a}")).warnings == ()
+
+
 def test_a_var_that_nothing_reads_is_a_warning():
     used = SET("a", v="'{{ vars.read }}'")
 
