@@ -43,7 +43,6 @@ from stackd.workflows import catalogue, executions
 from stackd.workflows.executions import ExecutionRow, ExecutionStatus, NodeRow, NodeStatus
 from stackd.workflows.expressions import Scope, evaluate
 from stackd.workflows.graph import Graph, GraphEdge, GraphNode
-from stackd.workflows.model import LOOP
 from stackd.workflows.nodetypes import Effect
 
 INLINE_WAIT = 1.0  # seconds; a longer delay or retry wait is a timer and holds no worker slot
@@ -435,7 +434,7 @@ class Run:
 
     async def _run_loop(self, frame: Frame, node: GraphNode, row: NodeRow) -> None:
         """Begin a loop or go on with it: its iterations then follow each other by themselves."""
-        was_begun = row.status is NodeStatus.RUNNING
+        was_begun = row.attempt > 0
         row = row._replace(status=NodeStatus.RUNNING, attempt=1)
         try:
             params, _ = self._render(frame, node, row)

@@ -55,6 +55,7 @@ def retry(
         _forget_inside(tx, row.seq, key)
     failed = [key for (key,) in tx.rows(sql.FAILED_KEYS, (row.seq,)) if _has_failed_all(graph, key)]
     tx.execute(sql.REOPEN_NODES, (row.seq, dumps([*again, *failed])))
+    tx.execute(sql.REOPEN_CUT_OFF_NODES, (row.seq,))
     tx.execute(sql.DROP_SKIPPED_NODES, (row.seq,))
     tx.execute(sql.REOPEN_EXECUTION, (row.seq,))
     executions.wake(tx, row, now=now)

@@ -209,8 +209,13 @@ REOPEN_NODES = """
 UPDATE node_runs SET status = 'pending', attempt = min(attempt, 1), output = NULL, error = NULL,
                      finished_at = NULL, metadata = NULL
 WHERE execution = ? AND key IN (SELECT value FROM json_each(?))"""
-DROP_SKIPPED_NODES = """
-DELETE FROM node_runs WHERE execution = ? AND status = 'skipped' AND metadata IS NULL"""
+# A node run that was skipped because it is disabled, or because a person said so, stays so.
+_IS_NOT_MEANT = """(metadata IS NULL OR instr(metadata, '"disabled"') = 0 AND instr(metadata, '"resolved"') = 0)"""
+REOPEN_CUT_OFF_NODES = f"""
+UPDATE node_runs SET status = 'pending', attempt = 1, finished_at = NULL, metadata = NULL
+WHERE execution = ? AND status = 'skipped' AND attempt > 0 AND {_IS_NOT_MEANT}"""  # noqa: S608  # constants
+DROP_SKIPPED_NODES = f"""
+DELETE FROM node_runs WHERE execution = ? AND status = 'skipped' AND {_IS_NOT_MEANT}"""  # noqa: S608
 DROP_NODES_BETWEEN = "DELETE FROM node_runs WHERE execution = ? AND key > ? AND key < ?"
 REOPEN_EXECUTION = """
 UPDATE executions SET status = 'queued', output = NULL, error = NULL, cancel_requested = 0,

@@ -147,6 +147,49 @@ async def test_a_loop_goes_on_at_the_iteration_that_failed(world):
     assert keys(world)[2] == keys(world)[3]
 
 
+async def test_a_loop_in_a_loop_goes_on_where_both_were(world):
+    """The inner one was cut off by what failed beside it."""
+    post = (
+        "{id: post, type: action.http.request, effect: keyed, retry: {maxAttempts: 1}, "
+        "params: {method: POST, url: 'http://far.example/{{ item }}'}}"
+    )
+    inner = (
+        f"{{id: inner, type: logic.foreach, params: {{items: '{{{{ item }}}}'}}, nodes: [{post}]}}"
+    )
+    text = chain(
+        f"{{id: each, type: logic.foreach, params: {{items: [[1, 2], [3, 4]], concurrency: 2}}, nodes: [{inner}]}}"
+    )
+    world.http.script.extend([ok(), ok(), ok(status=500), ok()])
+    execution = await world.run(text)
+    assert (await world.row(execution)).status is FAILED
+    before = sent(world)
+
+    await again(world, execution)
+    await world.work()
+
+    assert (await world.row(execution)).status is COMPLETED
+    assert sorted(before) in (["1", "2", "3"], ["1", "2", "3", "4"])
+    done = {one for one in before if before.count(one) == 1}
+    assert sorted(set(sent(world))) == ["1", "2", "3", "4"]
+    assert len(sent(world)) == 5, (before, sent(world), done)
+
+
+async def test_a_call_that_was_given_up_is_made_anew(world):
+    await world.load("id: child\nnodes:\n  - {id: start, type: trigger.time.manual}\nedges: []\n")
+    text = chain("{id: run, type: action.workflow.run, params: {workflowId: child, input: 7}}")
+    execution = await world.start(await world.load(text))
+    await world.work()
+    await world.cancel(execution)
+
+    await again(world, execution)
+    await world.work()
+    await world.work()
+    await world.work()
+
+    row = await world.row(execution)
+    assert (row.status, loads(row.output)) == (COMPLETED, 7)
+
+
 async def test_from_a_loop_on_all_its_iterations_run_anew(world):
     body = "{id: get, type: action.http.request, params: {url: 'http://far.example/{{ item }}'}}"
     text = chain(f"{{id: each, type: logic.foreach, params: {{items: [1, 2]}}, nodes: [{body}]}}")

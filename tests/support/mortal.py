@@ -240,7 +240,8 @@ class Life:
             "timers": "SELECT * FROM timers t JOIN executions e ON e.seq = t.execution "
             "JOIN node_runs n ON n.execution = t.execution AND n.key = t.key "
             "WHERE t.state = 'pending' AND n.status = 'waiting'",
-            "loop items": "SELECT * FROM loop_items",
+            "loop items": "SELECT * FROM loop_items l JOIN executions e ON e.seq = l.execution "
+            "WHERE e.status = 'completed'",  # of others, a person may let them go on
             "open": "SELECT e.status, n.key, n.status FROM node_runs n "
             "JOIN executions e ON e.seq = n.execution "
             "WHERE n.status IN ('pending', 'running', 'waiting')",
