@@ -90,12 +90,12 @@ class BlobFolder:
     async def drop(self, ids: Sequence[str]) -> None:
         """Remove what the caller has put and nobody refers to, unless it was put by others too. At worst it goes later."""
 
-        def change(tx: Tx) -> None:
-            self._remove(tx, known_blobs.only_put(tx, ids))
+        def change(tx: Tx) -> list[Path]:
+            return self._take_away(tx, known_blobs.only_put(tx, ids))[1]
 
         if ids:
             with contextlib.suppress(StoreError):
-                await self._store.write(change, durable=False)
+                await self._unlink(await self._store.write(change, durable=False))
 
     @asynccontextmanager
     async def open(self, blob_id: str) -> AsyncIterator[BlobFile]:
@@ -113,19 +113,40 @@ class BlobFolder:
 
     # -- upkeep
 
-    def collect(self, tx: Tx, *, before: float, limit: int) -> int:
+    async def collect(self, *, before: float, limit: int) -> int:
         """Remove up to `limit` blobs that nothing refers to and that were last put before `before`; how many."""
-        return self._remove(tx, known_blobs.unused(tx, before=before, limit=limit))
+        gone, files = await self._store.write(
+            lambda tx: self.take_unused(tx, before=before, limit=limit), durable=False
+        )
+        await self._unlink(files)
+        return gone
 
-    def _remove(self, tx: Tx, ids: Sequence[str]) -> int:
-        """Remove files, then rows. This runs under the write lock; undone and run again, it does the same."""
-        gone = 0
+    def take_unused(self, tx: Tx, *, before: float, limit: int) -> tuple[int, list[Path]]:
+        """As `collect`, as part of a change: how many, and the files to unlink once that is committed."""
+        return self._take_away(tx, known_blobs.unused(tx, before=before, limit=limit))
+
+    def _take_away(self, tx: Tx, ids: Sequence[str]) -> tuple[int, list[Path]]:
+        """Move files out of their places and forget their rows, under the write lock; undone and run again, too.
+
+        Unlinking takes milliseconds for a large file: others would wait for the lock.
+        """
+        gone, files = 0, []
         for blob_id in ids:
             with contextlib.suppress(OSError):  # as long as the file is there, it is known
-                self._path(blob_id).unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):
+                    files.append(self._path(blob_id).rename(self._nameless()))
                 known_blobs.forget(tx, blob_id)
                 gone += 1
-        return gone
+        return gone, files
+
+    async def _unlink(self, files: Sequence[Path]) -> None:
+        def unlink() -> None:
+            for path in files:
+                with contextlib.suppress(OSError):  # swept later
+                    path.unlink()
+
+        if files:
+            await anyio.to_thread.run_sync(unlink)
 
     async def sweep(self, *, before: float) -> int:
         """Remove files older than `before` that the store does not know of; how many. One call looks at some folders.
@@ -140,7 +161,9 @@ class BlobFolder:
         strays = [path for path in old if path.name not in seen]
         if not strays:
             return 0
-        return await self._store.write(lambda tx: self._sweep(tx, strays), durable=False)
+        files = await self._store.write(lambda tx: self._take_strays(tx, strays), durable=False)
+        await self._unlink(files)
+        return len(files)
 
     def _old_files(self, before: float) -> list[Path]:
         if not self._swept:
@@ -156,24 +179,21 @@ class BlobFolder:
                             found.append(Path(entry.path))
         return found
 
-    def _sweep(self, tx: Tx, strays: Sequence[Path]) -> int:
+    def _take_strays(self, tx: Tx, strays: Sequence[Path]) -> list[Path]:
+        """What of `strays` is still unknown, moved out of its place: the files to unlink."""
         known = known_blobs.known(tx, {path.name[:64] for path in strays})
-        gone = 0
+        files = []
         for path in islice(strays, FILES_SWEPT):
-            blob_id = path.name[:64]
-            if path.name in known:  # put since
-                continue
+            place = self._path(path.name[:64])
             with contextlib.suppress(OSError):
-                if (
-                    path.suffix == ".staged"
-                    and blob_id in known
-                    and not self._path(blob_id).exists()
-                ):
-                    path.rename(self._path(blob_id))  # by a version that let it be found there
+                if path == place:
+                    if path.name not in known:  # else it was put since
+                        files.append(path.rename(self._nameless()))
+                elif path.suffix == ".staged" and place.name in known and not place.exists():
+                    path.rename(place)  # by a version that let it be found there
                 else:
-                    path.unlink(missing_ok=True)
-                    gone += 1
-        return gone
+                    files.append(path)
+        return files
 
     # -- writing
 
@@ -201,7 +221,7 @@ class BlobFolder:
     def new_partial(self) -> tuple[Path, int]:
         """A file for content whose id is not known yet; its name and descriptor."""
         self._make(self._folder)
-        path = self._folder / f"{secrets.token_hex(8)}.partial"
+        path = self._nameless()
         return path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
     async def keep_partial(self, path: Path, blob_id: str, size: int) -> None:
@@ -233,6 +253,10 @@ class BlobFolder:
         if not folder.exists():
             folder.mkdir(mode=0o700, exist_ok=True)
             _sync(folder.parent)
+
+    def _nameless(self) -> Path:
+        """A name under which a file counts for nothing: a kill may leave it behind."""
+        return self._folder / f"{secrets.token_hex(8)}.partial"
 
     def _path(self, blob_id: str) -> Path:
         return self._folder / blob_id[:2] / blob_id

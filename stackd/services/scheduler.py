@@ -8,7 +8,7 @@ Schedules and polled triggers will be started from here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import anyio
@@ -114,9 +114,8 @@ class Scheduler:
         jobs = await self._prune(
             lambda tx, some: verbs.prune(tx, before=now - JOBS_KEPT, limit=some)
         )
-        blobs = await self._prune(
-            lambda tx, some: self._blobs.collect(tx, before=unused_since, limit=some),
-            batch=BLOB_BATCH,
+        blobs = await _in_batches(
+            lambda some: self._blobs.collect(before=unused_since, limit=some), batch=BLOB_BATCH
         )
         await self._store.write(lambda tx: space.give_back(tx, limit=PAGES_GIVEN), durable=False)
         await self._store.keep_reserve()
@@ -131,12 +130,19 @@ class Scheduler:
             self._slept_at = monotonic
         return monotonic - self._slept_at < AFTER_SLEEP
 
-    async def _prune(self, change: Callable[[Tx, int], int], *, batch: int = PRUNE_BATCH) -> int:
-        """Repeat `change`, a batch each time, until nothing is left or the round's share is done; rows gone."""
-        gone = 0
-        for _ in range(PRUNE_BATCHES):
-            some = await self._store.write(lambda tx: change(tx, batch), durable=False)
-            gone += some
-            if some < batch:
-                break
-        return gone
+    async def _prune(self, change: Callable[[Tx, int], int]) -> int:
+        return await _in_batches(
+            lambda some: self._store.write(lambda tx: change(tx, some), durable=False),
+            batch=PRUNE_BATCH,
+        )
+
+
+async def _in_batches(step: Callable[[int], Awaitable[int]], *, batch: int) -> int:
+    """Repeat `step`, for a batch each time, until nothing is left or the round's share is done; how many are gone."""
+    gone = 0
+    for _ in range(PRUNE_BATCHES):
+        some = await step(batch)
+        gone += some
+        if some < batch:
+            break
+    return gone

@@ -7,10 +7,12 @@ from typing import Final
 from aiohttp import web
 
 from stackd.access.tokens import Scope
-from stackd.runtime.blobs import STEP, BlobFile
+from stackd.runtime.blobs import BlobFile
 from stackd.web.context import of
 from stackd.web.problem import problem
 from stackd.web.route import Content, Query, Route
+
+SLICE: Final = 64 * 1024  # bytes read at a time: what each slow reader holds
 
 
 async def _get(request: web.Request) -> web.StreamResponse:
@@ -48,8 +50,8 @@ async def _send(
     answer.content_length = len(part)
     await answer.prepare(request)
     if request.method != "HEAD":
-        for start in range(part.start, part.stop, STEP):
-            await answer.write(await blob.read_at(start, min(STEP, part.stop - start)))
+        for start in range(part.start, part.stop, SLICE):
+            await answer.write(await blob.read_at(start, min(SLICE, part.stop - start)))
     await answer.write_eof()
     return answer
 

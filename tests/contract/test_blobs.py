@@ -70,8 +70,8 @@ async def is_there(blobs: BlobFolder, blob_id: str) -> bool:
     return True
 
 
-async def collect(blobs: BlobFolder, store: Database, *, before: float = EVER) -> int:
-    return await store.write(lambda tx: blobs.collect(tx, before=before, limit=100))
+async def collect(blobs: BlobFolder, *, before: float = EVER) -> int:
+    return await blobs.collect(before=before, limit=100)
 
 
 async def sweep(blobs: BlobFolder, *, before: float = EVER) -> int:
@@ -215,7 +215,7 @@ async def test_what_is_read_stays_the_same_whatever_happens_to_its_file(
     blob_id = await blobs.put(b"read on")
 
     async with blobs.open(blob_id) as blob:
-        assert await collect(blobs, world.store) == 1
+        assert await collect(blobs) == 1
         assert await blob.read_at(5, 100) == b"on"
 
     with pytest.raises(OSError, match="closed"):  # its number may be another file's by now
@@ -308,7 +308,7 @@ async def test_all_blobs_together_keep_to_their_budget_and_what_is_there_may_com
 
     assert again == first
     assert len(files(folder)) == 2
-    assert await collect(blobs, world.store) == 2
+    assert await collect(blobs) == 2
     assert await blobs.put(b"c")
 
 
@@ -321,11 +321,11 @@ async def test_a_blob_stays_for_as_long_as_an_execution_refers_to_it(
     blob_id = await blobs.put(b"kept")
     one, other = [await world.start("x", {"deep": [{"$blob": blob_id}]}) for _ in range(2)]
 
-    assert await collect(blobs, world.store) == 0
+    assert await collect(blobs) == 0
     await remove(world, one)
-    assert await collect(blobs, world.store) == 0
+    assert await collect(blobs) == 0
     await remove(world, other)
-    assert await collect(blobs, world.store) == 1
+    assert await collect(blobs) == 1
     assert not await is_there(blobs, blob_id)
     assert await totals(world.store) == (0, 0)
 
@@ -338,9 +338,9 @@ async def test_a_blob_that_nothing_refers_to_stays_until_its_time_is_over(
     world.clock.advance(HOUR)
     await blobs.put(b"new")  # again: as new as ever
 
-    assert await collect(blobs, world.store, before=began + HOUR) == 0
+    assert await collect(blobs, before=began + HOUR) == 0
     assert await is_there(blobs, blob_id)
-    assert await collect(blobs, world.store, before=began + HOUR + 1) == 1
+    assert await collect(blobs, before=began + HOUR + 1) == 1
 
 
 async def test_an_output_refers_to_the_blobs_in_it(blobs: BlobFolder, world: World) -> None:
@@ -351,9 +351,9 @@ async def test_an_output_refers_to_the_blobs_in_it(blobs: BlobFolder, world: Wor
         )
     )
 
-    assert await collect(blobs, world.store) == 0
+    assert await collect(blobs) == 0
     await remove(world, done)
-    assert await collect(blobs, world.store) == 1
+    assert await collect(blobs) == 1
 
 
 async def test_what_a_called_workflow_gave_is_referred_to_by_its_caller(
@@ -382,9 +382,9 @@ async def test_what_a_called_workflow_gave_is_referred_to_by_its_caller(
     await remove(world, called)
 
     assert loads((await world.row(caller)).output or b"") == {"v": {"$blob": blob_id}}
-    assert await collect(blobs, world.store) == 0
+    assert await collect(blobs) == 0
     await remove(world, caller)
-    assert await collect(blobs, world.store) == 1
+    assert await collect(blobs) == 1
 
 
 async def test_json_as_it_was_sent_refers_too(blobs: BlobFolder, world: World) -> None:
@@ -394,7 +394,7 @@ async def test_json_as_it_was_sent_refers_too(blobs: BlobFolder, world: World) -
 
     await world.store.write(lambda tx: known_blobs.refer(tx, seq, (None, b"1", text, text)))
 
-    assert await collect(blobs, world.store) == 0
+    assert await collect(blobs) == 0
 
 
 async def test_an_id_that_is_not_known_refers_to_nothing(blobs: BlobFolder, world: World) -> None:
@@ -402,7 +402,7 @@ async def test_an_id_that_is_not_known_refers_to_nothing(blobs: BlobFolder, worl
     later = await blobs.put(b"never kept")
 
     assert later == ABSENT
-    assert await collect(blobs, world.store) == 1
+    assert await collect(blobs) == 1
 
 
 async def test_a_row_for_each_of_many_references_is_written_at_once(
@@ -413,7 +413,7 @@ async def test_a_row_for_each_of_many_references_is_written_at_once(
     await world.start("x", [{"$blob": blob_id} for blob_id in ids * 2])
 
     assert await world.store.read(lambda tx: tx.one("SELECT count(*) FROM blob_refs")) == (200,)
-    assert await collect(blobs, world.store) == 0
+    assert await collect(blobs) == 0
 
 
 # -- what was put for nothing
@@ -449,14 +449,13 @@ async def test_dropping_takes_nothing_from_who_put_or_refers_to_the_same(
 async def test_a_put_beside_its_collection_waits_for_it_and_writes_the_file_again(
     blobs: BlobFolder, folder: Path, world: World, database: Database
 ) -> None:
-    await blobs.put(b"same")
+    same = await blobs.put(b"same")
     removed, go_on = threading.Event(), threading.Event()
 
-    def collected(tx: Tx) -> int:
-        gone = blobs.collect(tx, before=EVER, limit=10)
+    def collected(tx: Tx) -> None:
+        blobs.take_unused(tx, before=EVER, limit=10)
         removed.set()
         go_on.wait(10)
-        return gone
 
     async with held(
         open_database(database.path, clock=world.clock, events=EventBus(), busy_timeout=10)
@@ -465,11 +464,11 @@ async def test_a_put_beside_its_collection_waits_for_it_and_writes_the_file_agai
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(database.write, collected)
             await anyio.to_thread.run_sync(removed.wait)
-            assert files(folder) == []  # removed, and not committed yet
+            assert not await is_there(other, same)  # taken away, and not committed yet
             tasks.start_soon(other.put, b"same")
             await anyio.to_thread.run_sync(go_on.set)
 
-        assert await content_of(other, hashlib.sha256(b"same").hexdigest()) == b"same"
+        assert await content_of(other, same) == b"same"
         assert await totals(elsewhere) == (1, 4)
 
 
@@ -483,22 +482,22 @@ async def test_a_put_before_its_collection_is_not_collected(
     now = world.clock.time()
     await world.store.write(partial(known_blobs.note, blob_id=blob_id, size=4, now=now, limit=MIB))
 
-    assert await collect(blobs, world.store, before=now) == 0
+    assert await collect(blobs, before=now) == 0
     assert await content_of(blobs, blob_id) == b"same"
 
 
 async def test_a_collection_that_is_undone_leaves_a_blob_that_can_be_put(
-    blobs: BlobFolder, folder: Path, world: World
+    blobs: BlobFolder, world: World
 ) -> None:
     blob_id = await blobs.put(b"same")
 
     def fails(tx: Tx) -> None:
-        blobs.collect(tx, before=EVER, limit=10)
+        blobs.take_unused(tx, before=EVER, limit=10)
         raise ValueError("undone")
 
     with pytest.raises(ValueError, match="undone"):
         await world.store.write(fails)
-    assert files(folder) == []
+    assert not await is_there(blobs, blob_id)
     assert await totals(world.store) == (1, 4)
 
     await blobs.put(b"same")
@@ -520,7 +519,7 @@ async def test_puts_references_and_collections_of_two_processes_lose_nothing(
 
         async def collect_on() -> None:
             while not done.is_set():
-                await collect(other, elsewhere, before=world.clock.time() - 100)
+                await collect(other, before=world.clock.time() - 100)
 
         lost: list[int] = []
         async with anyio.create_task_group() as tasks:
@@ -568,9 +567,9 @@ async def test_a_stray_file_that_is_put_while_it_is_looked_at_stays(
     stray.write_bytes(b"never kept")
 
     assert await blobs.put(b"never kept") == ABSENT
-    gone = await world.store.write(lambda tx: blobs._sweep(tx, [stray]))  # was unknown when read
+    gone = await world.store.write(lambda tx: blobs._take_strays(tx, [stray]))  # unknown when read
 
-    assert gone == 0
+    assert gone == []
     assert await content_of(blobs, ABSENT) == b"never kept"
 
 

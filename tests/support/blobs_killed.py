@@ -56,7 +56,7 @@ async def story(folder: Path) -> None:
             incoming.add(b"given up" * STEP)
             await incoming.spill()
         await blobs.drop([await blobs.put(b"dropped")])
-        await store.write(lambda tx: blobs.collect(tx, before=EVER, limit=10))
+        await blobs.collect(before=EVER, limit=10)
         await blobs.put(b"put for nothing")
 
 
@@ -76,7 +76,7 @@ async def look(folder: Path) -> None:
         blobs = blobs_of(folder, store)
         rows = await store.read(lambda tx: tx.rows("SELECT DISTINCT blob FROM blob_refs"))
         referred = {row[0] for row in rows}
-        await store.write(lambda tx: blobs.collect(tx, before=EVER, limit=100))
+        await blobs.collect(before=EVER, limit=100)
         for _ in range(-(-257 // FOLDERS_SWEPT)):
             await blobs.sweep(before=EVER)
         for blob_id in referred:
