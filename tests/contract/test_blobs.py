@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
 import anyio
@@ -607,15 +608,20 @@ def test_killed_at_any_step_nothing_referred_to_is_lost_and_nothing_else_stays(
 
 async def test_an_upgrade_knows_what_executions_refer_to(tmp_path: Path) -> None:
     path, id_in, id_out = tmp_path / "old.db", "a" * 64, "b" * 64
-    before = (await anyio.to_thread.run_sync(known_migrations))[:2]
+    known = await anyio.to_thread.run_sync(known_migrations)
+    before = list(takewhile(lambda migration: migration.name != "blobs", known))
     async with held(
         open_database(path, clock=SystemClock(), events=EventBus(), migrations=before)
     ) as old:
         given = dumps({"body": {"file": {"$blob": id_in, "bytes": 7}}, "$blob": "no id"})
 
         def change(tx: Tx) -> None:
-            tx.execute("INSERT INTO workflows VALUES ('w', 'w', 1, 1, NULL, 0, 0)")
-            tx.execute("INSERT INTO workflow_versions VALUES ('w', 1, 'h', x'', 0)")
+            tx.execute(
+                "INSERT INTO workflows (id, name, version, active, created_at, updated_at) VALUES ('w', 'w', 1, 1, 0, 0)"
+            )
+            tx.execute(
+                "INSERT INTO workflow_versions (workflow_id, version, content_hash, document, created_at) VALUES ('w', 1, 'h', x'', 0)"
+            )
             tx.execute(
                 "INSERT INTO executions (seq, id, workflow_id, version, status, trigger_type, trigger_node,"
                 " input, created_at) VALUES (1, 'e', 'w', 1, 'completed', '', '', ?, 5)",

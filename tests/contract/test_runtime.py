@@ -864,6 +864,29 @@ async def test_a_body_is_kept_once_there_is_space_and_the_node_waits_for_it(worl
     assert len(world.http.requests) == 1
 
 
+async def test_an_answer_that_cannot_be_kept_fails_an_unsafe_node_and_leaves_nothing_to_decide(
+    world,
+):
+    body = bytes(world.blobs.max_bytes + 1)
+    world.http.script.append(replace(ok(body), content_type="image/png"))
+
+    done = await world.run(flow(call("a", "POST"), edges="start>a"))
+
+    row = (await world.nodes(done))["a"]
+    assert (row.status, loads(row.error)["code"]) == (FAILED, "blob.too_large")
+    assert len(world.http.requests) == 1
+
+
+async def test_a_blob_that_is_not_there_fails_an_unsafe_node_before_it_is_sent(world):
+    node = call("a", "POST", params=', body: {$blob: "%s"}' % ("0" * 64))
+
+    done = await world.run(flow(node, edges="start>a"))
+
+    row = (await world.nodes(done))["a"]
+    assert (row.status, loads(row.error)["code"]) == (FAILED, "blob.not_found")
+    assert world.http.requests == []
+
+
 async def test_a_store_busy_at_the_start_of_a_run_costs_no_attempt(database):
     store = WatchedStore(database)
     world = World(store, ok(b"1"))

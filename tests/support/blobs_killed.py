@@ -64,8 +64,12 @@ async def prepare(folder: Path) -> None:
     async with open_database(folder / "s.db", clock=SystemClock(), events=EventBus()) as store:
         await store.write(
             lambda tx: (
-                tx.execute("INSERT INTO workflows VALUES ('w', 'w', 1, 1, NULL, 0, 0)"),
-                tx.execute("INSERT INTO workflow_versions VALUES ('w', 1, 'h', x'', 0)"),
+                tx.execute(
+                    "INSERT INTO workflows (id, name, version, active, created_at, updated_at) VALUES ('w', 'w', 1, 1, 0, 0)"
+                ),
+                tx.execute(
+                    "INSERT INTO workflow_versions (workflow_id, version, content_hash, document, created_at) VALUES ('w', 1, 'h', x'', 0)"
+                ),
             )
         )
 

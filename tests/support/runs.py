@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 
 from stackd.core.budget import Budget
-from stackd.core.errors import NotFoundError
+from stackd.core.errors import NotFoundError, TooLargeError
 from stackd.core.events import Event
 from stackd.core.json import dumps
 from stackd.queue.admission import Admission
@@ -44,7 +44,8 @@ class MemoryBlobs:
         return blob_id
 
     def check_size(self, size: int) -> None:
-        assert size <= self.max_bytes
+        if size > self.max_bytes:
+            raise TooLargeError("over the limit of a blob", code="blob.too_large")
 
     def receive(self) -> Incoming:
         return Incoming(self)  # type: ignore[arg-type]  # what is small is put
