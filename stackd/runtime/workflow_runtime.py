@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -130,7 +130,8 @@ class WorkflowRuntime:
         )
         try:
             graph = await self._versions.graph(row.workflow_id, row.version)
-            await self._run(Run(self._tools, self._versions, graph, job, row), claimed)
+            run = Run(self._tools, self._versions, graph, job, row)
+            await self._run(run, claimed, graph.order)
         except OverloadedError:
             await self._settle(job, Snooze(ROOM_RETRY), "no room")
         except LeaseLostError:
@@ -145,8 +146,12 @@ class WorkflowRuntime:
             cause = first_error(error)
             await self._settle(job, Fail(type(cause).__name__), _words(cause))
 
-    async def _weight(self, claimed: Claimed) -> int:
-        """Bytes of memory that its values will take; 0 if they are small enough not to be counted."""
+    async def _weight(self, claimed: Claimed, keys: Sequence[str]) -> int:
+        """Bytes of memory that its values will take; 0 if they are small enough not to be counted.
+
+        Args:
+            keys: of the node runs that are read at first, which those inside of loops are not.
+        """
         store, seq = self._tools.store, claimed.row.seq
         if claimed.is_fresh and claimed.row.input_bytes <= LARGE:
             return 0
@@ -156,14 +161,14 @@ class WorkflowRuntime:
             self._weights[seq] = size
         if not claimed.is_fresh:
             size += executions.OUTPUT_WEIGHT * await store.read(
-                lambda tx: executions.outputs_bytes(tx, seq)
+                lambda tx: executions.outputs_bytes(tx, seq, keys)
             )
         return size if size > LARGE else 0
 
-    async def _run(self, run: Run, claimed: Claimed) -> None:
+    async def _run(self, run: Run, claimed: Claimed, keys: Sequence[str]) -> None:
         self._runs.add(run)
         try:
-            size = await self._weight(claimed)
+            size = await self._weight(claimed, keys)
             with Share(self._memory) as share:
                 await share.obtain(size, patience=ROOM_PATIENCE)
                 await run.execute(share)

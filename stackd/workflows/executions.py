@@ -308,9 +308,12 @@ def input_weight(tx: Tx, seq: int) -> int:
     return int(2 * size + MAP_BYTES * maps + LIST_BYTES * lists + MEMBER_BYTES * members)
 
 
-def outputs_bytes(tx: Tx, seq: int) -> int:
-    """How long the outputs of its node runs are, all together, as JSON texts."""
-    found = tx.one(sql.COUNT_OUTPUTS, (seq,))
+def outputs_bytes(tx: Tx, seq: int, keys: Sequence[str] | None = None) -> int:
+    """How long the outputs of its node runs are, all together, as JSON texts; of those `keys`, if any are named."""
+    if keys is None:
+        found = tx.one(sql.COUNT_OUTPUTS, (seq,))
+    else:
+        found = tx.one(sql.COUNT_OUTPUTS_OF, (seq, dumps(keys)))
     return 0 if found is None else int(found[0])
 
 

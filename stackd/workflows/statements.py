@@ -94,6 +94,9 @@ SELECT 2 * length(input) + coalesce(length(output), 0)
        + (SELECT coalesce(sum(length(n.output)), 0) FROM node_runs n WHERE n.execution = e.seq)
 FROM executions e WHERE id = ?"""
 COUNT_OUTPUTS = "SELECT coalesce(sum(length(output)), 0) FROM node_runs WHERE execution = ?"
+COUNT_OUTPUTS_OF = """
+SELECT coalesce(sum(length(output)), 0) FROM node_runs
+WHERE execution = ? AND key IN (SELECT value FROM json_each(?))"""
 ID_OF_EXECUTION = "SELECT id FROM executions WHERE seq = ?"
 CALLED = """
 SELECT id FROM executions WHERE parent = ? AND parent_key = ?
