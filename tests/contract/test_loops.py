@@ -493,3 +493,20 @@ async def test_the_time_limit_holds_in_a_loop_of_pure_nodes_too(database):
     row = await world.row(started)
     assert loads(row.error)["code"] == "execution.timeout"
     assert row.finished_at - row.started_at < 2
+
+
+async def test_a_loop_of_many_waits_at_once_goes_on_with_few_reads(database):
+    store = WatchedStore(database)
+    world = World(store)
+    delay = "{id: wait, type: action.time.delay, params: {delaySeconds: 60}}"
+    text = loop(delay, params="items: '{{ start }}', concurrency: 50")
+    started = await world.start(await world.load(text), list(range(50)))
+    await world.work()
+    world.clock.advance(61)
+    await world.fire_timers()
+    before = store.reads
+
+    await world.work()
+
+    assert len(await output_of(world, started)) == 50
+    assert store.reads - before < 15

@@ -79,7 +79,12 @@ class World:
 
     def process(self) -> WorkflowRuntime:
         """The runtime of another process on the same store."""
-        tools = Tools(
+        memory = Budget(self.memory, clock=self.clock)
+        versions = Versions(self.store)
+        return WorkflowRuntime(self.tools(), versions, memory=memory, roll=lambda: 0.0)
+
+    def tools(self) -> Tools:
+        return Tools(
             store=self.store,
             http=self.http,
             blobs=self.blobs,
@@ -90,8 +95,6 @@ class World:
             job_retry=RetryPolicy(base=1.0, cap=60.0),
             send_within=(SILENT_LEASES - 1) * LEASE,
         )
-        memory = Budget(self.memory, clock=self.clock)
-        return WorkflowRuntime(tools, Versions(self.store), memory=memory, roll=lambda: 0.0)
 
     async def load(self, text: str) -> str:
         document = await anyio.to_thread.run_sync(
