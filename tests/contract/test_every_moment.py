@@ -146,7 +146,12 @@ async def check_moments(folder: Path, name: str, blow: Blow, *, step: int = 1) -
         assert status in ends, f"struck at {moment}: {status}, not {expected}"
 
 
-@pytest.mark.parametrize(("blow", "step"), [("death", 4), ("drain", 13), ("cancel", 17)])
+@pytest.mark.parametrize(("blow", "step"), [("death", 6), ("drain", 19), ("cancel", 29)])
 @pytest.mark.parametrize("name", FLOWS)
 async def test_no_moment_loses_doubles_or_sticks(tmp_path, name, blow, step):
     await check_moments(tmp_path, name, blow, step=step)
+
+
+@pytest.mark.parametrize("name", ["unsafe", "unsafe beside a failing one"])
+async def test_not_one_death_repeats_or_hides_what_is_unsafe(tmp_path, name):
+    await check_moments(tmp_path, name, "death")
