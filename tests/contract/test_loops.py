@@ -510,3 +510,49 @@ async def test_a_loop_of_many_waits_at_once_goes_on_with_few_reads(database):
 
     assert len(await output_of(world, started)) == 50
     assert store.reads - before < 15
+
+
+async def test_an_unsafe_step_in_flight_beside_a_failed_one_is_uncertain_though_the_process_dies(
+    world,
+):
+    text = loop(
+        call("post", ", effect: unsafe", "POST"), params="items: '{{ start }}', concurrency: 2",
+        extra="onError: continue",
+    )  # fmt: skip
+    started = await world.start(await world.load(text), [1, 2, 3])
+    hangs = anyio.Event()
+
+    async def hang(_):
+        await hangs.wait()
+
+    world.http.script.extend([ok(status=400), hang])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(world.runtime.execute, await world.claim())
+        await world.happens(NodeFinished)
+        while (await world.states(started)).get("each[0].post") is not FAILED:
+            await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+    await as_if_killed(world, started, "each[1].post")
+    await world.work()
+    states = await world.states(started)
+    assert (await world.row(started)).status is ExecutionStatus.UNCERTAIN
+    assert states["each[1].post"] is NodeStatus.UNCERTAIN
+
+    await world.resolve(started, "skip")
+    await world.work()
+
+    assert (await world.row(started)).status is ExecutionStatus.COMPLETED
+    assert (await world.states(started))["each"] is FAILED
+    assert len(world.http.requests) == 2
+
+
+async def as_if_killed(world: World, execution_id: str, key: str) -> None:
+    """Another process takes over, and what was in flight stands there as its intent."""
+    seq = (await world.row(execution_id)).seq
+    await world.store.write(
+        lambda tx: tx.execute(
+            "UPDATE node_runs SET status = 'running' WHERE execution = ? AND key = ?", (seq, key)
+        )
+    )
+    world.runtime = world.process()
+    await world.crash_and_rescue()
