@@ -7,6 +7,7 @@ fenced: once a newer claim owns the job, the first one says so and nothing more 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TypeVar
 
 import anyio
@@ -26,6 +27,7 @@ T = TypeVar("T")
 # Node runs and bytes that wait to be written: more hold up the writer, and others with it.
 MANY_ROWS = 500
 MANY_BYTES = 1024 * 1024
+ITEMS_DROPPED = 2_000  # of a loop that has ended, per write: some milliseconds
 
 ENDED = frozenset(
     {NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.SKIPPED, NodeStatus.UNCERTAIN}
@@ -111,6 +113,18 @@ class Journal:
         """
         seq = self._row.seq
         self._pending.others.append(lambda tx: executions.drop_loop_items(tx, seq, loop))
+
+    async def end_large_loop(self, loop: str, count: int) -> None:
+        """As `end_loop`, for one of `count` items, step by step: others write in between.
+
+        What a process that dies leaves of them is in nobody's way.
+        """
+        await self.flush()  # its end first
+        for below in range(ITEMS_DROPPED, count + ITEMS_DROPPED, ITEMS_DROPPED):
+            await self._tools.store.write(
+                partial(executions.drop_loop_items, seq=self._row.seq, key=loop, below=below),
+                durable=False,
+            )
 
     def give_up_call(self, key: str) -> None:
         """Nobody waits any more for the execution that the node run `key` started: it is cancelled."""

@@ -32,7 +32,7 @@ from stackd.queue.job import Complete, Job, Snooze
 from stackd.runtime.context import NodeContext
 from stackd.runtime.events import NodeAnswered, NodeRetried, NodeSent, NodeStarted
 from stackd.runtime.frame import Frame, Loop
-from stackd.runtime.journal import ENDED, Journal
+from stackd.runtime.journal import ENDED, ITEMS_DROPPED, Journal
 from stackd.runtime.nodes import HANDLERS, delay_until
 from stackd.runtime.outcome import Again, GiveUp, NodeRetry, Unknown, default_retry, judge
 from stackd.runtime.tools import Tools
@@ -514,8 +514,11 @@ class Run:
     async def _complete_loop(self, loop: Loop) -> None:
         text = loop.output()
         value = await aside_if(len(text) > LARGE, loads, text)
-        self._journal.end_loop(loop.key)
         self._note_output(loop.frame, loop.node, loop.row, value, text)
+        if len(loop.items) <= ITEMS_DROPPED:
+            self._journal.end_loop(loop.key)
+        else:
+            await self._journal.end_large_loop(loop.key, len(loop.items))
 
     def _fail_loop(self, loop: Loop, index: int, error: StackdError) -> None:
         loop.failure = loop.failure or (error.code, f"item {index}: {error.message}")

@@ -358,8 +358,12 @@ def put_loop_item(tx: Tx, seq: int, key: str, item: int, output: bytes | None) -
     tx.execute(sql.PUT_LOOP_ITEM, (seq, key, item, output))
 
 
-def drop_loop_items(tx: Tx, seq: int, key: str) -> None:
-    tx.execute(sql.DROP_LOOP_ITEMS, (seq, key))
+def drop_loop_items(tx: Tx, seq: int, key: str, *, below: int | None = None) -> None:
+    """Forget what finished iterations of a loop gave; only of those with numbers `below`, if that is said."""
+    if below is None:
+        tx.execute(sql.DROP_LOOP_ITEMS, (seq, key))
+    else:
+        tx.execute(sql.DROP_FIRST_LOOP_ITEMS, (seq, key, below))
 
 
 def put_nodes(tx: Tx, seq: int, nodes: Sequence[NodeRow]) -> None:

@@ -216,6 +216,7 @@ async def test_ten_thousand_items_leave_nothing_of_their_iterations_in_memory(wo
     assert await output_of(world, done) == {"count": 10_000}
     assert most < 50
     assert len(await world.nodes(done)) == 20_002
+    assert await world.store.read(lambda tx: tx.rows("SELECT * FROM loop_items")) == []
 
 
 async def test_a_list_over_the_limit_fails_the_loop_as_soon_as_it_is_too_long(world):
