@@ -594,8 +594,8 @@ class Run:
 
         def change(tx: Tx) -> None:
             self._journal.check_claim(tx)
+            self._tools.admission.admit(tx, now=now)
             if not waits:
-                self._tools.admission.admit(tx, now=now)
                 tx.emit(self._journal.finished(row))
             executions.start(tx, new, now=now, execution_id=called)
             executions.put_nodes(tx, self.seq, [row])
@@ -603,8 +603,11 @@ class Run:
         self._journal.rows[row.key] = row
         try:
             await self._journal.write(change)
-        except BusyError as error:
-            self._fail(frame, node, row, error)
+        except (
+            BusyError
+        ) as error:  # the queue is full: nothing was started, and no worker waits for a place
+            self._let_wait(frame, node, row._replace(output=None, metadata=None, finished_at=None))
+            self._journal.set_timer(row.key, now + error.retry_after, None)
             return
         if not waits:
             self._weigh(len(row.output or b""))
