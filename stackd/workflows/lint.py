@@ -7,22 +7,20 @@ what only follows from an error that is told already is not told.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Final
 
 from stackd.core.errors import ExpressionError
 from stackd.core.json import Json
-from stackd.workflows.expressions import Expression, Path, iter_expressions, parse_condition
+from stackd.workflows.expressions import Expression, iter_expressions
 from stackd.workflows.findings import MAX_FINDINGS, Remarks, shown
-from stackd.workflows.graph import order_of
+from stackd.workflows.levels import Level, NodeAt, is_trigger, named
 from stackd.workflows.model import BODY, LOOP, RESERVED_IDS, Edge, Node, Workflow
 from stackd.workflows.nodetypes import NODE_TYPES, Effect, cases_of, effect_of
+from stackd.workflows.reads import ITEM_ROOTS, Reads
 from stackd.workflows.shape import read_part, shown_path
-from stackd.workflows.source import Place, Position
+from stackd.workflows.source import Place
 
-FIXED_ROOTS: Final = ("trigger", "execution", "workflow", "vars")
-ITEM_ROOTS: Final = ("item", "index")
 CYCLE_SHOWN: Final = 8  # nodes of a cycle that a message names
 MAX_LOOPS: Final = 4  # in each other; the keys of node runs grow with each
 
@@ -44,84 +42,14 @@ def lint(document: Json, remarks: Remarks) -> None:
         remarks.error("document.not_map", "a workflow is a map with id, nodes and edges", ())
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _NodeAt:
-    """A node as far as it could be understood, without its body. `unusable`: its keys that were left out."""
-
-    place: Place
-    node: Node
-    unusable: set[str]
-    level: _Level
-
-
-@dataclass(slots=True, eq=False)
-class _Level:
-    """The nodes and edges of one graph: the workflow's, or the body of a loop in the level above it.
-
-    Attributes:
-        nodes: by id; of several with one id, the first.
-        is_whole: no node or edge is missing because of what is wrong with it.
-    """
-
-    places: Mapping[str, Place]  # of its lists, nodes and edges
-    loop: _NodeAt | None = None
-    parts: list[_NodeAt] = field(default_factory=list)
-    nodes: dict[str, _NodeAt] = field(default_factory=dict)
-    edges: list[tuple[int, Edge]] = field(default_factory=list)
-    is_whole: bool = True
-
-    @property
-    def above(self) -> _Level | None:
-        return None if self.loop is None else self.loop.level
-
-    @property
-    def depth(self) -> int:
-        """How many loops it stands in."""
-        return 0 if self.above is None else 1 + self.above.depth
-
-    def edge_place(self, index: int) -> Place:
-        return (*self.places["edges"], index)
-
-    @property
-    def known_edges(self) -> list[tuple[int, Edge]]:
-        return [
-            (index, edge)
-            for index, edge in self.edges
-            if edge.source in self.nodes and edge.target in self.nodes
-        ]
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """An expression reads `path`.
-
-    Attributes:
-        owner: who reads, for messages.
-        level: where its owner stands.
-        node: it reads when this node begins; `is_after`: when it has ended, as the condition of an edge does.
-            None: nobody can say when.
-        has_item: whether it is evaluated for each item of a list.
-    """
-
-    owner: str
-    level: _Level
-    node: str | None
-    is_after: bool
-    has_item: bool
-    place: Place
-    within: Position
-    path: Path
-
-
 class _Lint:
     def __init__(self, document: dict[str, Json], remarks: Remarks) -> None:
         self._document = document
         self._remarks = remarks
-        self._top = _Level({key: (key,) for key in sorted(BODY)})
+        self._top = Level({key: (key,) for key in sorted(BODY)})
         self._levels = [self._top]
-        self._nodes: dict[str, _NodeAt] = {}  # of all levels
+        self._nodes: dict[str, NodeAt] = {}  # of all levels
         self._unread: set[str] = set()  # ids that are taken by something that cannot be used
-        self._reads: list[_Read] = []
 
     def run(self) -> None:
         for step in (
@@ -129,16 +57,14 @@ class _Lint:
             self._check_nodes,
             self._check_edges,
             self._check_order,
-            self._parse_expressions,
-            self._check_reads,
-            self._check_vars,
+            self._check_expressions,
         ):
             if self._remarks.are_full:
                 return
             step()
 
     @property
-    def _parts(self) -> Iterator[_NodeAt]:
+    def _parts(self) -> Iterator[NodeAt]:
         return chain.from_iterable(level.parts for level in self._levels)
 
     # -- structure
@@ -150,7 +76,7 @@ class _Lint:
         read_part(Workflow, around, (), self._remarks)
         self._read_level(self._top, lists)
 
-    def _read_level(self, level: _Level, lists: Mapping[str, list[Json]]) -> None:
+    def _read_level(self, level: Level, lists: Mapping[str, list[Json]]) -> None:
         for index, raw in enumerate(lists.get("nodes", [])):
             if self._remarks.are_full:
                 return
@@ -164,7 +90,7 @@ class _Lint:
             else:
                 level.is_whole = False
 
-    def _read_node(self, level: _Level, raw: Json, place: Place) -> None:
+    def _read_node(self, level: Level, raw: Json, place: Place) -> None:
         bare, body = _parted(raw, place)
         node, unusable = read_part(Node, bare, place, self._remarks)
         if node is None:
@@ -172,7 +98,7 @@ class _Lint:
             if isinstance(raw, dict) and isinstance(raw.get("id"), str):
                 self._unread.add(raw["id"])
             return
-        part = _NodeAt(place, node, unusable, level)
+        part = NodeAt(place, node, unusable, level)
         self._add_node(part)
         if node.type == LOOP:
             self._read_body(part, body)
@@ -183,8 +109,8 @@ class _Lint:
                 next(iter(body.values()))[0],
             )
 
-    def _read_body(self, part: _NodeAt, body: Mapping[str, tuple[Place, Json]]) -> None:
-        level = _Level(
+    def _read_body(self, part: NodeAt, body: Mapping[str, tuple[Place, Json]]) -> None:
+        level = Level(
             {key: body[key][0] if key in body else (*part.place, key) for key in BODY}, part
         )
         self._levels.append(level)
@@ -209,7 +135,7 @@ class _Lint:
             )
         self._read_level(level, lists)
 
-    def _add_node(self, part: _NodeAt) -> None:
+    def _add_node(self, part: NodeAt) -> None:
         part.level.parts.append(part)
         node_id, place = part.node.id, (*part.place, "id")
         if node_id in self._nodes:
@@ -246,7 +172,7 @@ class _Lint:
             )
         self._check_webhook_paths()
 
-    def _check_type(self, part: _NodeAt) -> None:
+    def _check_type(self, part: NodeAt) -> None:
         node, place = part.node, part.place
         kind = NODE_TYPES.get(node.type)
         if kind is None:
@@ -281,7 +207,7 @@ class _Lint:
             self._check_switch(part)
         self._check_policies(part, is_trigger=kind.is_trigger)
 
-    def _check_switch(self, part: _NodeAt) -> None:
+    def _check_switch(self, part: NodeAt) -> None:
         node = part.node
         given = node.params.get("cases") if node.type == "logic.switch" else None
         if not isinstance(given, list) or "value" in node.params:
@@ -309,7 +235,7 @@ class _Lint:
                 known=NODE_TYPES,
             )
 
-    def _check_policies(self, part: _NodeAt, *, is_trigger: bool) -> None:
+    def _check_policies(self, part: NodeAt, *, is_trigger: bool) -> None:
         """Warn of what is written but does nothing, and of what a crash will ask a person about."""
         node, place = part.node, part.place
         acts = node.type == "action.http.request"
@@ -377,7 +303,7 @@ class _Lint:
                 hint="set effect: keyed if the far side honours Idempotency-Key",
             )
 
-    def _check_key(self, part: _NodeAt) -> None:
+    def _check_key(self, part: NodeAt) -> None:
         """Warn of a key that all iterations of a loop would send: the far side then does only the first."""
         node, loop = part.node, part.level.loop
         if node.idempotency_key is None or loop is None or effect_of(node) is not Effect.KEYED:
@@ -396,9 +322,9 @@ class _Lint:
             )
 
     @staticmethod
-    def _varies(root: str, level: _Level) -> bool:
+    def _varies(root: str, level: Level) -> bool:
         """Whether what it names, read at `level`, is another one in each iteration of a loop around."""
-        inside: _Level | None = level
+        inside: Level | None = level
         while inside is not None and inside.loop is not None:
             if root in inside.nodes:
                 return True
@@ -436,16 +362,16 @@ class _Lint:
                 if mark in seen:
                     first = shown_path(level.edge_place(seen[mark]))
                     self._remarks.error(
-                        "edge.duplicate", f"{_named(edge)} is there already, {first}", place
+                        "edge.duplicate", f"{named(edge)} is there already, {first}", place
                     )
                 seen.setdefault(mark, index)
 
-    def _tell_end(self, level: _Level, edge: Edge, node_id: str, place: Place) -> None:
+    def _tell_end(self, level: Level, edge: Edge, node_id: str, place: Place) -> None:
         elsewhere = self._nodes.get(node_id)
         if elsewhere is None:
             self._remarks.error(
                 "edge.unknown_node",
-                f"{_named(edge)}: there is no node {shown(node_id)!r}",
+                f"{named(edge)}: there is no node {shown(node_id)!r}",
                 place,
                 wrong=node_id,
                 known=level.nodes,
@@ -455,12 +381,12 @@ class _Lint:
         where = "outside this loop" if loop is None else f"in the loop {loop.node.id}"
         self._remarks.error(
             "edge.crosses_loop",
-            f"{_named(edge)}: {node_id} stands {where}; an edge stays in one body",
+            f"{named(edge)}: {node_id} stands {where}; an edge stays in one body",
             place,
             hint="lead the edge to or from the loop itself",
         )
 
-    def _check_kind(self, level: _Level, place: Place, edge: Edge) -> None:
+    def _check_kind(self, level: Level, place: Place, edge: Edge) -> None:
         source, target = level.nodes.get(edge.source), level.nodes.get(edge.target)
         known: tuple[str, ...] = ("success", "error")
         if source is not None:
@@ -470,7 +396,7 @@ class _Lint:
         if source is not None and edge.on not in known:
             self._remarks.error(
                 "edge.unknown_case",
-                f"{_named(edge)}: on must be {', '.join(known[:-1])} or {known[-1]}",
+                f"{named(edge)}: on must be {', '.join(known[:-1])} or {known[-1]}",
                 (*place, "on"),
                 wrong=edge.on,
                 known=known,
@@ -478,13 +404,13 @@ class _Lint:
         if edge.on == "error" and source is not None and source.node.on_error != "route":
             self._remarks.error(
                 "edge.never_taken",
-                f"{_named(edge)} is never taken: a failure of {edge.source} does not follow edges",
+                f"{named(edge)} is never taken: a failure of {edge.source} does not follow edges",
                 (*place, "on"),
                 hint=f"set onError: route on {edge.source}",
             )
         if target is not None and target.node.type.startswith("trigger."):
             self._remarks.error(
-                "edge.into_trigger", f"{_named(edge)}: a trigger has no in-edges", (*place, "to")
+                "edge.into_trigger", f"{named(edge)}: a trigger has no in-edges", (*place, "to")
             )
 
     # -- order
@@ -500,7 +426,7 @@ class _Lint:
                     hint="a workflow runs each node once: take an edge of the cycle away",
                 )
         top = self._top
-        triggers = [key for key, part in top.nodes.items() if _is_trigger(part.node)]
+        triggers = [key for key, part in top.nodes.items() if is_trigger(part.node)]
         if not triggers or not top.is_whole:
             return
         reached = _reached(triggers, [(i, e.source, e.target) for i, e in top.known_edges])
@@ -514,181 +440,12 @@ class _Lint:
 
     # -- expressions
 
-    def _parse_expressions(self) -> None:
-        for part in self._parts:
-            if _is_trigger(part.node):
-                self._check_dedupe(part)
-                continue
-            for place, found, has_item in _expressions(part):
-                if self._remarks.are_full:
-                    return
-                at: str | None = part.node.id
-                if part.level.nodes.get(part.node.id) is not part:
-                    at = None
-                self._take(found, place, part.node.id, part.level, at, has_item=has_item)
-        for level in self._levels:
-            self._parse_level(level)
-
-    def _parse_level(self, level: _Level) -> None:
-        """The conditions of its edges and, of a body, what the loop collects when all of it has ended."""
-        for index, edge in level.edges:
-            if self._remarks.are_full:
-                return
-            if isinstance(edge.when, str):
-                at = edge.source if edge.source in level.nodes else None
-                found, place = _condition(edge.when), (*level.edge_place(index), "when")
-                self._take(found, place, _named(edge), level, at, is_after=True)
-        if level.loop is not None:
-            part = level.loop
-            for below, found in iter_expressions(part.node.params.get("collect")):
-                place = (*part.place, "params", "collect", *below)
-                self._take(found, place, part.node.id, level, None)
-
-    def _take(
-        self,
-        found: Expression | ExpressionError,
-        place: Place,
-        owner: str,
-        level: _Level,
-        node: str | None,
-        *,
-        is_after: bool = False,
-        has_item: bool = False,
-    ) -> None:
-        if isinstance(found, ExpressionError):
-            self._tell_expression(found, place)
-            return
-        for path, within in found.paths.items():
-            read = _Read(owner, level, node, is_after, has_item, place, within, path)
-            self._reads.append(read)
-
-    def _tell_expression(self, error: ExpressionError, place: Place) -> None:
-        within = None if error.line is None or error.column is None else (error.line, error.column)
-        self._remarks.error(
-            error.code, f"{shown_path(place)}: {error.message}", place, within=within
-        )
-
-    def _check_dedupe(self, part: _NodeAt) -> None:
-        node = part.node
-        dedupe = node.params.get("dedupe")
-        text = dedupe.get("expression") if isinstance(dedupe, dict) else None
-        if not isinstance(text, str):
-            return
-        place: Place = (*part.place, "params", "dedupe", "expression")
-        parsed = _condition(text)
-        if isinstance(parsed, ExpressionError):
-            self._tell_expression(parsed, place)
-            return
-        for path, within in parsed.paths.items():
-            if path[0] != node.id:
-                self._remarks.error(
-                    "expression.unknown_root",
-                    f"{node.id}: dedupe reads the delivery only, as {node.id!r}, "
-                    f"not {shown(str(path[0]))!r}",
-                    place,
-                    within=within,
-                    wrong=str(path[0]),
-                    known=[node.id],
-                )
-
-    def _check_reads(self) -> None:
-        known_vars = self._vars
-        asked: dict[_Level, list[str]] = {level: [] for level in self._levels}
-        for read in self._reads:
-            if (part := self._nodes.get(str(read.path[0]))) is not None:
-                asked[part.level].append(part.node.id)
-        before = {
-            level: _Before(level.nodes, level.known_edges, names) for level, names in asked.items()
-        }
-        told: set[tuple[Place, str]] = set()  # once per text
-        for read in self._reads:
-            if self._remarks.are_full:
-                return
-            root = str(read.path[0])
-            if root == "vars" and len(read.path) > 1 and read.path[1] not in known_vars:
-                self._tell_var(read, str(read.path[1]), known_vars)
-            if root in FIXED_ROOTS or root in self._unread or (read.place, root) in told:
-                continue
-            if not self._is_fine(read, root, before):
-                told.add((read.place, root))
-
-    def _is_fine(self, read: _Read, root: str, before: Mapping[_Level, _Before]) -> bool:
-        """Whether `root` is there when it is read; tells it if not."""
-        if root in ITEM_ROOTS:
-            if read.has_item or read.level.loop is not None:
-                return True
-            self._remarks.error(
-                "expression.no_item",
-                f"{read.owner} reads {root}, which is there only in a loop or for the items of a list",
-                read.place,
-                within=read.within,
-            )
-            return False
-        level, node, is_after = read.level, read.node, read.is_after
-        while root not in level.nodes and (loop := level.loop) is not None:
-            level, node, is_after = loop.level, loop.node.id, False
-        if root not in level.nodes:
-            self._tell_root(read, root)
-            return False
-        if node is None or before[level].holds(root, node, or_is=is_after):
-            return True
-        self._remarks.error(
-            "expression.not_upstream",
-            f"{read.owner} reads {root}, which does not come before it",
-            read.place,
-            within=read.within,
-            hint=f"add an edge that leads from {root} to {'it' if node == read.node else node}",
-        )
-        return False
-
-    def _tell_root(self, read: _Read, root: str) -> None:
-        elsewhere = self._nodes.get(root)
-        loop = None if elsewhere is None else elsewhere.level.loop
-        if loop is not None:
-            self._remarks.error(
-                "expression.inside_loop",
-                f"{read.owner} reads {root}, which stands in the loop {loop.node.id}",
-                read.place,
-                within=read.within,
-                hint=f"read what {loop.node.id} gives: a list, an element for each item",
-            )
-            return
-        self._remarks.error(
-            "expression.unknown_root",
-            f"{read.owner} reads {shown(root)!r}, which is no node and no known name",
-            read.place,
-            within=read.within,
-            wrong=root,
-            known=[*FIXED_ROOTS, *self._nodes],
-        )
-
-    # -- vars
-
-    @property
-    def _vars(self) -> Mapping[str, Json]:
+    def _check_expressions(self) -> None:
         names = self._document.get("vars")
-        return names if isinstance(names, dict) else {}
-
-    def _tell_var(self, read: _Read, name: str, known: Mapping[str, Json]) -> None:
-        self._remarks.error(
-            "expression.unknown_var",
-            f"{read.owner} reads vars.{shown(name)}, which the workflow does not define",
-            read.place,
-            within=read.within,
-            wrong=name,
-            known=known,
-        )
-
-    def _check_vars(self) -> None:
-        read = [r.path for r in self._reads if r.path[0] == "vars"]
-        if self._remarks.errors or any(len(path) == 1 for path in read):
-            return  # an expression that does not parse may read it; one that reads all of them does
-        used = {path[1] for path in read}
-        for name in self._vars:
-            if name not in used:
-                self._remarks.warn(
-                    "var.unused", f"nothing reads vars.{shown(name)}", ("vars", name)
-                )
+        known_vars = names if isinstance(names, dict) else {}
+        Reads(
+            self._remarks, self._levels, self._nodes, unread=self._unread, known_vars=known_vars
+        ).run()
 
 
 def _parted(raw: Json, place: Place) -> tuple[Json, dict[str, tuple[Place, Json]]]:
@@ -703,75 +460,6 @@ def _parted(raw: Json, place: Place) -> tuple[Json, dict[str, tuple[Place, Json]
         body |= {key: ((*place, "params", key), params[key]) for key in inside}
         bare["params"] = {key: value for key, value in params.items() if key not in inside}
     return bare, body
-
-
-def _expressions(
-    part: _NodeAt,
-) -> Iterator[tuple[Place, Expression | ExpressionError, bool]]:
-    """Every expression of a node but those of its body: where it stands, and whether it is for each item."""
-    node, kind = part.node, NODE_TYPES.get(part.node.type)
-    for name, value in node.params.items():
-        param = kind.params.get(name) if kind else None
-        place: Place = (*part.place, "params", name)
-        if param is not None and param.is_raw:
-            for index, case in enumerate(value if isinstance(value, list) else []):
-                if isinstance(case, dict) and isinstance(when := case.get("when"), str):
-                    yield (*place, index, "when"), _condition(when), False
-        elif param is not None and param.is_expression:
-            if isinstance(value, str):
-                yield place, _condition(value), param.per_item
-        elif node.type != LOOP or name != "collect":
-            has_item = param is not None and param.per_item
-            yield from (((*place, *p), found, has_item) for p, found in iter_expressions(value))
-    if node.idempotency_key is not None:
-        for below, found in iter_expressions(node.idempotency_key):
-            yield (*part.place, "idempotencyKey", *below), found, False
-
-
-class _Before:
-    """Which of the nodes `asked` come before which node: a bit for each of them, passed on along the edges.
-
-    While edges form a cycle, nobody can say what comes before the nodes in and behind it: everything may.
-    """
-
-    def __init__(
-        self, nodes: Mapping[str, object], edges: list[tuple[int, Edge]], asked: list[str]
-    ) -> None:
-        names = [name for name in dict.fromkeys(asked) if name in nodes]
-        self._bits = {name: 1 << number for number, name in enumerate(names)}
-        targets: dict[str, list[str]] = {key: [] for key in nodes}
-        for _, edge in edges:
-            targets[edge.source].append(edge.target)
-        order = order_of(list(nodes), [edge for _, edge in edges])
-        self._before = dict.fromkeys(order, 0)
-        for key in order:
-            passed_on = self._before[key] | self._bits.get(key, 0)
-            for target in targets[key]:
-                if target in self._before:
-                    self._before[target] |= passed_on
-
-    def holds(self, name: str, node: str, *, or_is: bool) -> bool:
-        """Whether `name` comes before `node`; with `or_is` also if it is that node."""
-        return (
-            node not in self._before
-            or bool(self._before[node] & self._bits[name])
-            or (or_is and name == node)
-        )
-
-
-def _is_trigger(node: Node) -> bool:
-    return node.type.startswith("trigger.")
-
-
-def _named(edge: Edge) -> str:
-    return f"edge {shown(edge.source)} → {shown(edge.target)}"
-
-
-def _condition(text: str) -> Expression | ExpressionError:
-    try:
-        return parse_condition(text)
-    except ExpressionError as error:
-        return error
 
 
 def _holds_expression(value: Json) -> bool:
