@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import anyio
 
-from stackd.http.client import Request, Response
+from stackd.http.message import Request, Response
 
 
 class FakeClock:

@@ -13,7 +13,7 @@ import anyio
 from stackd.core.clock import Clock
 from stackd.core.errors import NodeError
 from stackd.core.json import Json
-from stackd.http.client import Request, Response
+from stackd.http.message import Request, Response
 from stackd.runtime.blobs import BlobFile, Incoming
 
 

@@ -17,7 +17,7 @@ from stackd.core.errors import InputError, NodeError, StoreFullError
 from stackd.core.json import LARGE, Json, dumps, loads_strict
 from stackd.core.large_json import read_strictly
 from stackd.core.text import codec
-from stackd.http.client import (
+from stackd.http.message import (
     Body,
     FilePart,
     FormBody,

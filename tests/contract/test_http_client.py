@@ -37,16 +37,9 @@ from support.servers import (
     repeats,
 )
 
-from stackd.http.client import (
-    FilePart,
-    FormBody,
-    HttpClient,
-    JsonBody,
-    MultipartBody,
-    RawBody,
-    Request,
-    _meaning,
-)
+from stackd.http.client import HttpClient
+from stackd.http.failures import meaning
+from stackd.http.message import FilePart, FormBody, JsonBody, MultipartBody, RawBody, Request
 
 
 @pytest.fixture
@@ -529,8 +522,8 @@ def below(kind: type[Exception]) -> Iterator[type[Exception]]:
 def test_every_error_of_aiohttp_has_a_meaning_of_its_own(kind: Callable[..., Exception]):
     error = kind.__new__(kind)  # type: ignore[call-overload]
 
-    assert _meaning(error)[1] != "http.failed"
+    assert meaning(error)[1] != "http.failed"
 
 
 def test_an_error_without_a_row_is_named_as_such():
-    assert _meaning(aiohttp.ClientError()) == ("network", "http.failed", "ClientError")
+    assert meaning(aiohttp.ClientError()) == ("network", "http.failed", "ClientError")

@@ -25,16 +25,9 @@ from support.servers import (
     redirect,
 )
 
-from stackd.http.client import (
-    MAX_REDIRECTS,
-    FilePart,
-    HttpClient,
-    JsonBody,
-    MultipartBody,
-    RawBody,
-    Request,
-)
+from stackd.http.client import MAX_REDIRECTS, HttpClient
 from stackd.http.egress import EgressDeniedError
+from stackd.http.message import FilePart, JsonBody, MultipartBody, RawBody, Request
 
 
 @pytest.fixture

@@ -42,12 +42,9 @@ from support.servers import (
 )
 
 from stackd.core.errors import NodeError
-from stackd.http.client import (
-    HttpClient,
-    JsonBody,
-    Request,
-)
+from stackd.http.client import HttpClient
 from stackd.http.egress import EgressPolicy
+from stackd.http.message import JsonBody, Request
 
 SOON = 0.5  # seconds: the timeout of a request that must run into it
 

@@ -11,7 +11,7 @@ import pytest
 from support.runs import World
 
 from stackd.core.json import LARGE, dumps, loads
-from stackd.http.client import Request, Response
+from stackd.http.message import Request, Response
 from stackd.queue.job import JobState
 from stackd.runtime.workflow_runtime import ROOM_PATIENCE, ROOM_RETRY, Claimed, claim
 from stackd.store.database import Database

@@ -13,7 +13,7 @@ from support.watched import WatchedStore
 
 from stackd.core.errors import NodeError, StoreBusyError, StoreError, StoreFullError
 from stackd.core.json import loads
-from stackd.http.client import Request, Response
+from stackd.http.message import Request, Response
 from stackd.queue import verbs
 from stackd.queue.job import LIVE
 from stackd.runtime.events import NodeRetried, NodeSent, NodeStarted

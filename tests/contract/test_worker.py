@@ -19,7 +19,7 @@ from stackd.core.clock import SystemClock
 from stackd.core.errors import StackdError, StoreBusyError, StoreError, StoreFullError
 from stackd.core.events import Event, EventBus
 from stackd.core.json import dumps, loads
-from stackd.http.client import Request, Response
+from stackd.http.message import Request, Response
 from stackd.queue import verbs
 from stackd.queue.job import JobClaimed, JobRescued, JobSettled
 from stackd.services.worker import CLAIM_BATCH, POLL, STORE_RETRY, Worker

@@ -12,13 +12,9 @@ from typing import Any
 
 from stackd.core.clock import SystemClock
 from stackd.core.errors import NodeError
-from stackd.http.client import (
-    HttpClient,
-    JsonBody,
-    Request,
-    Response,
-)
+from stackd.http.client import HttpClient
 from stackd.http.egress import EgressPolicy
+from stackd.http.message import JsonBody, Request, Response
 from support.servers import (
     LOOPBACK,
     Names,

@@ -19,7 +19,7 @@ from stackd.core.clock import SystemClock
 from stackd.core.events import Event, EventBus
 from stackd.core.json import dumps
 from stackd.core.process import current_process
-from stackd.http.client import Request
+from stackd.http.message import Request
 from stackd.queue import verbs
 from stackd.queue.job import PROBATION, Job, JobClaimed, JobRescued, JobSettled, JobState
 from stackd.queue.processes import SILENT_LEASES

@@ -16,7 +16,7 @@ from stackd.core.budget import Budget
 from stackd.core.clock import Clock
 from stackd.core.errors import NodeError, StoreFullError
 from stackd.core.events import Event
-from stackd.http.client import Request, Response
+from stackd.http.message import Request, Response
 from stackd.queue.admission import Admission
 from stackd.queue.job import Job, RetryPolicy
 from stackd.queue.processes import SILENT_LEASES, Watch
