@@ -204,7 +204,14 @@ class BlobFolder:
                 code="blob.too_large",
             )
 
+    def _refuse_if_full(self) -> None:
+        reserve = self._store.reserve
+        if reserve.is_spent and reserve.look():  # what room there is belongs to the store
+            raise StoreFullError("the disk is full; no blob is taken in", hint="free disk space")
+
     async def _note(self, blob_id: str, size: int) -> None:
+        if self._store.reserve.is_spent:
+            await self.on_thread(self._refuse_if_full)
         now, limit = self._clock.time(), self._limits.all
         await self._store.write(
             lambda tx: known_blobs.note(tx, blob_id, size, now=now, limit=limit), durable=False
@@ -220,6 +227,7 @@ class BlobFolder:
 
     def new_partial(self) -> tuple[Path, int]:
         """A file for content whose id is not known yet; its name and descriptor."""
+        self._refuse_if_full()
         self._make(self._folder)
         path = self._nameless()
         return path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -313,6 +313,26 @@ async def test_all_blobs_together_keep_to_their_budget_and_what_is_there_may_com
     assert await blobs.put(b"c")
 
 
+async def test_while_the_reserve_of_the_disk_is_in_use_no_blob_takes_of_it(
+    blobs: BlobFolder, folder: Path, world: World
+) -> None:
+    reserve = world.store.reserve
+    await anyio.to_thread.run_sync(reserve.make)
+    await anyio.to_thread.run_sync(reserve.free)
+
+    with pytest.raises(StoreFullError):
+        await blobs.put(b"content")
+    async with blobs.receive() as incoming:
+        incoming.add(b"z" * STEP)
+        with pytest.raises(StoreFullError):
+            await incoming.spill()
+        assert (files(folder), await totals(world.store)) == ([], (0, 0))
+
+        await anyio.to_thread.run_sync(reserve.make)
+        await incoming.spill()
+        assert await incoming.keep()
+
+
 # -- who refers to a blob
 
 
