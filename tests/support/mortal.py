@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 
 from stackd.core.events import Event
-from stackd.http.client import Request, Response
+from stackd.http.message import Request, Response
 from stackd.runtime.events import NodeSent
 from stackd.runtime.workflow_runtime import claim
 from stackd.store.database import Database
