@@ -6,6 +6,7 @@ texts that hold one take the standard library's slower, exact path.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -92,6 +93,15 @@ def loads_strict(data: bytes | bytearray) -> Json:
     """
     if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _depth(data) > MAX_DEPTH:
         raise too_deep()
+    if (
+        b'": ' not in data
+    ):  # compact, it may come out as it went in: each key once, each number exact
+        with contextlib.suppress(
+            TypeError, ValueError
+        ):  # the exact path knows what is wrong, and where
+            value = orjson.loads(data)
+            if orjson.dumps(value) == data:
+                return value
     try:
         return parse_strict(data)
     except UnicodeDecodeError as error:

@@ -141,6 +141,39 @@ def test_the_same_key_in_different_objects_is_no_duplicate() -> None:
     assert loads_strict(b'[{"a": {"a": 1}}, {"a": 2}]') == [{"a": {"a": 1}}, {"a": 2}]
 
 
+@pytest.mark.parametrize(
+    "text", [b'{"a":1,"b":{"a":[1.5,-0.0,""]}}', b'{"a": 1, "b": {"a": [1.5, -0.0, ""]}}']
+)
+def test_compact_json_and_any_other_read_the_same(text):
+    value = loads_strict(text)
+
+    assert repr(value) == "{'a': 1, 'b': {'a': [1.5, -0.0, '']}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (b'{"a":1,"a":2}', "json.duplicate_key"),
+        (b'{"a":1,"\\u0061":1}', "json.duplicate_key"),
+        (b'{"a":[{"b":1,"b":1}]}', "json.duplicate_key"),
+        (b"[1e999]", "json.number"),
+        (b"[NaN]", "json.constant"),
+        (b'["\\ud800"]', "json.text"),
+    ],
+)
+def test_compact_json_that_breaks_a_rule_is_refused_by_it(text, code):
+    with pytest.raises(InputError) as refused:
+        loads_strict(text)
+
+    assert refused.value.code == code
+
+
+def test_a_compact_integer_beyond_64_bits_stays_exact():
+    assert loads_strict(b'{"n":123456789012345678901234567890}') == {
+        "n": 123456789012345678901234567890
+    }
+
+
 @pytest.mark.parametrize("inner", [b"", b"12345678901234567890123"], ids=["empty", "long integer"])
 def test_json_as_deep_as_it_may_be_is_read_and_written_wherever_the_reader_stands(
     inner: bytes,
