@@ -15,6 +15,7 @@ from stackd.core.names import nearest
 Check = Callable[[Json], str | None]
 
 WEBHOOK_PATH: Final = re.compile(r"[A-Za-z0-9_~.-]+(/[A-Za-z0-9_~.-]+)*")
+TLS_VERSIONS: Final = ("1.2", "1.3")
 RESERVED_CASES: Final = ("success", "error", "default")
 METHODS: Final = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 
@@ -122,7 +123,7 @@ def tls(value: Json) -> str | None:
         return "must be a map of verify and minVersion"
     if not isinstance(value.get("verify", True), bool):
         return "verify must be true or false"
-    if value.get("minVersion", "1.2") not in ("1.2", "1.3"):
+    if value.get("minVersion", "1.2") not in TLS_VERSIONS:
         return 'minVersion must be "1.2" or "1.3"'
     return None
 

@@ -69,6 +69,14 @@ _SHAPES: Final[dict[checks.Check, Schema]] = {
         "maxLength": 200,
         "pattern": f"^{checks.WEBHOOK_PATH.pattern}$",
     },
+    checks.tls: {
+        "type": "object",
+        "properties": {
+            "verify": {"type": "boolean"},
+            "minVersion": {"enum": list(checks.TLS_VERSIONS)},
+        },
+        "additionalProperties": False,
+    },
     checks.headers: {"type": "object", "additionalProperties": _SCALAR},
     checks.scalars: {
         "type": "object",

@@ -81,7 +81,7 @@ async def test_the_file_becomes_shorter_and_what_is_in_it_stays(tmp_path: Path) 
         await steps(store)
         _, count = await pages(store)
 
-    assert path.stat().st_size == count * 4096 < ROWS * 4096 / 4
+    assert path.stat().st_size == count * 4096 < ROWS * 4096 / 3
     raw = sqlite3.connect(path)
     assert raw.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     found = raw.execute("SELECT name, length(value) FROM queue_control ORDER BY name").fetchall()
