@@ -53,7 +53,7 @@ class _Axis:
 def node_lines(view: dict[str, Any], *, now: float) -> list[Line]:
     """A line per node run, and one for the error of each that has one."""
     axis = _axis(view, now)
-    rows = list(_rows(view["nodes"]))
+    rows = list(_rows(view["nodes"], "at least " if view["moreNodes"] else ""))
     width = max((len(row.label) for row in rows), default=0)
     lines: list[Line] = []
     for row in rows:
@@ -104,8 +104,11 @@ def _instant(text: str | None) -> float | None:
         return None
 
 
-def _rows(nodes: list[dict[str, Any]]) -> Iterator[_Row]:
-    """The tree from its roots on. `loop[3].price` is a child of `loop`, if that is there."""
+def _rows(nodes: list[dict[str, Any]], bound: str) -> Iterator[_Row]:
+    """The tree from its roots on. `loop[3].price` is a child of `loop`, if that is there.
+
+    `bound`: stands before how many are left out, if nobody here knows all of them.
+    """
     keys = {node["id"] for node in nodes}
     below: dict[str | None, list[dict[str, Any]]] = {}
     for node in nodes:
@@ -113,11 +116,11 @@ def _rows(nodes: list[dict[str, Any]]) -> Iterator[_Row]:
         below.setdefault(parent if parent in keys else None, []).append(node)
     for node in below.get(None, []):
         yield _Row(node["id"], node)
-        yield from _children(node["id"], below, indent="")
+        yield from _children(node["id"], below, "", bound)
 
 
 def _children(
-    key: str, below: dict[str | None, list[dict[str, Any]]], indent: str
+    key: str, below: dict[str | None, list[dict[str, Any]]], indent: str, bound: str
 ) -> Iterator[_Row]:
     """The runs inside a loop, by iteration: the first few, those that went otherwise, and how many more."""
     iterations: dict[int, list[dict[str, Any]]] = {}
@@ -133,11 +136,11 @@ def _children(
     for place, node in enumerate(visible):
         is_last = place == len(visible) - 1 and not hidden
         yield _Row(f"{indent}{'└─' if is_last else '├─'} {node['id'][len(key) :]}", node)
-        yield from _children(node["id"], below, indent + ("   " if is_last else "│  "))
+        yield from _children(node["id"], below, indent + ("   " if is_last else "│  "), bound)
     if hidden:
         states = Counter(node["status"] for i in hidden for node in iterations[i])
         told = ", ".join(f"{count} {status}" for status, count in states.most_common())
-        yield _Row(f"{indent}└─ … {len(hidden)} more ({told})", None)
+        yield _Row(f"{indent}└─ … {bound}{len(hidden)} more ({told})", None)
 
 
 def _split(key: str) -> tuple[str | None, int]:

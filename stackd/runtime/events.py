@@ -35,19 +35,6 @@ class NodeAnswered(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class NodeFinished(Event):
-    """The node run's result is on disk: completed, failed, skipped or uncertain."""
-
-    execution_id: str
-    workflow_id: str  # this and the job: told after the commit, where no ids are bound to log lines
-    job_id: int
-    key: str
-    type: str
-    status: str
-    seconds: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class NodeRetried(Event):
     """A try failed and another follows after `wait` seconds."""
 

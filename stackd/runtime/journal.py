@@ -16,11 +16,10 @@ import structlog
 from stackd.core.errors import LeaseLostError, StoreBusyError, StoreFullError
 from stackd.queue import verbs
 from stackd.queue.job import Job
-from stackd.runtime.events import NodeFinished
 from stackd.runtime.tools import STORE_RETRY, Tools
 from stackd.store.connection import Tx
 from stackd.workflows import executions
-from stackd.workflows.executions import ExecutionRow, NodeRow, NodeStatus
+from stackd.workflows.executions import ExecutionRow, NodeFinished, NodeRow, NodeStatus
 
 T = TypeVar("T")
 
@@ -87,9 +86,9 @@ class Journal:
 
     def set_timer(self, key: str, due_at: float, output: bytes | None) -> None:
         """Let the waiting node run `key` end with `output` at `due_at`; None offers it again instead."""
-        seq = self._row.seq
+        row = self._row
         self._pending.others.append(
-            lambda tx: executions.add_timer(tx, seq, key, due_at=due_at, output=output)
+            lambda tx: executions.add_timer(tx, row, key, due_at=due_at, output=output)
         )
 
     def finish_item(self, loop: str, index: int, output: bytes | None, keys: Iterable[str]) -> None:

@@ -942,7 +942,11 @@ class Run:
                 "version": row.version,
                 "createdAt": rfc3339(row.created_at),
             },
-            "workflow": {"id": row.workflow_id, "name": workflow.name, "version": row.version},
+            "workflow": {
+                "id": row.workflow_id,
+                "name": workflow.name or row.workflow_id,
+                "version": row.version,
+            },
             "vars": dict(workflow.vars),
         }
 
@@ -1041,7 +1045,7 @@ class Run:
         if status is ExecutionStatus.WAITING:
             if self._deadline is not None:
                 key, due_at = executions.DEADLINE, self._deadline
-                executions.add_timer(tx, self.seq, key, due_at=due_at, output=None)
+                executions.add_timer(tx, self._row, key, due_at=due_at, output=None)
             executions.park(tx, self._row)
         else:
             self._end(tx, status)

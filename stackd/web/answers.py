@@ -45,12 +45,12 @@ async def rested(request: web.Request, execution_id: str) -> web.StreamResponse:
 
 def _in_full(tx: Tx, execution_id: str) -> ExecutionInFull:
     row = executions.get(tx, execution_id)
-    nodes = executions.node_rows(tx, row.seq, limit=NODES_SHOWN + 1)
+    nodes = executions.telling_node_rows(tx, row.seq, limit=NODES_SHOWN + 1)
     return ExecutionInFull(
         row,
         None if row.parent is None else executions.id_of(tx, row.parent),
         executions.input_of(tx, row),
-        nodes[:NODES_SHOWN],
+        sorted(nodes[:NODES_SHOWN], key=lambda node: (node.started_at or 0.0, node.key)),
         len(nodes) > NODES_SHOWN,
     )
 

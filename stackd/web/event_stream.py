@@ -24,6 +24,7 @@ from stackd.web.waiting import Client
 KEPT = 5000  # events; a second or two at full load
 KEPT_FOR = 60.0  # seconds after the last stream has ended: who was cut off comes back sooner
 BEAT = 15.0  # seconds of silence after which a stream says that it is there
+ASK_AGAIN = 2.0  # seconds after which it is asked again whether a listener may still listen
 MAX_STREAMS = 100
 BATCH = 200  # events written at a time; then others have their turn
 
@@ -166,7 +167,7 @@ class Reader:
         silence = self._spoke_at + BEAT - self._clock.monotonic()
         if not self._stream.has_more(self._position):
             with client.telling(news := self._stream.news()):
-                await self._clock.wait(news, max(silence, 0.0))
+                await self._clock.wait(news, min(max(silence, 0.0), ASK_AGAIN))
         if self._stream.is_over or client.may_be_gone:
             return None
         text = self._read(wanted)
@@ -199,27 +200,27 @@ def _message(name: str, data: dict[str, object], number: str) -> bytes:
 
 def _facts(told: Told) -> dict[str, object]:
     names = _names(type(told.event))
-    return {
-        "at": rfc3339(told.at),
-        **{shown: getattr(told.event, name) for name, shown in names.items()},
-    }
+    facts: dict[str, object] = {"at": rfc3339(told.at)}
+    for name, shown in names.items():
+        value = getattr(told.event, name)
+        facts[shown] = rfc3339(value) if name.endswith("_at") and value is not None else value
+    return facts
 
 
 _SHOWN: dict[type[Event], dict[str, str]] = {}
 
 
 def _names(kind: type[Event]) -> dict[str, str]:
-    """The fields of an event and how they are shown. The number of an execution is not its name."""
+    """The fields of an event and how they are shown; the number of an execution is for ourselves."""
     if kind not in _SHOWN:
         _SHOWN[kind] = _names_of(kind)
     return _SHOWN[kind]
 
 
 def _names_of(kind: type[Event]) -> dict[str, str]:
-    shown = {field.name: to_camel(field.name) for field in fields(kind)}
-    return {name: "executionSeq" if name == "execution" else text for name, text in shown.items()}
+    return {f.name: to_camel(f.name) for f in fields(kind) if f.name != "execution"}
 
 
 def known_types() -> list[str]:
     """The names of all events."""
-    return sorted(kind.__name__ for kind in Event.__subclasses__())
+    return sorted({kind.__name__ for kind in Event.__subclasses__()})  # slots make each class twice

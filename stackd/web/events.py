@@ -13,7 +13,7 @@ from stackd.core.names import nearest
 from stackd.web import auth
 from stackd.web.connections import connection_of
 from stackd.web.context import of
-from stackd.web.event_stream import BEAT, Wanted, known_types
+from stackd.web.event_stream import ASK_AGAIN, Wanted, known_types
 from stackd.web.route import Content, Query, Route
 
 ADMIN_ONLY: Final = (TokenCreated, TokenRevoked)
@@ -37,7 +37,7 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
         while (text := await reader.next(wanted, connection)) is not None:
             if text:
                 await answer.write(text)
-            if clock.monotonic() - asked_at >= BEAT:
+            if clock.monotonic() - asked_at >= ASK_AGAIN:
                 if not await _still_may(request):
                     break
                 asked_at = clock.monotonic()

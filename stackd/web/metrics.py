@@ -8,9 +8,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from stackd.core.events import Event, EventBus
 from stackd.queue.job import JobEnqueued, JobRescued, JobSettled
-from stackd.runtime.events import NodeFinished, NodeRetried
+from stackd.runtime.events import NodeRetried
 from stackd.supervisor.supervisor import ServiceMoved
-from stackd.workflows.executions import ExecutionFinished, ExecutionQueued
+from stackd.workflows.executions import ExecutionFinished, ExecutionQueued, NodeFinished
 
 _LATENCIES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 30000)  # milliseconds
 

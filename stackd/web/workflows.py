@@ -199,7 +199,7 @@ def new_version(document: Document) -> NewVersion:
         workflow_id=document.id,
         name=workflow.name or document.id,
         content_hash=document.content_hash,
-        document=document.canonical,
+        document=document.text,
         concurrency=workflow.concurrency,
         webhooks=[
             WebhookNode(node.id, node.params.get("path"))
@@ -355,6 +355,7 @@ async def _start_once(context: Context, new: NewExecution, *, key: str | None) -
         if key is not None:
             known = executions.find_duplicate(tx, new, key=key, now=now)
             if known is not None:
+                executions.refuse_other_input(tx, known, new.input)
                 return known
         context.admission.admit(tx, now=now)
         execution_id = executions.start(tx, new, now=now)

@@ -193,7 +193,7 @@ def is_current(tx: Tx, workflow_id: str, version: int) -> bool:
 
 
 def document(tx: Tx, workflow_id: str, version: int) -> bytes:
-    """The stored canonical JSON of one version."""
+    """The stored JSON of one version."""
     row = tx.one(sql.GET_DOCUMENT, (workflow_id, version))
     if row is None:
         raise _no_version(workflow_id, version)

@@ -199,7 +199,8 @@ def _path(compiler: Compiler, node: Any, depth: int) -> Run:
         if not isinstance(key, (str, int)):
             break
         fixed.append(key)
-    compiler.paths.setdefault((root, *fixed), node.lineno)
+    # What need not be there is read of whatever is there: of all below the root.
+    compiler.paths.setdefault((root,) if soft else (root, *fixed), node.lineno)
     if len(fixed) == len(keys):
         return _read_fixed(root, tuple(fixed), soft=soft)
     return _read_below(_read_fixed(root, (), soft=soft), root, keys, soft=soft)
@@ -301,9 +302,16 @@ def _list(compiler: Compiler, node: Any, depth: int) -> Run:
 
 def _map(compiler: Compiler, node: Any, depth: int) -> Run:
     pairs = []
+    written: set[str] = set()
     for pair in node.items:
-        if type(pair.key).__name__ == "Const" and type(pair.key.value) is not str:
-            raise compiler.error("the keys of a map are texts", pair.key.lineno)
+        if type(pair.key).__name__ == "Const":
+            if type(pair.key.value) is not str:
+                raise compiler.error("the keys of a map are texts", pair.key.lineno)
+            if pair.key.value in written:
+                raise compiler.error(
+                    f"the key {pair.key.value[:80]!r} is there twice", pair.key.lineno
+                )
+            written.add(pair.key.value)
         pairs.append(
             (compiler.compile(pair.key, depth + 1), compiler.compile(pair.value, depth + 1))
         )

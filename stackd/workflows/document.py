@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import orjson
 
 from stackd.core.errors import TooLargeError
-from stackd.core.json import Json, loads
+from stackd.core.json import Json, dumps, loads
 from stackd.workflows.findings import DocumentError, Finding, Remarks
 from stackd.workflows.lint import lint
 from stackd.workflows.model import Workflow
@@ -18,10 +18,10 @@ from stackd.workflows.source import SourceError, read_source
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A usable document. `canonical`: its JSON with sorted keys; `content_hash`: SHA-256 of that."""
+    """A usable document. `text`: its JSON, in its own order; `content_hash`: SHA-256 of it with sorted keys."""
 
     workflow: Workflow
-    canonical: bytes
+    text: bytes
     content_hash: str
     warnings: tuple[Finding, ...]
 
@@ -52,11 +52,10 @@ def read_document(data: bytes, *, name: str, max_bytes: int) -> Document:
     findings = remarks.shown(source)
     if remarks.errors:
         raise DocumentError(name, findings, errors=remarks.errors)
-    canonical = _canonical(source.value)
     return Document(
         Workflow.model_validate(source.value),
-        canonical,
-        hashlib.sha256(canonical).hexdigest(),
+        dumps(source.value),
+        hashlib.sha256(_canonical(source.value)).hexdigest(),
         tuple(findings),
     )
 
@@ -70,7 +69,7 @@ def findings_in(data: bytes, *, name: str, max_bytes: int) -> list[Finding]:
 
 
 def load_stored(text: bytes) -> Workflow:
-    """The workflow of a canonical text that `read_document` made."""
+    """The workflow of a text that `read_document` made."""
     return Workflow.model_validate(loads(text))
 
 

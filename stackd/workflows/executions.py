@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
-from stackd.core.errors import ConflictError, NotFoundError
+from stackd.core.errors import ConflictError, InputError, NotFoundError
 from stackd.core.events import Event
 from stackd.core.ids import sortable_id
 from stackd.core.json import Json, dumps, loads
@@ -94,6 +94,7 @@ class ExecutionFinished(Event):
 class CancelRequested(Event):
     """A running execution shall be cancelled by whoever runs it."""
 
+    execution_id: str
     execution: int
 
 
@@ -101,6 +102,7 @@ class CancelRequested(Event):
 class TimerSet(Event):
     """A waiting node run will end, or be offered again, at `due_at` (epoch seconds)."""
 
+    execution_id: str
     execution: int
     key: str
     due_at: float
@@ -110,6 +112,7 @@ class TimerSet(Event):
 class TimerFired(Event):
     """A waiting node run was completed, or offered again, by its timer; without a key, its time is over."""
 
+    execution_id: str
     execution: int
     key: str
 
@@ -118,8 +121,22 @@ class TimerFired(Event):
 class CallEnded(Event):
     """The execution that a waiting node run had started has ended, and the node run with it."""
 
+    execution_id: str
     execution: int
     key: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFinished(Event):
+    """The node run's result is on disk: completed, failed, skipped or uncertain. `job_id`: of the run that ended it."""
+
+    execution_id: str
+    workflow_id: str  # this and the job: told after the commit, where no ids are bound to log lines
+    job_id: int | None
+    key: str
+    type: str
+    status: str
+    seconds: float | None
 
 
 class NodeRow(NamedTuple):
@@ -247,6 +264,21 @@ def find_duplicate(tx: Tx, new: NewExecution, *, key: str, now: float) -> str | 
     return None if row is None else str(row[0])
 
 
+def refuse_other_input(tx: Tx, execution_id: str, given: bytes) -> None:
+    """Refuse a key that comes again with another input: whoever sends it would take the answer for its own.
+
+    Raises:
+        InputError: the execution was started with another one.
+    """
+    found = tx.one(sql.HAS_INPUT, (given, execution_id))
+    if found is not None and not found[0]:
+        raise InputError(
+            f"this Idempotency-Key has started execution {execution_id} with another input",
+            code="idempotency.mismatch",
+            hint="send a key of its own with each request that is meant to start one",
+        )
+
+
 def remember_key(
     tx: Tx, new: NewExecution, *, key: str, execution_id: str, now: float, window: float
 ) -> None:
@@ -323,9 +355,14 @@ def text_bytes(tx: Tx, execution_id: str) -> int:
     return 0 if row is None else int(row[0])
 
 
-def node_rows(tx: Tx, seq: int, *, limit: int = -1) -> list[NodeRow]:
-    """The node runs of an execution, in the order they started; the first `limit`, if that is not below 0."""
-    return _nodes(tx.rows(sql.NODE_RUNS, (seq, limit)))
+def node_rows(tx: Tx, seq: int) -> list[NodeRow]:
+    """The node runs of an execution, in the order they started."""
+    return _nodes(tx.rows(sql.NODE_RUNS, (seq,)))
+
+
+def telling_node_rows(tx: Tx, seq: int, *, limit: int) -> list[NodeRow]:
+    """Up to `limit` of its node runs: all outside of loops, then what did not simply complete, then the rest."""
+    return _nodes(tx.rows(sql.MOST_TELLING_NODE_RUNS, (seq, limit)))
 
 
 def node_rows_of(tx: Tx, seq: int, keys: Sequence[str]) -> list[NodeRow]:
@@ -442,7 +479,7 @@ def end(
             for (called,) in tx.rows(sql.ALL_CALLED, (row.seq,)):
                 cancel(tx, called, now=now)
         tx.emit(ExecutionFinished(row.id, row.workflow_id, status.value))
-        if row.parent is not None and row.parent_key is not None:
+        if row.parent_key is not None:
             _end_call(tx, row, status, output or b"null", error, now=now, limit=limit)
     else:
         tx.emit(ExecutionParked(row.id, row.workflow_id, status.value))
@@ -459,24 +496,25 @@ def _end_call(
     limit: int | None,
 ) -> None:
     """End the node run that waits for the execution: with its output, or as failed."""
-    place = (row.parent, row.parent_key)
-    if status is not ExecutionStatus.COMPLETED:
-        reason = (
-            f": {loads(error)['message']}" if error and status is ExecutionStatus.FAILED else ""
-        )
-        problem = _call_error(f"workflow.{status.value}", row, f"is {status.value}{reason}")
-        changed = tx.execute(sql.FAIL_WAITING_NODE, (problem, now, *place))
+    seq, key = row.parent, row.parent_key
+    if seq is None or key is None:
+        return
+    how, text = NodeStatus.FAILED, output
+    if status is ExecutionStatus.CANCELLED:
+        text = _call_error("workflow.cancelled", row, "was cancelled")
+    elif status is not ExecutionStatus.COMPLETED:
+        reason = loads(error)["message"] if error else status.value
+        text = _call_error("workflow.failed", row, f"failed: {reason}")
     elif limit is not None and len(output) > limit:
         words = f"gave {len(output)} bytes, over the limit of {limit} for an output"
-        problem = _call_error("node.too_large", row, words)
-        changed = tx.execute(sql.FAIL_WAITING_NODE, (problem, now, *place))
+        text = _call_error("node.too_large", row, words)
     else:
-        changed = tx.execute(sql.FINISH_WAITING_NODE, (output, now, *place))
-        if changed and row.parent is not None:
-            blobs.refer(tx, row.parent, (output,))
-    if changed and row.parent is not None and row.parent_key is not None:
-        wake(tx, row.parent, now=now)
-        tx.emit(CallEnded(row.parent, row.parent_key))
+        how = NodeStatus.COMPLETED
+    if _end_wait(tx, seq, key, how, text, now=now):
+        if how is NodeStatus.COMPLETED:
+            blobs.refer(tx, seq, (output,))
+        wake(tx, seq, now=now)
+        tx.emit(CallEnded(_names(tx, seq)[0], seq, key))
 
 
 def _call_error(code: str, row: ExecutionRow, words: str) -> bytes:
@@ -491,8 +529,7 @@ def cancel_called(tx: Tx, seq: int, key: str, *, now: float) -> None:
 
 def id_of(tx: Tx, seq: int) -> str | None:
     """The public name of an execution; None if it is not there any more."""
-    found = tx.one(sql.ID_OF_EXECUTION, (seq,))
-    return None if found is None else str(found[0])
+    return _names(tx, seq)[0] or None
 
 
 def fail_abandoned(tx: Tx, seq: int, *, code: str, message: str, now: float) -> None:
@@ -513,10 +550,10 @@ def wake(tx: Tx, row_or_seq: ExecutionRow | int, *, now: float) -> None:
         tx.execute(sql.REQUEUE_EXECUTION, (seq,))
 
 
-def add_timer(tx: Tx, seq: int, key: str, *, due_at: float, output: bytes | None) -> None:
+def add_timer(tx: Tx, row: ExecutionRow, key: str, *, due_at: float, output: bytes | None) -> None:
     """Let the waiting node run `key` end with `output` at `due_at`; None offers the node again instead."""
-    tx.execute(sql.INSERT_TIMER, (seq, key, due_at, output or b""))
-    tx.emit(TimerSet(seq, key, due_at))
+    tx.execute(sql.INSERT_TIMER, (row.seq, key, due_at, output or b""))
+    tx.emit(TimerSet(row.id, row.seq, key, due_at))
 
 
 def fire_timers(tx: Tx, *, now: float, limit: int) -> int:
@@ -525,15 +562,35 @@ def fire_timers(tx: Tx, *, now: float, limit: int) -> int:
     for timer_id, seq, key, output in due:
         tx.execute(sql.FIRE_TIMER, (now, timer_id))
         if key == DEADLINE:
-            changed = int(tx.one(sql.IS_WAITING, (seq,)) is not None)
+            has_changed = tx.one(sql.IS_WAITING, (seq,)) is not None
         elif output:
-            changed = tx.execute(sql.FINISH_WAITING_NODE, (output, now, seq, key))
+            has_changed = _end_wait(tx, seq, key, NodeStatus.COMPLETED, output, now=now)
         else:
-            changed = tx.execute(sql.REOPEN_WAITING_NODE, (seq, key))
-        if changed:
+            has_changed = tx.execute(sql.REOPEN_WAITING_NODE, (seq, key)) > 0
+        if has_changed:
             wake(tx, seq, now=now)
-            tx.emit(TimerFired(seq, key))
+            tx.emit(TimerFired(_names(tx, seq)[0], seq, key))
     return len(due)
+
+
+def _end_wait(tx: Tx, seq: int, key: str, status: NodeStatus, text: bytes, *, now: float) -> bool:
+    """End a node run that waits, as completed with an output or as failed with an error; False if none waits."""
+    has_failed = status is NodeStatus.FAILED
+    statement = sql.FAIL_WAITING_NODE if has_failed else sql.FINISH_WAITING_NODE
+    ended = tx.one(statement, (text, now, seq, key))
+    if ended is None:
+        return False
+    kind, started_at = ended
+    execution_id, workflow_id = _names(tx, seq)
+    seconds = None if started_at is None else now - started_at
+    tx.emit(NodeFinished(execution_id, workflow_id, None, key, kind, status.value, seconds))
+    return True
+
+
+def _names(tx: Tx, seq: int) -> tuple[str, str]:
+    """The public names of an execution and its workflow."""
+    found = tx.one(sql.NAMES_OF_EXECUTION, (seq,))
+    return ("", "") if found is None else (str(found[0]), str(found[1]))
 
 
 def next_timer(tx: Tx) -> float | None:
@@ -556,7 +613,7 @@ def cancel(tx: Tx, execution_id: str, *, now: float) -> ExecutionStatus:
         ExecutionStatus.UNCERTAIN,
     )
     if not is_idle:
-        tx.emit(CancelRequested(row.seq))
+        tx.emit(CancelRequested(row.id, row.seq))
         return row.status
     _end_cancelled(tx, row, now=now)
     return ExecutionStatus.CANCELLED

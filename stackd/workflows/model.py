@@ -29,7 +29,6 @@ RESERVED_IDS = frozenset(
         "vars",
         "item",
         "index",
-        "loop",
         "now",
         "uuid",
         "and",

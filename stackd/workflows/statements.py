@@ -83,6 +83,7 @@ _EXECUTION = f"SELECT {_COLUMNS} FROM executions "  # noqa: S608  # constants
 GET_EXECUTION = _EXECUTION + "WHERE id = ?"
 GET_EXECUTION_BY_SEQ = _EXECUTION + "WHERE seq = ?"
 GET_STATUS = "SELECT status FROM executions WHERE id = ?"
+HAS_INPUT = "SELECT input = CAST(? AS BLOB) FROM executions WHERE id = ?"
 IS_WAITING = "SELECT 1 FROM executions WHERE seq = ? AND status = 'waiting'"
 GET_INPUT = "SELECT input FROM executions WHERE seq = ?"
 WEIGH_INPUT = """
@@ -97,7 +98,7 @@ COUNT_OUTPUTS = "SELECT coalesce(sum(length(output)), 0) FROM node_runs WHERE ex
 COUNT_OUTPUTS_OF = """
 SELECT coalesce(sum(length(output)), 0) FROM node_runs
 WHERE execution = ? AND key IN (SELECT value FROM json_each(?))"""
-ID_OF_EXECUTION = "SELECT id FROM executions WHERE seq = ?"
+NAMES_OF_EXECUTION = "SELECT id, workflow_id FROM executions WHERE seq = ?"
 CALLED = """
 SELECT id FROM executions WHERE parent = ? AND parent_key = ?
 AND status IN ('queued', 'running', 'waiting', 'uncertain')"""
@@ -164,7 +165,12 @@ SELECT w.id, w.concurrency FROM executions e JOIN workflows w ON w.id = e.workfl
 _NODE = """
 SELECT key, type, status, attempt, effect, idempotency_key, input_hash, started_at, finished_at,
        output, error, metadata FROM node_runs """
-NODE_RUNS = _NODE + "WHERE execution = ? ORDER BY started_at, key LIMIT ?"
+NODE_RUNS = _NODE + "WHERE execution = ? ORDER BY started_at, key"
+# Of very many those that say most: what is in no loop, then what did not simply complete.
+MOST_TELLING_NODE_RUNS = (
+    _NODE + "WHERE execution = ? "
+    "ORDER BY instr(key, '[') > 0, status IN ('completed', 'skipped'), started_at, key LIMIT ?"
+)
 NODE_RUNS_OF = _NODE + "WHERE execution = ? AND key IN (SELECT value FROM json_each(?))"  # noqa: S608
 NODE_RUNS_AFTER = _NODE + "WHERE execution = ? AND key > ? ORDER BY key LIMIT ?"
 OPEN_NODE_RUNS_BETWEEN = (
@@ -195,10 +201,10 @@ UPDATE node_runs SET status = ?, output = ?, error = ?, finished_at = ?, metadat
 WHERE execution = ? AND key = ? AND status = ?"""
 FINISH_WAITING_NODE = """
 UPDATE node_runs SET status = 'completed', output = ?, finished_at = ?
-WHERE execution = ? AND key = ? AND status = 'waiting'"""
+WHERE execution = ? AND key = ? AND status = 'waiting' RETURNING type, started_at"""
 FAIL_WAITING_NODE = """
 UPDATE node_runs SET status = 'failed', error = ?, finished_at = ?
-WHERE execution = ? AND key = ? AND status = 'waiting'"""
+WHERE execution = ? AND key = ? AND status = 'waiting' RETURNING type, started_at"""
 REOPEN_WAITING_NODE = """
 UPDATE node_runs SET status = 'pending' WHERE execution = ? AND key = ? AND status = 'waiting'"""
 END_OPEN_NODES = """

@@ -12,7 +12,7 @@ from stackd.runtime.workflow_runtime import claim
 from stackd.store.database import Database
 from stackd.testing import ok
 from stackd.workflows import executions
-from stackd.workflows.executions import CallEnded, ExecutionStatus
+from stackd.workflows.executions import CallEnded, ExecutionStatus, NodeFinished
 
 COMPLETED, FAILED = ExecutionStatus.COMPLETED, ExecutionStatus.FAILED
 
@@ -97,6 +97,23 @@ async def test_a_node_that_does_not_wait_gives_the_id_at_once(world):
     assert (await world.row(output["executionId"])).status is ExecutionStatus.QUEUED
     await work_all(world)
     assert (await world.row(output["executionId"])).status is COMPLETED
+
+
+async def test_the_end_of_a_wait_is_told_as_the_end_of_its_node(world):
+    """By name: a stream that asks for one execution hears of it."""
+    delay = "{id: b, type: action.time.delay, params: {delaySeconds: 60}}"
+    await world.load(flow("child", put("1")))
+    text = flow("parent", run_of("child"), more=f"  - {delay}", edges="  - {from: a, to: b}")
+    parent = await world.start(await world.load(text))
+    await work_all(world)
+    world.clock.advance(61)
+    await world.fire_timers()
+    await work_all(world)
+
+    told = [e for e in world.seen if isinstance(e, NodeFinished) and e.execution_id == parent]
+    assert [(e.key, e.status) for e in told] == [(k, "completed") for k in ("start", "a", "b")]
+    assert told[2].seconds == pytest.approx(61)
+    assert {e.workflow_id for e in told} == {"parent"}
 
 
 async def test_a_failed_workflow_fails_the_node_that_runs_it(world):

@@ -9,11 +9,11 @@ from support.watched import WatchedStore
 
 from stackd.core.clock import SystemClock
 from stackd.core.json import loads
-from stackd.runtime.events import NodeFinished
 from stackd.runtime.tools import Limits
 from stackd.store.database import Database
 from stackd.testing import ok
-from stackd.workflows.executions import ExecutionStatus, NodeStatus, TimerSet
+from stackd.workflows import executions
+from stackd.workflows.executions import ExecutionStatus, NodeFinished, NodeStatus, TimerSet
 
 COMPLETED, FAILED, SKIPPED = NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.SKIPPED
 
@@ -83,6 +83,31 @@ async def test_every_body_node_has_a_node_run_for_each_iteration(world):
     assert set(nodes) == {"start", "each", "each[0].a", "each[1].a"}
     assert loads(nodes["each[1].a"].output) == {"v": "y"}
     assert all(node.status is COMPLETED for node in nodes.values())
+
+
+async def test_of_very_many_node_runs_those_that_say_most_come_first(world):
+    body = "{id: a, type: transform.data.set, onError: continue, params: {values: {v: '{{ 1 // item }}'}}}"
+    text = loop(body, after=f"  - {put('z', '1')}", after_edges="  - {from: each, to: z}")
+    done = await world.run(text, [*([1] * 50), 0])
+    seq = (await world.row(done)).seq
+
+    rows = await world.store.read(lambda tx: executions.telling_node_rows(tx, seq, limit=5))
+
+    keys = [row.key for row in rows]  # time stands still here: of one moment, by key
+    assert (sorted(keys[:3]), keys[3:]) == (["each", "start", "z"], ["each[50].a", "each[0].a"])
+
+
+async def test_a_loop_may_be_called_loop(world):
+    text = (
+        loop(put("a", "'{{ item }}'"))
+        .replace("id: each", "id: loop")
+        .replace("to: each", "to: loop")
+    )
+
+    done = await world.run(text, [7])
+
+    assert await output_of(world, done) == [{"v": 7}]
+    assert "loop[0].a" in await world.states(done)
 
 
 async def test_a_loop_over_nothing_gives_an_empty_list(world):

@@ -129,7 +129,7 @@ class Site:
             executions.begin(tx, [row.seq for row in rows], now=now)
             for row, wait in zip(rows, seconds, strict=True):
                 executions.put_nodes(tx, row.seq, [waiting_node(now)])
-                executions.add_timer(tx, row.seq, "pause", due_at=now + wait, output=b"1")
+                executions.add_timer(tx, row, "pause", due_at=now + wait, output=b"1")
                 executions.park(tx, row)
 
         await self.write(park)

@@ -315,6 +315,18 @@ def test_an_idempotency_key_starts_one_execution_per_workflow(daemon: DaemonProc
     assert start("hello", "") != start("hello", "")
 
 
+def test_a_key_that_comes_again_with_another_input_is_refused(daemon: DaemonProcess) -> None:
+    def start(given: object) -> Answer:
+        body = {"workflowId": "hello", "input": given}
+        return daemon.http("POST", "/api/executions", body, Idempotency_Key="mine")
+
+    first, other, again = start({"name": 1}), start({"name": 2}), start({"name": 1})
+
+    assert (other.status, other.code) == (422, "idempotency.mismatch")
+    assert first.json["executionId"] in other.json["detail"]
+    assert again.json["executionId"] == first.json["executionId"]
+
+
 def test_an_idempotency_key_over_255_characters_is_refused(daemon: DaemonProcess) -> None:
     answer = daemon.http("POST", "/api/workflows/hello/run", {}, Idempotency_Key="k" * 256)
 

@@ -38,6 +38,7 @@ SORTS = {
     "COUNT_ENDED_BY_STATE": "groups the ended rows that are kept; only the queue's status asks",
     "LIST_PROCESSES": "there is one row per process",
     "NODE_RUNS": "sorts the node runs of one execution",
+    "MOST_TELLING_NODE_RUNS": "as above",
     "RUNNING_OWNERS": "there is one owner per process",
 }
 COUNTS_ALL = {"COUNT_ENDED_BY_STATE"}  # as above

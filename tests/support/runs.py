@@ -104,7 +104,7 @@ class World:
             document.id,
             document.id,
             document.content_hash,
-            document.canonical,
+            document.text,
             document.workflow.concurrency,
             (),
         )

@@ -23,7 +23,6 @@ from stackd.http.message import Request
 from stackd.queue import verbs
 from stackd.queue.job import PROBATION, Job, JobClaimed, JobRescued, JobSettled, JobState
 from stackd.queue.processes import SILENT_LEASES
-from stackd.runtime.events import NodeFinished
 from stackd.runtime.versions import Versions
 from stackd.runtime.workflow_runtime import claim, rescue
 from stackd.store.connection import Tx
@@ -31,7 +30,7 @@ from stackd.store.database import Database, open_database
 from stackd.workflows import catalogue, executions
 from stackd.workflows.catalogue import NewVersion
 from stackd.workflows.document import read_document
-from stackd.workflows.executions import FINAL, Decision, NewExecution, TimerFired
+from stackd.workflows.executions import FINAL, Decision, NewExecution, NodeFinished, TimerFired
 from support import invariants
 from support.held import held
 from support.worker_process import FLOWS, LEASE, UNSAFE, URL, Answer, SteppedClock, WorkerProcess
@@ -446,7 +445,7 @@ def _other(slot: str) -> str:
 
 @functools.cache
 def _stored(flow: str) -> bytes:
-    return read_document(FLOWS[flow].encode(), name=flow, max_bytes=10**6).canonical
+    return read_document(FLOWS[flow].encode(), name=flow, max_bytes=10**6).text
 
 
 def _target(request: Request) -> tuple[str, str]:

@@ -47,10 +47,20 @@ def test_yaml_and_json_of_the_same_document_have_one_hash():
     assert read(PLAIN).content_hash == read(as_json).content_hash
 
 
+def test_a_document_is_kept_in_its_own_order_and_is_the_same_in_any():
+    one, other = (
+        read(f"id: x\nvars: {{{order}}}\nnodes:\n  - {{id: s, type: trigger.time.manual}}\n")
+        for order in ("z: 1, a: 2", "a: 2, z: 1")
+    )
+
+    assert list(load_stored(one.text).vars) == ["z", "a"]
+    assert one.content_hash == other.content_hash
+
+
 def test_a_stored_document_compiles_to_the_same_graph():
     document = read(PLAIN)
 
-    graph = compile_graph(load_stored(document.canonical))
+    graph = compile_graph(load_stored(document.text))
 
     assert graph.order == ("start", "out")
     assert [e.target for e in graph.nodes["start"].out_edges] == ["out"]
@@ -61,7 +71,7 @@ def test_integers_of_twenty_digits_stay_exact():
         flow("{id: a, type: transform.data.set, params: {values: {n: 12345678901234567890123}}}")
     )
 
-    assert load_stored(document.canonical).nodes[1].params["values"]["n"] == 12345678901234567890123
+    assert load_stored(document.text).nodes[1].params["values"]["n"] == 12345678901234567890123
 
 
 @pytest.mark.parametrize(
@@ -116,7 +126,7 @@ def test_the_effect_of_a_request_follows_its_method_and_key(params, extra, effec
         edges="{from: start, to: a}",
     )
 
-    graph = compile_graph(load_stored(read(text).canonical))
+    graph = compile_graph(load_stored(read(text).text))
 
     assert graph.nodes["a"].effect == effect
 

@@ -7,14 +7,13 @@ from structlog.testing import capture_logs
 
 from stackd.core.events import Event, EventBus
 from stackd.queue.job import JobClaimed, QueuePaused
-from stackd.runtime.events import NodeFinished
 from stackd.web.event_log import log_events
-from stackd.workflows.executions import ExecutionFinished, TimerFired
+from stackd.workflows.executions import ExecutionFinished, NodeFinished, TimerFired
 
 GOOD = ExecutionFinished("e1", "w", "completed")
 BAD = ExecutionFinished("e2", "w", "failed")
 CLAIMED = JobClaimed(1, "execution.run", 7, 1)
-FIRED = TimerFired(7, "nap")
+FIRED = TimerFired("x", 7, "nap")
 FINISHED = NodeFinished("e1", "w", 1, "nap", "action.time.delay", "completed", 0.1)
 
 

@@ -13,7 +13,16 @@ import pytest
 from stackd.core.errors import OverloadedError
 from stackd.core.events import EventBus
 from stackd.testing import FakeClock
-from stackd.web.event_stream import BEAT, KEPT, KEPT_FOR, MAX_STREAMS, EventStream, Reader, Wanted
+from stackd.web.event_stream import (
+    ASK_AGAIN,
+    BEAT,
+    KEPT,
+    KEPT_FOR,
+    MAX_STREAMS,
+    EventStream,
+    Reader,
+    Wanted,
+)
 from stackd.workflows.executions import (
     ExecutionFinished,
     ExecutionQueued,
@@ -79,14 +88,14 @@ async def test_a_stream_gets_what_happens_after_it_began(bus, stream):
 async def test_an_event_is_shown_with_its_moment_and_its_fields(bus, stream):
     reader = stream.open(None)
     bus.emit(ExecutionFinished("x", "w", "failed"))
-    bus.emit(TimerFired(7, "wait"))
+    bus.emit(TimerFired("z", 7, "wait"))
 
     (_, _, finished), (_, _, fired) = await read(reader)
 
     assert finished == {
         "at": "2023-11-14T22:13:20.000Z", "executionId": "x", "workflowId": "w", "status": "failed",
     }  # fmt: skip
-    assert fired == {"at": "2023-11-14T22:13:20.000Z", "executionSeq": 7, "key": "wait"}
+    assert fired == {"at": "2023-11-14T22:13:20.000Z", "executionId": "z", "key": "wait"}
 
 
 @pytest.mark.parametrize(
@@ -103,7 +112,7 @@ async def test_a_stream_gets_what_it_asked_for(bus, stream, wanted, events):
     bus.emit(ExecutionQueued("x", "w"))
     bus.emit(ExecutionQueued("y", "v"))
     bus.emit(ExecutionFinished("x", "w", "completed"))
-    bus.emit(TimerFired(7, "wait"))
+    bus.emit(TimerFired("z", 7, "wait"))
 
     assert [event for _, event, _ in await read(reader, wanted)] == events
 
@@ -172,6 +181,22 @@ async def test_a_silent_stream_says_that_it_is_there(clock, stream):
         clock.advance(BEAT)
 
     assert said == [b": beat\n\n"]
+
+
+async def test_a_silent_stream_comes_back_to_be_asked_whether_it_may_go_on(clock, stream):
+    reader = stream.open(None)
+    said: list[bytes | None] = []
+
+    async def listen() -> None:
+        said.append(await reader.next(ALL, Client()))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(listen)
+        while not clock.is_awaited:
+            await anyio.lowlevel.checkpoint()
+        clock.advance(ASK_AGAIN)
+
+    assert said == [b""]
 
 
 async def test_a_stream_in_which_nothing_fits_says_that_it_is_there_too(bus, clock, stream):

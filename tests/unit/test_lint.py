@@ -481,6 +481,15 @@ def test_a_var_that_nothing_reads_is_a_warning():
     assert [(w.code, w.message) for w in warnings] == [("var.unused", "nothing reads vars.idle")]
 
 
+@pytest.mark.parametrize(
+    "read_softly", ["vars.nope | default(1)", "vars.nope is defined", "vars.nope | omit"]
+)
+def test_a_var_that_need_not_be_there_is_no_mistake(read_softly):
+    used = SET("a", v=f"'{{{{ {read_softly} }}}}'")
+
+    assert not read(flow(used, edges="{from: start, to: a}")).warnings
+
+
 def test_who_reads_all_vars_reads_each():
     used = SET("a", v="'{{ vars }}'")
 

@@ -26,11 +26,14 @@ def run(key: str, at: float | None = 0.0, took: float | None = 1.0, **more: Any)
     }
 
 
-def drawn(*nodes: dict[str, Any], lasted: float | None = 8.0, now: float = 8.0) -> list[str]:
+def drawn(
+    *nodes: dict[str, Any], lasted: float | None = 8.0, now: float = 8.0, more: bool = False
+) -> list[str]:
     view = {
         "createdAt": rfc3339(START - 1),
         "startedAt": rfc3339(START),
         "finishedAt": None if lasted is None else rfc3339(START + lasted),
+        "moreNodes": more,
         "nodes": list(nodes),
     }
     lines = node_lines(view, now=START + now)
@@ -119,6 +122,14 @@ def test_of_many_iterations_the_first_are_shown_and_those_that_went_otherwise() 
         "└─ … 95 more (95 completed)",
         "after",
     ]
+
+
+def test_where_not_all_node_runs_are_known_no_number_is_claimed() -> None:
+    inside = [run(f"loop[{i}].x") for i in range(100)]
+
+    lines = drawn(run("loop"), *inside, more=True)
+
+    assert labels(lines)[-1] == "└─ … at least 97 more (97 completed)"
 
 
 def test_where_everything_fails_not_everything_is_shown() -> None:
