@@ -20,7 +20,7 @@ from stackd.core.errors import ConflictError, InputError, NotFoundError
 from stackd.core.events import Event
 from stackd.core.ids import sortable_id
 from stackd.core.names import nearest
-from stackd.core.text import plain
+from stackd.core.text import plain, shown
 from stackd.store.connection import Tx
 
 SECRET_BYTES: Final = 32
@@ -121,7 +121,7 @@ def _usable_scopes(names: Collection[str]) -> tuple[Scope, ...]:
         if name not in known:
             meant = nearest(name, known)
             hint = f"known: {', '.join(known)}" if meant is None else f"did you mean {meant!r}?"
-            raise InputError(f"there is no scope {name[:40]!r}", code="token.scope", hint=hint)
+            raise InputError(f"there is no scope {shown(name)!r}", code="token.scope", hint=hint)
     if not names:
         raise InputError(
             "a token needs a scope", code="token.scope", hint=f"known: {', '.join(known)}"
@@ -166,7 +166,7 @@ def revoke(tx: Tx, token_id: str, *, by: str, now: float) -> TokenRow:
 def _get(tx: Tx, token_id: str) -> TokenRow:
     row = tx.one(sql.GET_TOKEN, (token_id,))
     if row is None:
-        raise NotFoundError(f"no token {token_id!r}", code="token.not_found")
+        raise NotFoundError(f"no token {shown(token_id)!r}", code="token.not_found")
     return _token(row)
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import orjson
 
 from stackd.core.errors import InputError
+from stackd.core.json_fault import place
+from stackd.core.text import shown
 
 Json = Any  # None | bool | int | float | str | list[Json] | dict[str, Json]
 
@@ -89,21 +91,25 @@ def loads_strict(data: bytes | bytearray) -> Json:
 
     Raises:
         InputError: not UTF-8, malformed, nested deeper than `MAX_DEPTH`, NaN or Infinity, a number too large
-            to hold, half a surrogate pair, or a duplicate key. The message names the place.
+            to hold, half a surrogate pair, or a duplicate key. The message names the place: in a text over
+            `LARGE` only that of what is no JSON at all.
     """
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _depth(data) > MAX_DEPTH:
-        raise too_deep()
-    if (
-        b'": ' not in data
-    ):  # compact, it may come out as it went in: each key once, each number exact
-        with contextlib.suppress(
-            TypeError, ValueError
-        ):  # the exact path knows what is wrong, and where
-            value = orjson.loads(data)
-            if orjson.dumps(value) == data:
-                return value
     try:
+        if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _depth(data) > MAX_DEPTH:
+            raise too_deep()
+        if (
+            b'": ' not in data
+        ):  # compact, it may come out as it went in: each key once, each number exact
+            with contextlib.suppress(
+                TypeError, ValueError
+            ):  # the exact path knows what is wrong, and where
+                value = orjson.loads(data)
+                if orjson.dumps(value) == data:
+                    return value
         return parse_strict(data)
+    except InputError as error:
+        _tell_place(error, data)
+        raise
     except UnicodeDecodeError as error:
         raise not_utf8(error.start) from None
     except json.JSONDecodeError as error:
@@ -133,6 +139,12 @@ def parse_strict(data: bytes | bytearray) -> Json:
     return value
 
 
+def _tell_place(error: InputError, data: bytes | bytearray) -> None:
+    at = place(data, error.code, max_depth=MAX_DEPTH) if len(data) <= LARGE else None
+    if at is not None:
+        error.message += f" (line {at[0]}, column {at[1]})"
+
+
 def not_utf8(at: int) -> InputError:
     return InputError(f"not valid UTF-8 at byte {at}", code="json.encoding")
 
@@ -148,7 +160,7 @@ def too_deep() -> InputError:
 
 
 def duplicate_key(key: str) -> InputError:
-    return InputError(f"duplicate JSON key {key!r}", code="json.duplicate_key")
+    return InputError(f"duplicate JSON key {shown(key)!r}", code="json.duplicate_key")
 
 
 def _depth(data: bytes | bytearray) -> int:

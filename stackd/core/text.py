@@ -8,6 +8,8 @@ from encodings import normalize_encoding
 from encodings.aliases import aliases
 from typing import Final
 
+LONGEST_SHOWN: Final = 80  # characters of what somebody wrote that are shown in a message
+
 _STEP: Final = 64 * 1024  # bytes; some charsets take a millisecond for so many
 
 _LONGEST_NAME: Final = 50  # characters of a charset's name that are looked at
@@ -33,6 +35,11 @@ def plain(text: str) -> str:
 def plain_json(text: str) -> str:
     r"""A JSON text, the same value, that does nothing to a terminal; its line ends stay."""
     return _UNSEEN.sub(lambda c: c[0] if c[0] == "\n" else f"\\u{ord(c[0]):04x}", text)
+
+
+def shown(text: str) -> str:
+    """What somebody wrote, as far as it belongs in a message."""
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"
 
 
 def codec(charset: str | None) -> str | None:

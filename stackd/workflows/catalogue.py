@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from stackd.core.errors import ConflictError, NotFoundError
 from stackd.core.events import Event
+from stackd.core.text import shown
 from stackd.store.connection import Tx
 from stackd.workflows import executions
 from stackd.workflows import statements as sql
@@ -135,7 +136,7 @@ def get(tx: Tx, workflow_id: str) -> WorkflowRow:
     """The workflow, or NotFoundError."""
     row = tx.one(sql.GET_WORKFLOW, (workflow_id,))
     if row is None:
-        raise NotFoundError(f"no workflow {workflow_id!r}", code="workflow.not_found")
+        raise NotFoundError(f"no workflow {shown(workflow_id)!r}", code="workflow.not_found")
     return _workflow(row)
 
 

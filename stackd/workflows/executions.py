@@ -15,6 +15,7 @@ from stackd.core.errors import ConflictError, InputError, NotFoundError
 from stackd.core.events import Event
 from stackd.core.ids import sortable_id
 from stackd.core.json import Json, dumps, loads
+from stackd.core.text import shown
 from stackd.queue import verbs
 from stackd.queue.job import NewJob
 from stackd.store.connection import Tx
@@ -307,7 +308,7 @@ def get(tx: Tx, execution_id: str) -> ExecutionRow:
     """The execution, or NotFoundError."""
     row = tx.one(sql.GET_EXECUTION, (execution_id,))
     if row is None:
-        raise NotFoundError(f"no execution {execution_id!r}", code="execution.not_found")
+        raise NotFoundError(f"no execution {shown(execution_id)!r}", code="execution.not_found")
     return _execution(row)
 
 
@@ -315,7 +316,7 @@ def status(tx: Tx, execution_id: str) -> ExecutionStatus:
     """Its state alone, or NotFoundError."""
     row = tx.one(sql.GET_STATUS, (execution_id,))
     if row is None:
-        raise NotFoundError(f"no execution {execution_id!r}", code="execution.not_found")
+        raise NotFoundError(f"no execution {shown(execution_id)!r}", code="execution.not_found")
     return ExecutionStatus(row[0])
 
 

@@ -11,7 +11,6 @@ from stackd.core.names import nearest
 from stackd.workflows.source import Place, Position, Source
 
 MAX_FINDINGS: Final = 100  # shown; a document with more has one cause
-LONGEST_NAME: Final = 80  # characters of what somebody wrote that are shown in a message
 
 Severity = Literal["error", "warning"]
 
@@ -110,8 +109,3 @@ class Remarks:
             key=lambda r: (r.severity != "error", source.position(r.place), r.within or (0, 0)),
         )
         return [remark.told(source) for remark in ordered[:MAX_FINDINGS]]
-
-
-def shown(name: str) -> str:
-    """What somebody wrote, as far as it belongs in a message."""
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"

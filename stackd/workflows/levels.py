@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from stackd.workflows.findings import shown
+from stackd.core.text import shown
 from stackd.workflows.model import Edge, Node
 from stackd.workflows.source import Place
 

@@ -12,8 +12,9 @@ from typing import Final
 
 from stackd.core.errors import ExpressionError
 from stackd.core.json import Json
+from stackd.core.text import shown
 from stackd.workflows.expressions import Expression, iter_expressions
-from stackd.workflows.findings import MAX_FINDINGS, Remarks, shown
+from stackd.workflows.findings import MAX_FINDINGS, Remarks
 from stackd.workflows.levels import Level, NodeAt, is_trigger, named
 from stackd.workflows.model import BODY, LOOP, RESERVED_IDS, Edge, Node, Workflow
 from stackd.workflows.nodetypes import NODE_TYPES, Effect, cases_of, effect_of

@@ -9,8 +9,9 @@ from typing import Final
 
 from stackd.core.errors import ExpressionError
 from stackd.core.json import Json
+from stackd.core.text import shown
 from stackd.workflows.expressions import Expression, Path, iter_expressions, parse_condition
-from stackd.workflows.findings import Remarks, shown
+from stackd.workflows.findings import Remarks
 from stackd.workflows.graph import order_of
 from stackd.workflows.levels import Level, NodeAt, is_trigger, named
 from stackd.workflows.model import LOOP, Edge

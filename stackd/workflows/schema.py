@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any, Final
 
 from stackd.core.errors import NotFoundError
+from stackd.core.text import shown
 from stackd.workflows import checks
 from stackd.workflows.model import LOOP, RESERVED_IDS, Workflow
 from stackd.workflows.nodetypes import (
@@ -186,7 +187,9 @@ def schema_named(name: str) -> Schema:
     """The schema of that name, or NotFoundError."""
     if name not in SCHEMAS:
         raise NotFoundError(
-            f"no schema {name!r}", code="schema.not_found", hint=f"there is: {', '.join(SCHEMAS)}"
+            f"no schema {shown(name)!r}",
+            code="schema.not_found",
+            hint=f"there is: {', '.join(SCHEMAS)}",
         )
     return SCHEMAS[name]()
 

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from stackd.core.json import Json
-from stackd.workflows.findings import Remarks, shown
+from stackd.core.text import shown
+from stackd.workflows.findings import Remarks
 from stackd.workflows.model import Node, Retry
 from stackd.workflows.source import Place
 

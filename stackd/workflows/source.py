@@ -17,6 +17,7 @@ from typing import Any
 
 from stackd.core.errors import InputError
 from stackd.core.json import Json
+from stackd.core.text import shown
 
 MAX_DEPTH = 64  # maps and lists in each other
 
@@ -288,7 +289,7 @@ def _build_yaml(builder: _Builder, events: Iterator[Any]) -> None:
 def _refuse_tag(event: Any, at: Position) -> None:
     tag = str(event.tag) if event.tag is not None else ""
     if tag and tag.removeprefix(_CORE) not in _CORE_TAGS:
-        raise SourceError(f"the tag {tag} is refused", code="document.tag", position=at)
+        raise SourceError(f"the tag {shown(tag)} is refused", code="document.tag", position=at)
 
 
 def _written(event: Any) -> _Written:

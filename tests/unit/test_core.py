@@ -137,6 +137,28 @@ def test_unusable_json_is_refused_and_the_message_says_where(
     assert words in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (b'{"a": 1,\n "a": 2}', "(line 2, column 2)"),
+        ('{"é": {"a": 1}, "b": [{"a": 1, "\\u0061": 2}]}'.encode(), "(line 1, column 32)"),
+        (b'["[{:,", "\\"", NaN]', "(line 1, column 16)"),
+        (b'{"NaN": -Infinity}', "(line 1, column 9)"),
+        (b'["1e999",\n1e400]', "(line 2, column 1)"),
+        (b'[1e5, -1.5E+999]', "(line 1, column 7)"),
+        (b'{"a": -' + b"9" * 5000 + b"}", "(line 1, column 7)"),
+        (b'["\\ud83d\\ude00", {"\\ude00": 1}]', "(line 1, column 19)"),
+        (b"[" * 501 + b"]" * 501, "(line 1, column 501)"),
+        (b'{"a":[\n' * 251, "(line 251, column 1)"),
+    ],
+)  # fmt: skip
+def test_a_broken_rule_is_told_with_its_place(text: bytes, place: str) -> None:
+    with pytest.raises(InputError) as caught:
+        loads_strict(text)
+
+    assert caught.value.message.endswith(place)
+
+
 def test_the_same_key_in_different_objects_is_no_duplicate() -> None:
     assert loads_strict(b'[{"a": {"a": 1}}, {"a": 2}]') == [{"a": {"a": 1}}, {"a": 2}]
 
