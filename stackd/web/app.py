@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import structlog
 from aiohttp import web
 
 from stackd.access.tokens import Scope
-from stackd.core.errors import StackdError
+from stackd.core.errors import InputError, StackdError
+from stackd.core.names import nearest
+from stackd.core.text import shown
 from stackd.web import (
     auth,
     blobs,
@@ -28,6 +31,9 @@ from stackd.web.webhooks import Webhooks
 
 _log = structlog.get_logger(__name__)
 
+# The query parameters of each route that is not open, by method and path.
+_KNOWN: Final[web.AppKey[dict[tuple[str, str], tuple[str, ...]]]] = web.AppKey("known", dict)
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -39,13 +45,17 @@ def make_app(context: Context) -> web.Application:
     webhooks.follow(app, context)
     routes = all_routes(webhooks)
     needs: dict[tuple[str, str], Scope | None] = {}
+    known: dict[tuple[str, str], tuple[str, ...]] = {}
     for route in routes:
         methods = ("GET", "HEAD") if route.method == "GET" else (route.method,)
         for method in methods:
             added = app.router.add_route(method, route.path, route.handler)
             if added.resource is not None:
                 needs[method, added.resource.canonical] = route.needs
+                if route.needs is not None:  # a webhook takes what its sender likes
+                    known[method, added.resource.canonical] = tuple(q.name for q in route.query)
     app[auth.NEEDS] = needs
+    app[_KNOWN] = known
     app[openapi.ROUTES_OF] = routes
 
     async def release_waiters(_: web.Application) -> None:
@@ -78,6 +88,7 @@ async def _answer_problems(request: web.Request, handler: Handler) -> web.Stream
         return refused
     try:
         await auth.authorize(request)
+        _refuse_odd_query(request)
         return await handler(request)
     except StackdError as error:
         if error.status >= 500:
@@ -88,7 +99,7 @@ async def _answer_problems(request: web.Request, handler: Handler) -> web.Stream
             400, "body.malformed", "the body breaks off, or is not in its Content-Encoding"
         )
     except web.HTTPException as error:
-        answer = problem.problem(error.status, _code(error), error.reason)
+        answer = _problem_of(request, error)
         if "Allow" in error.headers:
             answer.headers["Allow"] = error.headers["Allow"]
         return answer
@@ -108,5 +119,39 @@ def _no_place(request: web.Request) -> web.StreamResponse | None:
     return answer
 
 
-def _code(error: web.HTTPException) -> str:
-    return {404: "path.not_found", 405: "method.not_allowed"}.get(error.status, "http.error")
+def _refuse_odd_query(request: web.Request) -> None:
+    """Refuse what the route does not know, or is given twice: whoever sent it means something by it."""
+    route = request.match_info.route
+    path = "" if route.resource is None else route.resource.canonical
+    known = request.app[_KNOWN].get((route.method, path))
+    if known is None:
+        return
+    for name in request.query:
+        if name not in known:
+            meant = nearest(name, known)
+            there_are = f"known here: {', '.join(known)}" if known else "this route takes none"
+            raise InputError(
+                f"there is no query parameter {shown(name)!r} here",
+                code="query.unknown",
+                hint=there_are if meant is None else f"did you mean {meant!r}?",
+            )
+        if len(request.query.getall(name)) > 1:
+            raise InputError(
+                f"the query parameter {name!r} is given more than once",
+                code="query.repeated",
+                hint="give it once",
+            )
+
+
+def _problem_of(request: web.Request, error: web.HTTPException) -> web.Response:
+    match error:
+        case web.HTTPMethodNotAllowed():
+            detail = f"{request.method} is not allowed at {shown(request.path)}"
+            hint = f"use {', '.join(sorted(error.allowed_methods))}"
+            return problem.problem(405, "method.not_allowed", detail, hint=hint)
+        case web.HTTPNotFound():
+            detail = f"there is nothing at {shown(request.path)}"
+            hint = "/api/openapi.json lists all there is"
+            return problem.problem(404, "path.not_found", detail, hint=hint)
+        case _:
+            return problem.problem(error.status, "http.error", error.reason)

@@ -55,7 +55,7 @@ async def authorize(request: web.Request) -> None:
     route = request.match_info.route
     path = "" if route.resource is None else route.resource.canonical
     needed = request.app[NEEDS].get((route.method, path), Scope.READ)  # of no route: told next
-    if needed is None:
+    if needed is None or request.path in PROBES:  # of another method: told next, to anybody
         return
     caller = request[_CALLER] = await _caller(request)
     if route.resource is not None and not needed.is_within(caller.scopes):

@@ -7,7 +7,7 @@ further until there is room for all of it, so that those who have begun can also
 from __future__ import annotations
 
 import zlib
-from typing import Self
+from typing import Final, Self
 
 import anyio
 from aiohttp import web
@@ -17,12 +17,19 @@ from stackd.core.budget import Budget, Share
 from stackd.core.clock import Clock
 from stackd.core.errors import MalformedError, SlowClientError, TooLargeError, UnsupportedError
 from stackd.core.json import LARGE
+from stackd.core.text import shown
 from stackd.core.unpack import ENCODINGS, Unpacker
 
 ROOM_PATIENCE = 10.0  # seconds a large body waits for room
 SLOWEST = 16 * 1024  # bytes per second a client must send, once its time of grace is over
 HURRY = 8  # times as fast who holds room must be while others wait for it
 LOOKS_EVERY = 1.0  # seconds until one that waits for a client looks whether others wait
+
+
+# What clients say of a body when they were not told what it is: curl the second.
+_UNSAID: Final = frozenset(
+    {"application/octet-stream", "application/x-www-form-urlencoded", "text/plain"}
+)
 
 
 class Bodies:
@@ -58,6 +65,22 @@ class Body:
 
     def __exit__(self, *_: object) -> None:
         self._share.resize(0)
+
+    def must_be(self, *types: str) -> None:
+        """Refuse a body that says it is something else.
+
+        Raises:
+            UnsupportedError: its Content-Type is none of `types`, nor one that says nothing.
+        """
+        said = self._request.content_type
+        suffixes = tuple(f"+{one.partition('/')[2]}" for one in types)
+        is_fit = said in types or said in _UNSAID or said.endswith(suffixes)
+        if self._request.body_exists and not is_fit:
+            raise UnsupportedError(
+                f"a body of the type {shown(said)!r} is not taken here",
+                code="body.type_unknown",
+                hint=f"send Content-Type: {types[0]}",
+            )
 
     async def read(self) -> bytearray:
         """All of it, unpacked.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Final
 
 from aiohttp import web
 
@@ -12,6 +14,7 @@ from stackd.core.errors import InputError
 from stackd.core.events import EventBus
 from stackd.core.json import Json, dumps
 from stackd.core.process import ProcessIdentity
+from stackd.core.text import shown
 from stackd.queue.admission import Admission
 from stackd.runtime.blobs import BlobFolder
 from stackd.runtime.versions import Versions
@@ -24,6 +27,19 @@ from stackd.web.metrics import Metrics
 from stackd.web.waiting import Waiting
 
 LONGEST_KEY = 255
+
+_SECONDS: Final = re.compile(r"\d{1,20}(?:\.\d{1,20})?(?:[eE][-+]?\d{1,2})?", re.ASCII)
+_SWITCH: Final = {
+    "true": True,
+    "1": True,
+    "yes": True,
+    "on": True,
+    "": True,
+    "false": False,
+    "0": False,
+    "no": False,
+    "off": False,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +112,25 @@ def usable_key(key: str) -> str:
 def limit_of(request: web.Request) -> int:
     """The page size asked for: 1 to 500, 50 unless said."""
     text = request.query.get("limit", "50")
-    if not (text.isdecimal() and len(text) <= 3 and 1 <= int(text) <= 500):
-        raise InputError(f"limit {text!r} is not a number from 1 to 500", code="query.limit")
+    if not (is_number(text, most=500) and int(text) >= 1):
+        raise InputError(f"limit {shown(text)!r} is not a number from 1 to 500", code="query.limit")
     return int(text)
+
+
+def is_number(text: str, *, most: int) -> bool:
+    """Whether `text` is a whole number up to `most`, in plain digits."""
+    is_short = len(text) <= len(str(most))  # Python converts no number of thousands of digits
+    return text.isascii() and text.isdecimal() and is_short and int(text) <= most
+
+
+def switch_of(request: web.Request, name: str) -> bool:
+    """The query parameter `name` as true or false; by itself it is true, absent false."""
+    text = request.query.get(name)
+    if text is None:
+        return False
+    if text.lower() not in _SWITCH:
+        raise InputError(f"{name} {shown(text)!r} is neither true nor false", code=f"query.{name}")
+    return _SWITCH[text.lower()]
 
 
 def seconds_of(request: web.Request, name: str, *, longest: float) -> float | None:
@@ -106,12 +138,6 @@ def seconds_of(request: web.Request, name: str, *, longest: float) -> float | No
     text = request.query.get(name)
     if text is None:
         return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        raise InputError(
-            f"{name} {text!r} is not a number of seconds", code=f"query.{name}"
-        ) from None
-    if not 0 <= seconds < float("inf"):
-        raise InputError(f"{name} {text!r} is not a number of seconds", code=f"query.{name}")
-    return min(seconds, longest)
+    if _SECONDS.fullmatch(text) is None:  # Python would read `1_0`, `+1` and digits of all scripts
+        raise InputError(f"{name} {shown(text)!r} is not a number of seconds", code=f"query.{name}")
+    return min(float(text), longest)

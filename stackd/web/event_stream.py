@@ -223,4 +223,5 @@ def _names_of(kind: type[Event]) -> dict[str, str]:
 
 def known_types() -> list[str]:
     """The names of all events."""
-    return sorted({kind.__name__ for kind in Event.__subclasses__()})  # slots make each class twice
+    # A class with slots is made twice, and the first one may live on.
+    return sorted({kind.__name__ for kind in Event.__subclasses__()})

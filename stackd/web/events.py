@@ -10,6 +10,7 @@ from aiohttp import web
 from stackd.access.tokens import Scope, TokenCreated, TokenRevoked
 from stackd.core.errors import AuthError, InputError, ScopeError
 from stackd.core.names import nearest
+from stackd.core.text import shown
 from stackd.web import auth
 from stackd.web.connections import connection_of
 from stackd.web.context import of
@@ -32,6 +33,8 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
             }
         )
         await answer.prepare(request)
+        if request.method == "HEAD":  # whose answer ends here
+            return answer
         await answer.write(b": stackd\n\n")
         connection, asked_at = connection_of(request), clock.monotonic()
         while (text := await reader.next(wanted, connection)) is not None:
@@ -64,7 +67,7 @@ def _wanted(request: web.Request) -> Wanted:
         if name not in known:
             meant = nearest(name, known)
             hint = f"did you mean {meant}?" if meant else f"known: {', '.join(known)}"
-            raise InputError(f"there is no event {name[:80]!r}", code="query.types", hint=hint)
+            raise InputError(f"there is no event {shown(name)!r}", code="query.types", hint=hint)
     query = request.query
     is_admin = Scope.ADMIN.is_within(auth.caller_of(request).scopes)
     hidden = () if is_admin else ADMIN_ONLY

@@ -23,10 +23,11 @@ from stackd.core.clock import rfc3339
 from stackd.core.errors import InputError
 from stackd.core.json import dumps, loads
 from stackd.core.process import is_gone
+from stackd.core.text import shown
 from stackd.queue import processes, verbs
 from stackd.store.connection import Tx
 from stackd.web.answers import node_runs, rested
-from stackd.web.context import limit_of, of
+from stackd.web.context import is_number, limit_of, of
 from stackd.web.route import CURSOR, IDEMPOTENCY_KEY, LIMIT, Query, Route
 from stackd.web.views import summary_view
 from stackd.web.workflows import WAIT, members_of, start_by_hand, started_by_hand, wait_of
@@ -44,7 +45,8 @@ async def start_execution(request: web.Request) -> web.StreamResponse:
         given = await members_of(body, "workflowId", "input")
         workflow_id = loads(given.get("workflowId", b"null"))
         if not isinstance(workflow_id, str):
-            raise InputError("workflowId is missing", code="input.workflow_id")
+            what = "is missing" if workflow_id is None else "must be text"
+            raise InputError(f"workflowId {what}", code="input.workflow_id")
         execution_id = await start_by_hand(request, workflow_id, given.pop("input", b"null"))
     return await started_by_hand(request, workflow_id, execution_id, wait)
 
@@ -54,16 +56,20 @@ async def list_executions(request: web.Request) -> web.Response:
     status = request.query.get("status")
     if status is not None and status not in set(ExecutionStatus):
         known = ", ".join(ExecutionStatus)
-        raise InputError(f"status {status!r} is none of {known}", code="query.status")
+        raise InputError(f"status {shown(status)!r} is none of {known}", code="query.status")
     cursor = request.query.get("cursor", str(_NEWEST))
-    if not cursor.isdecimal() or len(cursor) > len(str(_NEWEST)):
-        raise InputError(f"cursor {cursor!r} is none of ours", code="query.cursor")
+    if not is_number(cursor, most=_NEWEST):
+        raise InputError(
+            f"cursor {shown(cursor)!r} is none of ours",
+            code="query.cursor",
+            hint="give the nextCursor of the page before, or none",
+        )
     rows = await of(request).store.read(
         lambda tx: executions.listed(
             tx,
             workflow_id=request.query.get("workflowId"),
             status=status,
-            before=min(int(cursor), _NEWEST),
+            before=int(cursor),
             limit=limit + 1,
         )
     )

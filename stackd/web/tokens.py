@@ -27,7 +27,8 @@ async def create_token(request: web.Request) -> web.Response:
         loads(given.get(key, b"null")) for key in ("name", "scopes", "expiresAt")
     )
     if not isinstance(name, str):
-        raise InputError("name is missing", code="token.name")
+        what = "is missing" if name is None else "must be text"
+        raise InputError(f"name {what}", code="token.name")
     if not isinstance(scopes, list) or not all(isinstance(scope, str) for scope in scopes):
         raise InputError("scopes must be a list of names", code="token.scope")
     now = context.clock.time()

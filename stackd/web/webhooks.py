@@ -22,7 +22,7 @@ from stackd.core.errors import (
 )
 from stackd.core.json import LARGE, Json, dumps, loads
 from stackd.core.large_json import check, load
-from stackd.core.text import codec, decoded
+from stackd.core.text import codec, decoded, shown
 from stackd.store.connection import Tx
 from stackd.web.answers import accepted, output, started
 from stackd.web.bodies import Body
@@ -123,7 +123,7 @@ class Webhooks:
         if route is None:
             route = await context.store.read(lambda tx: catalogue.resolve_webhook(tx, path))
             if route is None:
-                raise NotFoundError(f"no webhook at {path!r}", code="webhook.not_found")
+                raise NotFoundError(f"no webhook at {shown(path)!r}", code="webhook.not_found")
             if len(self._routes) >= ROUTES_KEPT:
                 self._routes.clear()
             self._routes[path] = route

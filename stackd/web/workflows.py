@@ -28,6 +28,7 @@ from stackd.core.errors import InputError, OverloadedError
 from stackd.core.json import LARGE, dumps, loads
 from stackd.core.large_json import check, members
 from stackd.core.names import nearest
+from stackd.core.text import shown
 from stackd.store.connection import Tx
 from stackd.web.answers import accepted, rested, started
 from stackd.web.bodies import Body
@@ -35,9 +36,11 @@ from stackd.web.connections import connection_of
 from stackd.web.context import (
     Context,
     header_text,
+    is_number,
     limit_of,
     of,
     seconds_of,
+    switch_of,
     usable_key,
 )
 from stackd.web.route import CURSOR, IDEMPOTENCY_KEY, JSON, LIMIT, Content, Query, Route
@@ -52,7 +55,7 @@ from stackd.workflows.catalogue import (
 )
 from stackd.workflows.document import Document, findings_in, read_document
 from stackd.workflows.executions import NewExecution
-from stackd.workflows.findings import Finding, shown
+from stackd.workflows.findings import Finding
 from stackd.workflows.schema import schema_named
 
 WAIT: Final = Query(
@@ -65,12 +68,12 @@ _NEWEST = 2**62
 async def import_workflow(request: web.Request) -> web.Response:
     context = of(request)
     name, limit = request.query.get("name", "document"), context.settings.max_document_bytes
+    activate_now = switch_of(request, "activate")
     with context.bodies.of(request) as body:
-        text = bytes(await body.read())
+        text = await _document_in(body)
         document = await anyio.to_thread.run_sync(
             partial(read_document, text, name=name, max_bytes=limit)
         )
-    activate_now = request.query.get("activate", "false").lower() in {"true", "1", "yes", "on"}
     new = new_version(document)
     now = context.clock.time()
     done = await context.store.write(
@@ -78,6 +81,11 @@ async def import_workflow(request: web.Request) -> web.Response:
         size_bytes=len(new.document),
     )
     return _imported(request, document, done)
+
+
+async def _document_in(body: Body) -> bytes:
+    body.must_be(*_DOCUMENT.types, "application/x-yaml", "text/yaml", "text/x-yaml")
+    return bytes(await body.read())
 
 
 def _imported(request: web.Request, document: Document, done: Imported) -> web.Response:
@@ -99,7 +107,7 @@ async def lint_document(request: web.Request) -> web.Response:
     """Say all there is to say of the document in the body; nothing is stored."""
     context = of(request)
     with context.bodies.of(request) as body:
-        text = bytes(await body.read())
+        text = await _document_in(body)
     return await _linted(
         text,
         name=request.query.get("name", "document"),
@@ -155,9 +163,9 @@ async def show_version(request: web.Request) -> web.Response:
 
 
 def _version_in(text: str, name: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(_NEWEST))):
+    if not is_number(text, most=_NEWEST):
         raise InputError(f"{name} {shown(text)!r} is no version", code=f"query.{name}")
-    return min(int(text), _NEWEST)
+    return int(text)
 
 
 async def rollback(request: web.Request) -> web.Response:
@@ -295,8 +303,10 @@ async def members_of(body: Body, *known: str) -> dict[str, bytes]:
     """The members of the JSON object in `body`, each as its own text; none if there is no body.
 
     Raises:
+        UnsupportedError: it says that it is no JSON.
         InputError: it is no JSON object, or has others than the `known`.
     """
+    body.must_be(JSON)
     raw = await body.read()
     given = await aside_if(len(raw) > LARGE, _members, raw)
     foreign = next((name for name in given if name not in known), None)

@@ -6,15 +6,14 @@ import json
 import re
 import socket
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.beside import asked_for_health
 from support.daemon import Answer, DaemonProcess, eventually, running
 
 MIB = 1024 * 1024
@@ -142,27 +141,6 @@ def test_an_odd_large_body_holds_nobody_up_from_its_arrival_to_its_end(
 
     assert answer.status == 202
     assert longest() < 5.0  # on a busy machine; in one piece it takes up to 30
-
-
-@contextmanager
-def asked_for_health(daemon: DaemonProcess) -> Iterator[Callable[[], float]]:
-    """Asks whether the loop turns, again and again; the longest it took to answer, in seconds."""
-    took = [0.0]
-    done = threading.Event()
-
-    def ask() -> None:
-        while not done.wait(0.005):
-            began = time.monotonic()
-            assert daemon.http("GET", "/livez").status == 200
-            took.append(time.monotonic() - began)
-
-    with ThreadPoolExecutor(1) as pool:
-        asking = pool.submit(ask)
-        try:
-            yield lambda: max(took)
-        finally:
-            done.set()
-            asking.result()
 
 
 # -- what was sent
