@@ -30,6 +30,9 @@ SWEEP: Final = 1.0  # seconds between looks for those who take too long
 READ_AHEAD: Final = (
     64 * 1024
 )  # bytes of a body taken in before somebody reads it; twice that at most
+# Bytes of a body that are read and forgotten once its request has been answered: who sends all of a body before
+# it reads is to find the answer. Beyond that nobody is in sight who would read it.
+PASSED_OVER: Final = 32 * 1024 * 1024
 FILES_KEPT_FREE: Final = (
     256  # descriptors that are not for clients: spares, store, outbound calls, blobs
 )
@@ -155,6 +158,7 @@ class Connection(web.RequestHandler):
         "_head_since",
         "_is_served",
         "_on_lost",
+        "_passed_over",
         "_slow_since",
         "_stuck_since",
         "_taken_before",
@@ -190,6 +194,7 @@ class Connection(web.RequestHandler):
         # When the client first let this answer wait, and how much of it it had taken by then.
         self._slow_since: float | None = None
         self._taken_before = 0
+        self._passed_over: int | None = None  # bytes that came after the answer to them
         self._on_lost: set[anyio.Event] = set()
         self.is_counted = is_counted
         self.is_spare = False
@@ -257,6 +262,11 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if self._passed_over is not None and not self._messages:
+            self._passed_over += len(data)
+            if self._passed_over > PASSED_OVER:
+                self.abort()
+                return
         if self._is_served:
             self._notice_broken_body()
             return
@@ -264,6 +274,7 @@ class Connection(web.RequestHandler):
             self._is_served = self._has_asked = True
             self._first_body = self._messages[0][1]
             self._head_since, self.wait_since = None, self.now
+            self._passed_over = None
             self._connections.serve(self)
         elif self._waiter is not None and self._head_since is None:
             self._head_since = self.now
@@ -284,6 +295,8 @@ class Connection(web.RequestHandler):
         finally:
             self.wait_since = self.now
             self._slow_since = None
+            if not request.content.is_eof():
+                self._passed_over = 0
             if not self._messages:
                 self._is_served, self._first_body = False, None
                 self._connections.rest(self)

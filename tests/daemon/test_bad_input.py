@@ -796,3 +796,28 @@ def test_half_a_million_items_fail_the_node_and_hold_nobody_up(
     assert words in ended["error"]["message"]
     assert longest() < 1.0  # on a busy machine; on a quiet one 0.05
     assert daemon.memory() - before < 100 * MIB
+
+
+def test_loops_in_loops_end_at_the_first_output_that_gets_too_large(daemon: DaemonProcess) -> None:
+    """A hundred times a hundred times a hundred: the one in the middle says so before it is through once."""
+    inner = loop(a_set("{{ item }}", "inside"), name="inner")
+    daemon.load(workflow("cubed", loop(loop(inner, name="middle"))))
+
+    with asked_for_health(daemon) as longest:
+        ended = ask_to_run(daemon, "cubed", {"items": ["x" * 100] * 100})
+
+    assert (ended["error"]["code"], ended["error"]["nodeId"]) == ("node.too_large", "n")
+    assert ended["error"]["message"].startswith("item 0: middle: item 9")
+    assert "set collect to what is needed of each item, or to false" in ended["error"]["message"]
+    assert longest() < 1.0
+
+
+def test_loops_deeper_in_each_other_are_refused_at_import(daemon: DaemonProcess) -> None:
+    inside = a_set(1, "inside")
+    for depth in range(5):
+        inside = loop(inside, name=f"l{depth}")
+
+    refused = daemon.http("POST", "/api/workflows", workflow("deep", inside).encode())
+
+    assert (refused.status, refused.code) == (422, "document.invalid")
+    assert refused.json["findings"][0]["code"] == "loop.too_deep"

@@ -6,10 +6,8 @@ import contextlib
 import json
 import re
 import socket
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -360,50 +358,3 @@ def test_who_does_not_take_a_large_answer_is_cut_off(
         return client.getsockname() not in {one.raddr for one in open_now}
 
     eventually("it is cut off", is_cut_off)
-
-
-# -- thousands
-
-CROWD = 2000
-PROBE = b"GET /livez HTTP/1.1\r\nHost: here\r\n\r\n"
-
-
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize(
-    "sent",
-    [HEAD + b"X-Slow: ", HEAD + b"Content-Length: 60000\r\n\r\n{", PROBE],
-    ids=["headers", "bodies", "idle"],
-)
-def test_two_thousand_slow_clients_leave_room_for_one_who_is_not(
-    tmp_path: Path, clients: contextlib.ExitStack, sent: bytes
-) -> None:
-    with running(tmp_path, STACKD_MAX_CONNECTIONS="500") as daemon:
-        daemon.load(ECHO.format(id="echo"))
-        before = daemon.memory()
-        slow = [connect(daemon, clients, sent) for _ in range(CROWD)]
-        done = threading.Event()
-
-        def come_again() -> None:
-            """A letter from each now and then; who was made to go comes again."""
-            while not done.wait(0.5):
-                for index, client in enumerate(slow):
-                    try:
-                        client.send(b"" if sent is PROBE else b"x")
-                    except OSError:
-                        client.close()
-                        slow[index] = connect(daemon, clients, sent)
-                        done.wait(0.001)  # a thousand newcomers a second
-
-        with ThreadPoolExecutor(1) as pool:
-            eventually("all have come", lambda: daemon.logged("too many connections"))
-            coming = pool.submit(come_again)
-            try:
-                answers = [daemon.deliver("echo", {"n": n}) for n in range(10)]
-                probes = [daemon.http("GET", "/readyz") for _ in range(10)]
-                daemon.api.get("/api/queue")  # over the Unix socket
-            finally:
-                done.set()
-            coming.result()
-
-        assert [one.status for one in (*answers, *probes)] == [200] * 20
-        assert daemon.memory() - before < 60 * 1024 * 1024
