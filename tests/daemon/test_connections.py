@@ -183,25 +183,6 @@ def test_the_time_for_headers_begins_anew_with_each_request(
     assert got.startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_client_that_takes_no_answer_is_parted_with(
-    daemon: DaemonProcess, clients: contextlib.ExitStack
-) -> None:
-    body = b"x" * 8_000_000
-    client = connect(daemon, clients)
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.sendall(HEAD + b"Content-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % len(body))
-    client.sendall(body)
-
-    def ends() -> set[int]:
-        return {
-            one.raddr.port for one in psutil.Process(daemon.pid).net_connections("tcp") if one.raddr
-        }
-
-    mine = client.getsockname()[1]
-    assert mine in ends()
-    eventually("the daemon has closed it", lambda: mine not in ends())
-
-
 # -- garbage
 
 

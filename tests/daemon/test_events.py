@@ -128,7 +128,9 @@ def test_a_silent_stream_is_not_cut_off_as_slow_nor_is_one_that_paused(tmp_path)
                 daemon.begin("hello")
             eventually("all were told", lambda: came.qsize() > 200)
             quiet = threading.Event()
-            quiet.wait(3.0)  # the time in which it would be cut off
+            quiet.wait(
+                2.0
+            )  # it would be cut off after half a second, found at the next look, one a second
             last = daemon.begin("hello")
 
             while (event := came.get(timeout=20)).data.get("executionId") != last:

@@ -179,7 +179,7 @@ def test_with_a_reserve_what_was_taken_in_ends_on_a_full_disk_and_nothing_new_is
     daemons: Daemons, tmp_path: Path, far_side: FarSide
 ) -> None:
     with mounted(tmp_path / "state", "size=64m"):
-        daemon = daemons(SCHEDULER_INTERVAL_MS="500")
+        daemon = daemons(TRIGGER_SCHEDULER_INTERVAL_MS="1000")
         daemon.start()
         reserve = daemon.state / "stackd.db.reserve"
         eventually("the reserve is made", lambda: reserve.exists() and reserve.stat().st_size)

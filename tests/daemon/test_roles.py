@@ -241,6 +241,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Daemon
     state = tmp_path_factory.mktemp("split") / "state"
     quick = {
         "ENABLE_INLINE_WORKER": "false",
+        "WORKFLOW_TIMER_POLL_INTERVAL_MS": "500",
         "EXECUTION_LOCK_DURATION_MS": "2000",  # renewed, and the dead looked for, every 500 ms
     }
     roles = {
@@ -329,7 +330,7 @@ def own_pids() -> tuple[str, ...]:
 def test_a_worker_whose_pid_cannot_be_seen_is_not_taken_for_dead(
     daemons: Daemons, closed: FarSide, own_pids: tuple[str, ...]
 ) -> None:
-    renewed = {"EXECUTION_LOCK_RENEW_MS": "250", "SCHEDULER_INTERVAL_MS": "500"}
+    renewed = {"EXECUTION_LOCK_RENEW_MS": "250", "TRIGGER_SCHEDULER_INTERVAL_MS": "1000"}
     stack, worker = daemons(**renewed), daemons(**renewed)
     worker.within = own_pids
     stack.start("api")
@@ -337,7 +338,7 @@ def test_a_worker_whose_pid_cannot_be_seen_is_not_taken_for_dead(
     execution_id = hold(stack, closed, "POST")
     judge = daemons(**renewed)
     judge.spawn("scheduler")
-    eventually("the scheduler has looked twice", lambda: looks(judge) > 2)
+    eventually("the scheduler has looked twice", lambda: looks(judge) > 1)
 
     closed.is_open.set()
 
@@ -347,12 +348,12 @@ def test_a_worker_whose_pid_cannot_be_seen_is_not_taken_for_dead(
 
 
 def looks(scheduler: DaemonProcess) -> int:
-    """How often it has written its heartbeat since it began."""
+    """How many of its rounds, one a second, it has begun."""
     with scheduler.file() as raw:
         row = raw.execute(
             "SELECT heartbeat_at - started_at FROM processes WHERE role = 'scheduler'"
         ).fetchone()
-    return int(row[0] / 0.5) if row else 0
+    return 1 + round(row[0]) if row else 0
 
 
 def test_a_stack_in_a_new_container_takes_back_at_once_what_the_last_one_held(
@@ -435,7 +436,7 @@ def test_executions_that_were_in_bad_company_are_not_all_held_to_be_the_cause(
     for crash in range(1, PROBATION + 3):
         daemon.kill()
         before = sum(closed.hits.values())
-        daemon.start()
+        daemon.spawn()
         # Before that all of them are taken up again; from then on one at a time.
         closed.arrived("/GET", before + (5 if crash < PROBATION else 1))
     with daemon.file() as raw:
