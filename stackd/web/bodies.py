@@ -107,6 +107,11 @@ class Body:
         return content
 
     def _unpacker(self) -> Unpacker | None:
+        transfer = self._request.headers.get("Transfer-Encoding", "chunked").strip().lower()
+        if transfer != "chunked":  # aiohttp minds no other, and hands it on as it came
+            raise UnsupportedError(
+                "a Transfer-Encoding other than chunked is not known", code="body.encoding_unknown"
+            )
         encoding = self._request.headers.get("Content-Encoding", "").strip().lower()
         if encoding in ("", "identity"):
             return None

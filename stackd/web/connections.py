@@ -383,6 +383,10 @@ class Connection(web.RequestHandler):
         """The answer to a request that is none: what is wrong, and nothing of what it held."""
         if isinstance(exc, ConnectionError):  # the client has gone: there is nobody to answer
             raise exc
+        if isinstance(
+            exc, UnicodeError
+        ):  # of a header that is no text, which aiohttp wanted to quote
+            status = 400
         if status < 500:
             said = _SAID.get(type(exc), "the request is malformed")
             _log.info("request refused", peer=self.peer, problem=said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from functools import partial
 from typing import Final
 
@@ -63,6 +64,7 @@ WAIT: Final = Query(
 )
 LONGEST_WAIT = 300.0  # seconds `?wait` may hold a connection
 _NEWEST = 2**62
+_HOST: Final = re.compile(r"(?:[\w.-]{1,255}|\[[0-9a-fA-F:.]{2,45}\])(?::\d{1,5})?", re.ASCII)
 
 
 async def import_workflow(request: web.Request) -> web.Response:
@@ -219,11 +221,9 @@ def new_version(document: Document) -> NewVersion:
 
 def _addresses(request: web.Request, webhooks: list[tuple[str, str]]) -> list[WebhookAddress]:
     settings = of(request).settings
-    host = (
-        request.host
-        if request.host not in ("", "localhost")
-        else f"{settings.host}:{settings.port}"
-    )
+    host = request.host  # as its caller names this machine, if that is a name
+    if host == "localhost" or _HOST.fullmatch(host) is None:
+        host = f"{settings.host}:{settings.port}"
     return [
         WebhookAddress(node=node, url=f"http://{host}/api/webhooks/{path}")
         for node, path in webhooks

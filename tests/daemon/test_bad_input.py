@@ -485,7 +485,7 @@ def test_a_longer_wait_than_there_is_is_the_longest(daemon: DaemonProcess, secon
     assert ask(daemon, "POST", f"{RUN}?wait={seconds}", {}).status == 200
 
 
-@pytest.mark.parametrize("activate", ["maybe", "2", CANARY[:3]])
+@pytest.mark.parametrize("activate", ["maybe", "2", "%00"])
 def test_an_activate_that_is_neither_true_nor_false_imports_nothing(
     daemon: DaemonProcess, activate: str
 ) -> None:
@@ -585,6 +585,12 @@ HEAD = b"Host: h\r\nAuthorization: Bearer TOKEN\r\nX-Api-Key: %b\r\n" % CANARY.e
         pytest.param(b"GET * HTTP/1.1\r\n" + HEAD + b"\r\n", id="star"),
         pytest.param(b"GET /\xff\xfe HTTP/1.1\r\n" + HEAD + b"\r\n", id="bytes in the target"),
         pytest.param(b"GET /livez HTTP/9.9\r\n" + HEAD + b"\r\n", id="version"),
+        pytest.param(b"POST /livez HTTP/1.1\r\n" + HEAD + b"Expect: \xff\r\nContent-Length: 2\r\n\r\n{}", id="an expectation that is no text"),
+        pytest.param(b"POST /livez HTTP/1.1\r\n" + HEAD + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", id="two lengths"),
+        pytest.param(b"POST /livez HTTP/1.1\r\n" + HEAD + b"Content-Length: " + b"9" * 30 + b"\r\n\r\n", id="a length of 30 digits"),
+        pytest.param(b"POST /livez HTTP/1.1\r\n" + HEAD + b"Content-Length: 0x2\r\n\r\n{}", id="a length that is none"),
+        pytest.param(b"GET /livez HTTP/1.1\r\n" + HEAD + b"Host: other\r\n\r\n", id="two hosts"),
+        pytest.param(b"GET /livez HTTP/1.1\r\n" + HEAD + b"X-A: b\r\n c\r\n\r\n", id="a folded header"),
     ],
 )  # fmt: skip
 def test_a_request_that_is_none_is_a_problem_without_what_it_held(
@@ -598,6 +604,44 @@ def test_a_request_that_is_none_is_a_problem_without_what_it_held(
 
     assert (answer.status, answer.code) == (400, "request.malformed")
     assert CANARY not in answer.text
+
+
+@pytest.mark.parametrize("host", [b"", b"\xff\xfe", b'a"b<c>/..@', b"a b", b"h:99999999", b"x" * 5000, b"localhost"])  # fmt: skip
+def test_a_host_that_is_none_stands_in_no_address(daemon: DaemonProcess, host: bytes) -> None:
+    sent = b"GET /api/workflows/hello HTTP/1.1\r\nAuthorization: Bearer TOKEN\r\nHost: %b\r\n\r\n"
+
+    answer = raw(daemon, sent % host)
+
+    (webhook,) = answer.json["webhooks"]
+    assert webhook["url"] == f"{daemon.url}/api/webhooks/hello"
+
+
+def test_a_body_in_another_transfer_coding_is_refused(daemon: DaemonProcess) -> None:
+    sent = b"POST %b HTTP/1.1\r\nAuthorization: Bearer TOKEN\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+    before = stored(daemon)
+
+    answers = [raw(daemon, sent % path) for path in (RUN.encode(), b"/api/webhooks/hello")]
+
+    assert [(one.status, one.code) for one in answers] == [(415, "body.encoding_unknown")] * 2
+    assert stored(daemon) == before
+
+
+def test_what_is_quoted_to_the_caller_stands_in_no_log(daemon: DaemonProcess) -> None:
+    """The end of this module looks through the log and the metrics."""
+    answers = [
+        daemon.http("GET", f"/api/executions/{CANARY}?{CANARY}={CANARY}"),
+        daemon.http("GET", f"/api/executions?status={CANARY}"),
+        daemon.http("GET", f"/api/events?types={CANARY}"),
+        daemon.http("POST", f"/api/workflows/{CANARY}/run", {CANARY: CANARY}),
+        daemon.http("POST", "/api/workflows", f"id: {CANARY}\n{CANARY}: 1\n".encode()),
+        daemon.deliver(CANARY, {}),
+        daemon.http("GET", f"/{CANARY}"),
+        daemon.http("GET", "/api/queue", Authorization=f"Bearer {CANARY}"),
+        daemon.http("GET", "/api/queue", Authorization=f"Basic {CANARY}"),
+    ]
+
+    assert {answer.status for answer in answers} <= {401, 404, 422}
+    assert not any(CANARY in answer.text for answer in answers[-2:])
 
 
 # -- the command line
