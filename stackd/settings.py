@@ -723,8 +723,16 @@ def _our_names() -> set[str]:
 
 
 def _is_meant(name: str, ours: set[str]) -> bool:
-    """Whether who set `name` meant us: by name, by prefix, or but for a slip of the pen."""
-    return name in ours or name.startswith(("STACKD_", *_FAMILIES)) or _is_slip(name, ours)
+    """Whether who set `name` meant us: by name, by prefix, but for its beginning, or but for a slip of the pen."""
+    is_ours = (
+        name in ours or name.startswith(("STACKD_", *_FAMILIES)) or bool(_whole_of(name, ours))
+    )
+    return is_ours or _is_slip(name, ours)
+
+
+def _whole_of(name: str, ours: set[str]) -> list[str]:
+    """The names of ours that end as `name`, whose beginning was left out; of two words others have some too."""
+    return sorted(own for own in ours if own.endswith(f"_{name}")) if name.count("_") > 1 else []
 
 
 def _is_slip(name: str, ours: set[str]) -> bool:
@@ -770,6 +778,8 @@ def _is_near(name: str, own: str) -> bool:
 
 def _nearest(name: str, ours: set[str]) -> str:
     """What to add about the name of ours like `name`; a prefix that many have in common is no likeness."""
+    if whole := _whole_of(name, ours):
+        return f"; did you mean {whole[0]}?"
     bare = {_without_prefix(own): own for own in sorted(ours)}
     close = difflib.get_close_matches(_without_prefix(name), sorted(bare), n=1, cutoff=0.7)
     if close:

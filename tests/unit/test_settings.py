@@ -508,6 +508,23 @@ def test_unknown_name_of_a_shared_family_is_warned_of_by_start_too(box: Box):
     assert box.start(WORKFLOW_OF_ANOTHER_PROGRAM="1").warnings == (said,)
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("SCHEDULER_INTERVAL_MS", "TRIGGER_SCHEDULER_INTERVAL_MS"),
+        ("LOCK_DURATION_MS", "EXECUTION_LOCK_DURATION_MS"),
+        ("MAX_BODY_BYTES", "STACKD_MAX_BODY_BYTES"),
+    ],
+)
+def test_name_of_ours_without_its_beginning_is_warned_of_in_case_it_is_meant(
+    box: Box, name: str, meant: str
+):
+    said = (f"{name} (environment): is no setting; did you mean {meant}?",)
+
+    assert box.load(**{name: "1"}).warnings == said
+    assert box.start(**{name: "1"}).warnings == said
+
+
 @pytest.mark.parametrize("name", ["POST", "HOSTS", "EXPORT", "HOSTNAME", "PATH", "QUEUE_URL"])
 def test_name_of_another_program_is_let_pass(box: Box, name: str):
     assert box.start(**{name: "1"}).warnings == ()
