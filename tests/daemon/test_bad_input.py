@@ -38,6 +38,8 @@ CARRIED = {
     "Referer": f"http://h/?{CANARY}",
 }
 RUN = "/api/workflows/hello/run"
+ROLLBACK = "/api/workflows/hello/rollback"
+RETRY = "/api/executions/nobody/retry"
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +286,7 @@ def test_a_bad_body_is_refused_with_its_place_and_starts_nothing(
 
     answers = [
         ask(daemon, "POST", path, text, Content_Type="application/json")
-        for path in (RUN, "/api/executions", "/api/tokens", "/api/workflows/hello/rollback")
+        for path in (RUN, "/api/executions", "/api/tokens", ROLLBACK, RETRY)
     ]
 
     if code == "input.unknown_key":  # each knows others
@@ -317,6 +319,8 @@ def test_a_bad_body_is_refused_with_its_place_and_starts_nothing(
         ("/api/tokens", {"name": "a", "scopes": ["read"], "expiresAt": CANARY}, 422, "token.expiry", "RFC 3339"),
         ("/api/tokens", {"name": "a", "scopes": ["read"], "expiresAt": 1e300}, 422, "token.expiry", "RFC 3339"),
         ("/api/executions/nobody/resolve", {"decision": CANARY}, 422, "input.decision", "retry, skip, fail"),
+        ("/api/executions/nobody/retry", {"from": [CANARY]}, 422, "input.from", "must be the id of a node"),
+        ("/api/executions/nobody/retry", {"form": CANARY}, 422, "input.unknown_key", "did you mean 'from'?"),
         ("/api/executions/nobody/resolve", {"decision": "skip"}, 404, "execution.not_found", "'nobody'"),
         ("/api/workflows/nobody/lint", {"a": CANARY}, 404, "workflow.not_found", "'nobody'"),
         ("/api/workflows/nobody/versions", {}, 405, "method.not_allowed", "use GET"),
@@ -520,6 +524,8 @@ def test_any_text_may_be_where_a_list_by_name_goes_on(
         ("POST", "/api/workflows/{}/run", "workflow.not_found"),
         ("POST", "/api/workflows/{}/rollback", "workflow.not_found"),
         ("POST", "/api/workflows/{}/activate", "workflow.not_found"),
+        ("POST", "/api/executions/{}/retry", "execution.not_found"),
+        ("GET", "/api/blobs/{}", "blob.not_found"),
         ("DELETE", "/api/tokens/{}", "token.not_found"),
         ("POST", "/api/webhooks/{}", "webhook.not_found"),
         ("GET", "/api/nothing/{}", "path.not_found"),
