@@ -406,13 +406,17 @@ def test_a_key_is_any_text_a_header_can_hold_up_to_255_characters(
         assert stored(daemon) == before
 
 
-def test_a_key_starts_one_execution_whatever_else_is_sent_with_it(daemon: DaemonProcess) -> None:
+def test_a_key_that_comes_with_another_input_or_a_bad_one_starts_nothing(
+    daemon: DaemonProcess,
+) -> None:
     first = ask(daemon, "POST", RUN, {"input": 1}, Idempotency_Key="same")
     before = stored(daemon)
-    other = ask(daemon, "POST", RUN, {"input": 2}, Idempotency_Key="same")
+    again = ask(daemon, "POST", RUN, {"input": 1}, Idempotency_Key="same")
+    other = ask(daemon, "POST", RUN, {"input": CANARY}, Idempotency_Key="same")
     bad = ask(daemon, "POST", RUN, b"{", Idempotency_Key="same")
 
-    assert other.json == first.json
+    assert again.json == first.json
+    assert (other.status, other.code) == (422, "idempotency.mismatch")
     assert bad.code == "json.malformed"
     assert stored(daemon) == before
     assert daemon.execution(first.json["executionId"])["input"] == 1
