@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -64,14 +64,7 @@ def _instant(lasts: str) -> str | None:
 @app.command("list")
 def list_(as_json: JsonFlag = False) -> None:
     """Every token, newest first, without its secret."""
-    items: list[dict[str, Any]] = []
-    cursor: str | None = None
-    while True:
-        page = daemon().get("/api/tokens", TokenList, cursor=cursor, limit=500)
-        items += page["items"]
-        cursor = page["nextCursor"]
-        if cursor is None:
-            break
+    items = daemon().all("/api/tokens", TokenList)
     if as_json:
         print_json({"items": items, "nextCursor": None})
         return

@@ -144,16 +144,7 @@ def _findings(file: Path, max_bytes: int) -> list[Finding]:
 @app.command()
 def versions(workflow_id: IdArgument, as_json: JsonFlag = False) -> None:
     """Every version of a workflow, newest first."""
-    items: list[dict[str, Any]] = []
-    cursor: str | None = None
-    while True:
-        page = daemon().get(
-            f"/api/workflows/{workflow_id}/versions", VersionList, cursor=cursor, limit=500
-        )
-        items += page["items"]
-        cursor = page["nextCursor"]
-        if cursor is None:
-            break
+    items = daemon().all(f"/api/workflows/{workflow_id}/versions", VersionList)
     if as_json:
         print_json({"items": items, "nextCursor": None})
         return
@@ -214,14 +205,7 @@ def export(
 @app.command("list")
 def list_(as_json: JsonFlag = False) -> None:
     """All workflows."""
-    items: list[dict[str, Any]] = []
-    cursor: str | None = None
-    while True:
-        page = daemon().get("/api/workflows", WorkflowList, cursor=cursor, limit=500)
-        items += page["items"]
-        cursor = page["nextCursor"]
-        if cursor is None:
-            break
+    items = daemon().all("/api/workflows", WorkflowList)
     if as_json:
         print_json({"items": items, "nextCursor": None})
         return

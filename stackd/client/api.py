@@ -24,6 +24,7 @@ from stackd.core.sockets import unix_address
 from stackd.core.text import plain
 
 TIMEOUT = 30.0  # seconds without a byte
+PAGE = 500  # items asked for at a time: as many as there may be
 CONNECT_TIMEOUT = 10.0  # seconds; a daemon of this machine accepts at once
 
 _PLAIN_URL = re.compile(r"[^\x00-\x20\x7f-\x9f\ud800-\udfff]+")
@@ -80,6 +81,17 @@ class Api:
     def get(self, path: str, shape: type[Model] | None = None, /, **query: Any) -> Any:
         """The JSON at `path`, which has that `shape` if one is named. Raises as `request` and `shaped`."""
         return self.shaped(self.request("GET", path, query=query), shape).body
+
+    def all(self, path: str, shape: type[Model], /, **query: Any) -> list[Any]:
+        """The items of the list at `path`, all its pages. Raises as `get`."""
+        items: list[Any] = []
+        cursor: str | None = None
+        while True:
+            page = self.get(path, shape, cursor=cursor, limit=PAGE, **query)
+            items += page["items"]
+            cursor = page["nextCursor"]
+            if cursor is None:
+                return items
 
     def post(
         self,
