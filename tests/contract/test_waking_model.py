@@ -94,7 +94,7 @@ def test_no_order_of_events_loses_doubles_or_sticks() -> None:
     run_state_machine_as_test(
         Model,
         settings=settings(
-            max_examples=60,
+            max_examples=45,
             stateful_step_count=60,
             deadline=None,
             suppress_health_check=list(HealthCheck),

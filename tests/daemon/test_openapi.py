@@ -65,7 +65,7 @@ def test_an_operation_survives_what_fits_its_description_and_what_does_not(label
 
     @given(case=operation.as_strategy(generation_mode=mode))
     @settings(
-        max_examples=20, derandomize=True, deadline=None, database=None,
+        max_examples=12, derandomize=True, deadline=None, database=None,
         phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     def attempt(case: Any) -> None:
