@@ -69,10 +69,11 @@ def _behind(graph: Graph, start: str) -> list[str]:
     if node is None or node.is_trigger:
         known = [key for key, one in graph.nodes.items() if not one.is_trigger]
         meant = nearest(start, known)
+        hint = f"known: {', '.join(known)[:500]}" if known else "it has triggers only"
         raise InputError(
             f"{start[:80]!r} is no node of this workflow that could be run again",
             code="execution.unknown_node",
-            hint=f"did you mean {meant!r}?" if meant else f"known: {', '.join(known)[:500]}",
+            hint=f"did you mean {meant!r}?" if meant else hint,
         )
     return sorted(reach([start], {key: one.out_edges for key, one in graph.nodes.items()}))
 
