@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from stackd.core.json import Json
-from stackd.workflows.executions import NodeRow
+from stackd.core.errors import StackdError
+from stackd.core.json import Json, dumps
+from stackd.workflows.executions import NodeRow, NodeStatus
 from stackd.workflows.graph import Graph, GraphNode
 
 
@@ -133,12 +135,44 @@ class Frame:
                     behind = ready if progress.taken else to_skip
                     behind.append(self.graph.nodes[edge.target])
 
+    def ends(self, rows: Mapping[str, NodeRow]) -> dict[str, bytes]:
+        """The outputs of the completed nodes without a taken out-edge, by node id, as JSON texts.
+
+        Args:
+            rows: its node runs, by key.
+        """
+        return {
+            key: row.output or b"null"
+            for key in self.graph.order
+            if key in self.members
+            and key not in self.led_on
+            and (row := rows[self.prefix + key]).status is NodeStatus.COMPLETED
+        }
+
+
+def joined(ends: Mapping[str, bytes]) -> bytes:
+    """The output of the single end, else a map by node id; JSON."""
+    if len(ends) == 1:
+        return next(iter(ends.values()))
+    return b"{" + b",".join(dumps(key) + b":" + text for key, text in ends.items()) + b"}"
+
+
+class LoopDriver(Protocol):
+    """What goes on with a loop."""
+
+    def end_iteration(self, frame: Frame, loop: Loop) -> None:
+        """Every node of the iteration has ended."""
+
+    def fail(self, loop: Loop, index: int, error: StackdError) -> None:
+        """Iteration `index` has failed, and the loop with it."""
+
 
 @dataclass(slots=True, eq=False)
 class Loop:
     """A loop that runs: its iterations begin in order, at most `at_once` of them at a time.
 
     Attributes:
+        driver: is told how its iterations end.
         frame: the walk it is a node of.
         row: its node run.
         collects: whether it gives a list of what its iterations gave.
@@ -148,6 +182,7 @@ class Loop:
         was_begun: by an earlier claim, which may have left node runs in it that this one does not know.
     """
 
+    driver: LoopDriver
     frame: Frame
     node: GraphNode
     row: NodeRow

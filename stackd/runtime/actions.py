@@ -1,0 +1,252 @@
+"""Actions: nodes with an effect, and delays; from the first try to done, failed, waiting or unknown.
+
+Before the first byte of an action leaves, its intent is on disk, with its idempotency key and what its input
+was; and its result is before anything builds on it. So after a crash a read or a keyed action may be tried
+again, with the same key and input, and an unsafe one that was in flight is uncertain.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+import anyio
+
+from stackd.core.aside import aside_if
+from stackd.core.errors import NodeError, StackdError
+from stackd.core.json import LARGE, Json, dumps
+from stackd.runtime.context import NodeContext
+from stackd.runtime.events import NodeAnswered, NodeRetried, NodeSent, NodeStarted
+from stackd.runtime.faults import foreseen, stored
+from stackd.runtime.frame import Frame
+from stackd.runtime.journal import Journal
+from stackd.runtime.node_runs import NodeRuns
+from stackd.runtime.nodes import HANDLERS, delay_until
+from stackd.runtime.outcome import Again, GiveUp, NodeRetry, Unknown, default_retry, judge
+from stackd.runtime.tools import Tools
+from stackd.runtime.values import Values
+from stackd.workflows.executions import NodeRow, NodeStatus
+from stackd.workflows.expressions import Scope
+from stackd.workflows.graph import GraphNode
+from stackd.workflows.nodetypes import Effect
+
+INLINE_WAIT = 1.0  # seconds; a longer delay or retry wait is a timer and holds no worker slot
+NODE_TIMEOUT = 30.0  # seconds, the origin's default
+
+
+class Actions:
+    """The actions of one claim."""
+
+    def __init__(
+        self,
+        tools: Tools,
+        execution_id: str,
+        journal: Journal,
+        values: Values,
+        node_runs: NodeRuns,
+    ) -> None:
+        self._tools = tools
+        self._execution_id = execution_id
+        self._journal = journal
+        self._values = values
+        self._node_runs = node_runs
+
+    async def delay(self, frame: Frame, node: GraphNode, row: NodeRow) -> None:
+        """Let time pass: here if it is short, else by a timer."""
+        started_at = row.started_at or self._tools.clock.time()
+        row = row._replace(attempt=1, started_at=started_at)
+        try:
+            params, _ = self._values.render(frame, node, row)
+            due_at, output = delay_until(params, now=started_at)
+        except Exception as error:  # noqa: BLE001  # fails its node
+            self._node_runs.fail(frame, node, row, error)
+            return
+        left = due_at - self._tools.clock.time()
+        if left > INLINE_WAIT:
+            self._node_runs.let_wait(frame, node, row)
+            self._journal.set_timer(row.key, due_at, dumps(output))
+            return
+        await self._tools.clock.sleep(max(left, 0.0))
+        self._node_runs.complete(frame, node, row, output)
+
+    async def run(self, frame: Frame, node: GraphNode, row: NodeRow) -> None:
+        """Try a node with an effect until it is done, has failed, waits, or nobody knows."""
+        try:
+            params, size = self._values.render(frame, node, row)
+            text = await aside_if(size > LARGE, dumps, params)
+            row = self._with_identity(frame, node, row, text)
+        except Exception as error:  # noqa: BLE001  # fails its node
+            row = row._replace(attempt=row.attempt + 1)
+            self._node_runs.fail(frame, node, row, error)
+            return
+        if row.status is NodeStatus.UNCERTAIN:
+            why = "its input differs from the one sent before the restart"
+            self._node_runs.leave_uncertain(row, why)
+            return
+        retry = _retry(node)
+        while True:
+            row = row._replace(attempt=row.attempt + 1, status=NodeStatus.RUNNING)
+            failure = await self._try_once(frame, node, row, params, is_large=size > LARGE)
+            if failure is None:
+                return
+            unsafe = node.effect is Effect.UNSAFE
+            verdict = judge(
+                failure,
+                unsafe=unsafe,
+                attempt=row.attempt,
+                retry=retry,
+                roll=random.random(),  # noqa: S311
+            )
+            match verdict:
+                case Unknown():
+                    self._node_runs.leave_uncertain(row, failure.message)
+                    await self._journal.flush()
+                    return
+                case GiveUp():
+                    self._node_runs.fail(frame, node, row, failure)
+                    await self._journal.flush()
+                    return
+                case Again(wait):
+                    self._tools.events.emit(
+                        NodeRetried(self._execution_id, row.key, row.attempt, failure.code, wait)
+                    )
+                    row = row._replace(status=NodeStatus.PENDING, error=stored(failure))
+                    if wait > INLINE_WAIT:  # a timer offers the node again
+                        self._node_runs.let_wait(frame, node, row)
+                        due_at = self._tools.clock.time() + wait
+                        self._journal.set_timer(row.key, due_at, None)
+                        return
+                    self._journal.record(row)
+                    await self._tools.clock.sleep(wait)
+
+    # -- who it is to the far side
+
+    def _with_identity(self, frame: Frame, node: GraphNode, row: NodeRow, params: bytes) -> NodeRow:
+        """The row with its idempotency key and input hash; uncertain if a keyed input changed since it was sent."""
+        digest = hashlib.sha256(params).digest()
+        key: str | None = None
+        if node.effect is Effect.KEYED:
+            key = row.idempotency_key or self._idempotency_key(frame, node, row)
+            was_sent = row.status is NodeStatus.RUNNING or row.attempt > 0
+            if was_sent and row.input_hash is not None and row.input_hash != digest:
+                return row._replace(status=NodeStatus.UNCERTAIN)
+        return row._replace(idempotency_key=key, input_hash=digest)
+
+    def _idempotency_key(self, frame: Frame, node: GraphNode, row: NodeRow) -> str:
+        if node.idempotency_key is None:
+            return _default_key(self._execution_id, frame, node)
+        seed = f"{self._execution_id}:{row.key}:key"
+        key = node.idempotency_key.render(Scope(frame.roots, now=row.started_at or 0.0, seed=seed))
+        if not isinstance(key, str | int) or key == "":
+            raise NodeError(
+                f"idempotencyKey of {node.id} is no text", kind="invalid", code="node.bad_key"
+            )
+        return str(key)
+
+    # -- one try
+
+    async def _try_once(
+        self,
+        frame: Frame,
+        node: GraphNode,
+        row: NodeRow,
+        params: dict[str, Json],
+        *,
+        is_large: bool,
+    ) -> NodeError | None:
+        """One try. None if it completed; what failed otherwise."""
+        events, execution_id = self._tools.events, self._execution_id
+        context = NodeContext(
+            clock=self._tools.clock,
+            http=self._tools.http,
+            blobs=self._tools.blobs,
+            unsafe=node.effect is Effect.UNSAFE,
+            idempotency_key=row.idempotency_key,
+            timeout=_timeout(node, params),
+            max_bytes=self._tools.limits.output,
+            tell_sent=lambda: events.emit(NodeSent(execution_id, row.key, row.attempt)),
+            tell_answered=lambda: events.emit(NodeAnswered(execution_id, row.key, row.attempt)),
+            is_large=is_large,
+        )
+        began_at = self._tools.clock.monotonic()
+        try:
+            if node.effect is not Effect.READ:  # the intent is on disk before the first byte
+                self._journal.record(row)
+                await self._journal.flush()
+                context.send_before = began_at + self._tools.send_within
+            events.emit(NodeStarted(execution_id, row.key, row.attempt))
+            output = await _handle(node, params, context)
+        except NodeError as error:
+            return error
+        except anyio.get_cancelled_exc_class():
+            self._note_interruption(node, row, sent=context.sent)
+            raise
+        await self._node_runs.complete_aside_if(context.is_large, frame, node, row, output)
+        if node.effect is not Effect.READ:
+            await self._journal.flush()
+        return None
+
+    def _note_interruption(self, node: GraphNode, row: NodeRow, *, sent: bool) -> None:
+        """A try was cut off: an unsafe one that was sent is uncertain, any other may be offered again.
+
+        One that was sent counts as a try: a keyed one then goes out again only with the same input.
+        """
+        if node.effect is Effect.UNSAFE and sent:
+            self._node_runs.leave_uncertain(row, "cut off while in flight")
+        else:
+            tried = row.attempt if sent else row.attempt - 1
+            self._journal.record(row._replace(status=NodeStatus.PENDING, attempt=tried))
+
+
+async def _handle(node: GraphNode, params: dict[str, Json], context: NodeContext) -> Json:
+    with anyio.move_on_after(context.timeout) as within:
+        context.deadline = within
+        try:
+            return await HANDLERS[node.type](params, context)
+        except NodeError:
+            raise
+        except StackdError as error:
+            raise NodeError(
+                error.message, kind="invalid", code=error.code, sent=context.sent, answered=True
+            ) from error
+        except Exception as error:  # fails its node
+            ours = foreseen(error, node.id)
+            raise NodeError(
+                ours.message,
+                kind="internal",
+                code=ours.code,
+                sent=context.sent,
+                answered=context.answered,
+            ) from error
+    raise NodeError(
+        f"no answer within {context.timeout:g} s",
+        kind="timeout",
+        code="node.timeout",
+        sent=context.sent,
+    )
+
+
+def _timeout(node: GraphNode, params: dict[str, Json]) -> float:
+    """Seconds: the smaller of what the node and its parameters name, else the default."""
+    own = params.get("timeoutMs")
+    named = [] if node.timeout is None else [node.timeout]
+    if isinstance(own, int | float) and not isinstance(own, bool):
+        named.append(own / 1000)
+    return min(named, default=NODE_TIMEOUT)
+
+
+def _retry(node: GraphNode) -> NodeRetry:
+    own = node.retry
+    if own is None:
+        return default_retry(node.type)
+    return NodeRetry(own.max_attempts, own.initial_ms / 1000, own.max_ms / 1000)
+
+
+def _default_key(execution_id: str, frame: Frame, node: GraphNode) -> str:
+    """`<execution>:<node>`, and in loops the numbers of the iterations, the outermost first."""
+    numbers: list[str] = []
+    inside: Frame | None = frame
+    while inside is not None and inside.loop is not None:
+        numbers.append(str(inside.index))
+        inside = inside.loop.frame
+    return ":".join([execution_id, node.id, *reversed(numbers)])
