@@ -442,6 +442,7 @@ def test_executions_that_were_in_bad_company_are_not_all_held_to_be_the_cause(
     with daemon.file() as raw:
         rescues = sorted(row[0] for row in raw.execute("SELECT rescues FROM jobs"))
     closed.is_open.set()
+    daemon.until_ready()
 
     assert rescues == [PROBATION] * 3 + [PROBATION + 1] * 2
     for execution_id in held:

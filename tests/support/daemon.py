@@ -108,7 +108,13 @@ class DaemonProcess:
 
     def start(self, role: str = "stack", **environ: str) -> None:
         """Start, and return once it is ready."""
-        process = self.spawn(role, **environ)
+        self.spawn(role, **environ)
+        self.until_ready()
+
+    def until_ready(self) -> None:
+        """Return once what was spawned is ready: it works before it listens."""
+        process = self.process
+        assert process is not None
         deadline = time.monotonic() + START_WITHIN
         while time.monotonic() < deadline:
             if process.poll() is not None:
