@@ -169,6 +169,26 @@ async def test_a_cancelled_parent_cancels_what_it_waits_for(world):
     await work_all(world)
 
 
+async def test_a_cancelled_parent_leaves_alone_what_it_does_not_wait_for(world):
+    await world.load(flow("child", put("1")))
+    delay = "{id: b, type: action.time.delay, params: {delaySeconds: 60}}"
+    text = flow(
+        "parent",
+        run_of("child", ", wait: false"),
+        more=f"  - {delay}",
+        edges="  - {from: a, to: b}",
+    )
+    parent = await world.start(await world.load(text))
+    await world.work()
+    child = loads((await world.nodes(parent))["a"].output)["executionId"]
+
+    await world.cancel(parent)
+    await work_all(world)
+
+    assert (await world.row(parent)).status is ExecutionStatus.CANCELLED
+    assert (await world.row(child)).status is COMPLETED
+
+
 async def test_an_unknown_workflow_fails_the_node(world):
     parent = await world.run(flow("parent", run_of("nowhere")))
 

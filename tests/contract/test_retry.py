@@ -174,6 +174,35 @@ async def test_a_loop_in_a_loop_goes_on_where_both_were(world):
     assert len(sent(world)) == 5, (before, sent(world), done)
 
 
+async def test_a_cancelled_loop_in_a_loop_repeats_nothing_that_was_done_in_it(world):
+    """Cut off while the last iteration of the inner one waits."""
+    post = (
+        "{id: post, type: action.http.request, effect: keyed, "
+        "params: {method: POST, url: 'http://far.example/{{ item }}'}}"
+    )
+    wait = "{id: wait, type: action.time.delay, params: {delaySeconds: '{{ 60 if index == 1 else 0 }}'}}"
+    inner = (
+        "{id: inner, type: logic.foreach, params: {items: '{{ item }}', collect: '{{ item }}'}, "
+        f"nodes: [{post}, {wait}], edges: [{{from: post, to: wait}}]}}"
+    )
+    text = chain(
+        f"{{id: each, type: logic.foreach, params: {{items: [[a, b]]}}, nodes: [{inner}]}}"
+    )
+    execution = await world.start(await world.load(text))
+    await world.work()
+    await world.cancel(execution)
+
+    await again(world, execution)
+    await world.work()
+    world.clock.advance(61)
+    await world.fire_timers()
+    await world.work()
+
+    row = await world.row(execution)
+    assert (row.status, loads(row.output)) == (COMPLETED, [["a", "b"]])
+    assert sent(world) == ["a", "b"]
+
+
 async def test_a_call_that_was_given_up_is_made_anew(world):
     await world.load("id: child\nnodes:\n  - {id: start, type: trigger.time.manual}\nedges: []\n")
     text = chain("{id: run, type: action.workflow.run, params: {workflowId: child, input: 7}}")

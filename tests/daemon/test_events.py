@@ -15,8 +15,9 @@ from queue import SimpleQueue
 import pytest
 from support.daemon import ENVIRON, DaemonProcess, FarSide, eventually, running
 
-from stackd.client.api import ServerEvent
+from stackd.client.api import Api, ServerEvent
 
+ENDED = "the stream has ended"
 HELLO = """
 id: hello
 nodes:
@@ -42,14 +43,17 @@ edges: [{{from: start, to: a}}, {{from: a, to: call}}]
 
 
 @contextlib.contextmanager
-def listening(daemon: DaemonProcess, **query: str) -> Iterator[SimpleQueue[ServerEvent]]:
-    """The events of a stream, in a queue, once it stands."""
+def listening(
+    daemon: DaemonProcess, *, api: Api | None = None, **query: str
+) -> Iterator[SimpleQueue[ServerEvent]]:
+    """The events of a stream, in a queue, once it stands; ENDED after the last."""
     came: SimpleQueue[ServerEvent] = SimpleQueue()
 
     def listen() -> None:
         with contextlib.suppress(Exception):
-            for event in daemon.api.events("/api/events", timeout=20, **query):
+            for event in (api or daemon.api).events("/api/events", timeout=20, **query):
                 came.put(event)
+            came.put(ServerEvent(None, ENDED, None))
 
     open_before = streams(daemon)
     threading.Thread(target=listen, daemon=True).start()
@@ -117,6 +121,20 @@ def test_an_event_that_is_none_is_refused_with_the_nearest(daemon):
 
 def test_a_stream_needs_a_token_over_tcp(daemon):
     assert daemon.http("GET", "/api/events", authorized=False).status == 401
+
+
+def test_a_stream_tells_of_tokens_only_who_may_know_of_them_and_ends_with_its_own(daemon):
+    token = daemon.api.post("/api/tokens", {"name": "reads", "scopes": ["read"]})
+    reader = Api(url=daemon.url, token=token["token"])
+    with listening(daemon) as all_there_is, listening(daemon, api=reader) as told:
+        other = daemon.api.post("/api/tokens", {"name": "other", "scopes": ["read"]})
+        daemon.begin("hello")
+        before_it = [event.name for event in until(told, "ExecutionFinished")]
+        daemon.api.request("DELETE", f"/api/tokens/{token['id']}")
+
+        assert until(told, ENDED)
+        assert not [name for name in before_it if name.startswith("Token")]
+        assert until(all_there_is, "TokenCreated")[-1].data["tokenId"] == other["id"]
 
 
 def test_a_silent_stream_is_not_cut_off_as_slow_nor_is_one_that_paused(tmp_path):
