@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.daemon import DaemonProcess
+from support.daemon import DaemonProcess, answer_json
 from support.flows import read
 
 from stackd.workflows.document import read_document
@@ -49,12 +49,7 @@ class Service:
                 sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 service.calls.append((self.command, self.path, json.loads(sent) if sent else None))
                 status, answer = ANSWERS.get(self.path, (200, {"id": len(service.calls)}))
-                body = json.dumps(answer).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                answer_json(self, status, answer)
 
             do_GET = do_POST = do_PUT = _answer
 

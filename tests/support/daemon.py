@@ -271,6 +271,20 @@ def eventually(what: str, check: Any, *, within: float = 20.0) -> Any:
     raise AssertionError(f"not within {within} s: {what}")
 
 
+def answer_json(
+    handler: BaseHTTPRequestHandler, status: int, value: Any, *, retry_after: int | None = None
+) -> None:
+    """Answer the request that `handler` holds with `value`; `retry_after` in seconds."""
+    body = json.dumps(value).encode()
+    handler.send_response(status)
+    if retry_after is not None:
+        handler.send_header("Retry-After", str(retry_after))
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
 class FarSide:
     """A service on a real socket that notes every request. Each key counts once, as a payment API's would.
 
@@ -305,12 +319,7 @@ class FarSide:
                     self.close_connection = True
                     return
                 status = int(self.path[8:]) if self.path.startswith("/status/") else 200
-                body = json.dumps({"path": self.path}).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                answer_json(self, status, {"path": self.path})
 
             do_GET = do_POST = do_PUT = _answer
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -167,36 +167,28 @@ async def test_all_of_many_events_come_in_order(bus, stream):
     assert found == [str(number) for number in range(1000)]
 
 
-async def test_a_silent_stream_says_that_it_is_there(clock, stream):
-    reader = stream.open(None)
+async def said_upon(clock, stream, happens: Callable[[Client], None]) -> bytes | None:
+    """What a reader that waits on a silent stream is given when `happens` was done with its client."""
+    reader, client = stream.open(None), Client()
     said: list[bytes | None] = []
 
     async def listen() -> None:
-        said.append(await reader.next(ALL, Client()))
+        said.append(await reader.next(ALL, client))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(listen)
         while not clock.is_awaited:
             await anyio.lowlevel.checkpoint()
-        clock.advance(BEAT)
+        happens(client)
+    return said[0]
 
-    assert said == [b": beat\n\n"]
+
+async def test_a_silent_stream_says_that_it_is_there(clock, stream):
+    assert await said_upon(clock, stream, lambda _: clock.advance(BEAT)) == b": beat\n\n"
 
 
 async def test_a_silent_stream_comes_back_to_be_asked_whether_it_may_go_on(clock, stream):
-    reader = stream.open(None)
-    said: list[bytes | None] = []
-
-    async def listen() -> None:
-        said.append(await reader.next(ALL, Client()))
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(listen)
-        while not clock.is_awaited:
-            await anyio.lowlevel.checkpoint()
-        clock.advance(ASK_AGAIN)
-
-    assert said == [b""]
+    assert await said_upon(clock, stream, lambda _: clock.advance(ASK_AGAIN)) == b""
 
 
 async def test_a_stream_in_which_nothing_fits_says_that_it_is_there_too(bus, clock, stream):
@@ -208,19 +200,7 @@ async def test_a_stream_in_which_nothing_fits_says_that_it_is_there_too(bus, clo
 
 
 async def test_a_stream_ends_when_its_client_leaves(clock, stream):
-    reader, client = stream.open(None), Client()
-    said: list[bytes | None] = []
-
-    async def listen() -> None:
-        said.append(await reader.next(ALL, client))
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(listen)
-        while not clock.is_awaited:
-            await anyio.lowlevel.checkpoint()
-        client.leave()
-
-    assert said == [None]
+    assert await said_upon(clock, stream, Client.leave) is None
 
 
 async def test_all_streams_end_with_the_process(clock, stream):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import socket
 import threading
 import time
@@ -15,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from support.crash.stories import Story
-from support.daemon import eventually
+from support.daemon import answer_json, eventually
 
 DELAY = 0.004  # seconds each answer takes
 AFTER = 2  # seconds a far side that says "later" asks for
@@ -143,14 +142,7 @@ def _server(witness: Witness) -> ThreadingHTTPServer:
                     self._respond(200)
 
         def _respond(self, status: int, *, retry_after: int | None = None) -> None:
-            body = json.dumps({"path": self.path}).encode()
-            self.send_response(status)
-            if retry_after is not None:
-                self.send_header("Retry-After", str(retry_after))
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            answer_json(self, status, {"path": self.path}, retry_after=retry_after)
 
         do_GET = do_POST = do_PUT = _answer
 
