@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import anyio
 from aiohttp import web
-from multidict import MultiMapping
 
 from stackd.client.models import StartedExecution
 from stackd.core.aside import aside_if
 from stackd.core.errors import (
     NotFoundError,
     OverloadedError,
-    StackdError,
-    StoreCorruptError,
-    StoreFailedError,
 )
 from stackd.core.json import LARGE, Json, dumps, loads
-from stackd.core.large_json import check, load
-from stackd.core.text import codec, decoded, shown
+from stackd.core.large_json import load
+from stackd.core.text import shown
 from stackd.store.connection import Tx
 from stackd.web.answers import accepted, output, started
-from stackd.web.bodies import Body
 from stackd.web.connections import connection_of
-from stackd.web.context import Context, header_text, of, storable, usable_key
-from stackd.web.forms import Field, FormFile, read_multipart, read_urlencoded
+from stackd.web.context import Context, header_text, of, usable_key
+from stackd.web.deliveries import Delivery, delivery_of, head_of
 from stackd.web.problem import problem
 from stackd.web.route import JSON, Content, Route
 from stackd.workflows import catalogue, executions
@@ -40,23 +34,6 @@ from stackd.workflows.graph import GraphNode
 REPLY_WITHIN = 30.0  # seconds `respond: last` waits before it answers 202
 KEY_HEADERS = ("Idempotency-Key", "webhook-id", "X-GitHub-Delivery")
 ROUTES_KEPT = 10_000
-
-_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
-
-
-@dataclass(slots=True)
-class _Delivery:
-    """A webhook request, read in full.
-
-    Attributes:
-        text: the trigger's output as JSON.
-        blobs: those that were put for it.
-        is_offered: to the store, so that it may be committed whatever is heard of it.
-    """
-
-    text: bytes = b""
-    blobs: list[str] = field(default_factory=list)
-    is_offered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,23 +121,10 @@ class Webhooks:
     async def _take(
         self, context: Context, request: web.Request, route: WebhookRoute, node: GraphNode
     ) -> _Taken:
-        """Read the delivery and commit its execution, with the blobs it brings; without one, they go again."""
-        delivery = _Delivery()
-        try:
-            with context.bodies.of(request) as body:
-                await _read_delivery(context, request, body, delivery)
-                taken = await self._accept(context, request, route, node, delivery)
-        except BaseException as error:
-            is_refused = isinstance(error, StackdError | web.HTTPException)
-            if isinstance(error, StoreFailedError | StoreCorruptError) or (
-                delivery.is_offered and not is_refused
-            ):
-                raise  # perhaps it is committed after all
-            with anyio.CancelScope(shield=True):
-                await context.blobs.drop(delivery.blobs)
-            raise
-        if taken.is_duplicate:
-            await context.blobs.drop(delivery.blobs)
+        around = head_of(request) | {"path": request.match_info["path"]}
+        async with delivery_of(request, around) as delivery:
+            taken = await self._accept(context, request, route, node, delivery)
+            delivery.is_kept = not taken.is_duplicate
         return taken
 
     async def _accept(
@@ -169,7 +133,7 @@ class Webhooks:
         request: web.Request,
         route: WebhookRoute,
         node: GraphNode,
-        delivery: _Delivery,
+        delivery: Delivery,
     ) -> _Taken:
         """Commit the execution.
 
@@ -190,7 +154,7 @@ class Webhooks:
         request: web.Request,
         route: WebhookRoute,
         node: GraphNode,
-        delivery: _Delivery,
+        delivery: Delivery,
         *,
         may_be_old: bool,
     ) -> _Taken | None:
@@ -231,106 +195,8 @@ class Webhooks:
         return await context.store.write(change, size_bytes=len(new.input))
 
 
-async def _read_delivery(
-    context: Context, request: web.Request, body: Body, delivery: _Delivery
-) -> None:
-    around: dict[str, Json] = {
-        "headers": {
-            name.lower(): header_text(", ".join(request.headers.getall(name)))
-            for name in request.headers
-        },
-        "query": _multi(request.query),
-        "method": request.method,
-        "path": request.match_info["path"],
-    }
-    content, rest = await body.read(), storable(around)
-    content_type = request.content_type
-    if not content:
-        delivery.text = _joined(b"null", rest)
-    elif content_type in _FORMS:
-        fields = await aside_if(len(content) > LARGE, _fields, request, content)
-        form = await _with_blobs(context, fields, delivery)
-        delivery.text = await aside_if(len(content) > LARGE, _joined_value, form, rest)
-    elif content_type == "application/json" or content_type.endswith("+json"):
-        delivery.text = await aside_if(len(content) > LARGE, _checked, content, rest)
-    else:
-        text = None
-        if content_type.startswith("text/") or content_type.endswith("xml"):
-            text = await aside_if(len(content) > LARGE, _quoted, content, request.charset, rest)
-        if text is None:
-            kept = await _put(context, content, delivery)
-            blob = {"$blob": kept, "bytes": len(content), "contentType": content_type}
-            text = _joined_value(blob, rest)
-        delivery.text = text
-
-
-def _joined(body: bytes | bytearray, rest: bytes) -> bytes:
-    """The trigger's output: `body`, a JSON text, and the members of `rest`."""
-    return b"".join((b'{"body":', body, b",", memoryview(rest)[1:]))
-
-
-def _joined_value(body: Json, rest: bytes) -> bytes:
-    return _joined(storable(body), rest)
-
-
-def _checked(content: bytearray, rest: bytes) -> bytes:
-    """As the JSON it is, once it has been read: written anew, it would be held three times."""
-    check(content)
-    return _joined(content, rest)
-
-
-def _quoted(content: bytearray, charset: str | None, rest: bytes) -> bytes | None:
-    """As text in its charset; None if it is none."""
-    name = codec(charset)
-    if name is None:
-        return None
-    try:
-        return _joined_value(decoded(content, name), rest)
-    except UnicodeError:
-        return None
-
-
-def _multi(pairs: MultiMapping[str]) -> dict[str, Json]:
-    """Names with one value as text, repeated names as a list."""
-    result: dict[str, Json] = {}
-    for name in dict.fromkeys(pairs):
-        values = pairs.getall(name)
-        result[name] = values[0] if len(values) == 1 else list(values)
-    return result
-
-
-def _fields(request: web.Request, content: bytearray) -> list[Field]:
-    if request.content_type == "multipart/form-data":
-        return read_multipart(content, request.headers["Content-Type"])
-    return read_urlencoded(content, request.charset)
-
-
-async def _with_blobs(
-    context: Context, fields: list[Field], delivery: _Delivery
-) -> dict[str, Json]:
-    """The form as JSON: names with one value as it is, repeated ones as a list, files as blobs."""
-    values: dict[str, list[Json]] = {}
-    for name, value in fields:
-        shown: Json = value
-        if isinstance(value, FormFile):
-            shown = {
-                "$blob": await _put(context, value.content, delivery),
-                "bytes": len(value.content),
-                "filename": value.filename,
-                "contentType": value.content_type,
-            }
-        values.setdefault(name, []).append(shown)
-    return {name: some[0] if len(some) == 1 else some for name, some in values.items()}
-
-
-async def _put(context: Context, content: bytes | bytearray, delivery: _Delivery) -> str:
-    blob_id = await context.blobs.put(content)
-    delivery.blobs.append(blob_id)
-    return blob_id
-
-
 async def _dedupe_key(
-    request: web.Request, node: GraphNode, delivery: _Delivery
+    request: web.Request, node: GraphNode, delivery: Delivery
 ) -> tuple[str, float] | None:
     """(key, window in seconds) that makes this delivery the same as another; None: it is its own."""
     own: dict[str, Any] = node.settings.get("dedupe") or {}
