@@ -47,6 +47,7 @@ from stackd.queue.admission import Admission
 from stackd.queue.job import RetryPolicy
 from stackd.queue.processes import SILENT_LEASES
 from stackd.runtime.blobs import BlobFolder, BlobLimits
+from stackd.runtime.links import Links
 from stackd.runtime.tools import Limits, Tools
 from stackd.runtime.versions import Versions
 from stackd.runtime.workflow_runtime import WorkflowRuntime
@@ -206,6 +207,10 @@ def _token(settings: Settings, role: str) -> str | None:
     return ensure_dev_token(settings.state_dir)
 
 
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 class _Daemon:
     """One process: its store, its services, its end."""
 
@@ -230,6 +235,10 @@ class _Daemon:
             self._events.subscribe(listener)
         self._supervisor = Supervisor(self._clock, self._events)
         self._token = token
+        self._links = Links(
+            settings.encryption_master_key,
+            settings.public_url or _url(settings.host, settings.port),
+        )
         self._runtime: WorkflowRuntime | None = None
 
     async def run(self) -> int:
@@ -307,6 +316,7 @@ class _Daemon:
             events=self._events,
             limits=Limits(settings.max_output_bytes, settings.max_execution_bytes),
             admission=admission,
+            links=self._links,
             job_retry=RetryPolicy(
                 settings.retry_delay, settings.max_retry_delay, settings.max_retries + 1
             ),
@@ -324,6 +334,7 @@ class _Daemon:
             store=store,
             versions=versions,
             blobs=blobs,
+            links=self._links,
             bodies=Bodies(
                 Budget(settings.body_memory_bytes, clock=self._clock),
                 max_bytes=settings.max_body_bytes,
@@ -394,9 +405,11 @@ class _Daemon:
         return limit
 
     def _announce(self, host: str, port: int) -> None:
+        if not self._settings.public_url:
+            self._links.base = _url(host, port)  # the port may have been any
         _log.info(
             "ready", version=__version__, role=self._role, pid=self._identity.pid,
-            url=f"http://{host}:{port}", state=str(self._settings.state_dir),
+            url=_url(host, port), state=str(self._settings.state_dir),
         )  # fmt: skip
         if self._token is not None:  # for the person at the terminal; no log line holds it
             where = dev_token_file(self._settings.state_dir)

@@ -79,6 +79,9 @@ _TOKEN = re.compile(rf"[A-Za-z0-9._~+/=-]{{{TOKEN_LENGTH},}}")  # what RFC 6750 
 _PROXY = re.compile(  # what may stand in a password otherwise is written as %40 and the like
     r"http://([^\s/@?#:]+(:[^\s/@?#:]*)?@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}/?"
 )
+_PUBLIC_URL = re.compile(
+    r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[A-Za-z0-9._~%/-]*)?"
+)
 _USERINFO = re.compile(r"//[^/@]*@")
 
 
@@ -185,6 +188,13 @@ def _read_proxy(value: Any) -> str:
     text = str(value).strip()
     if text and not _PROXY.fullmatch(text):
         raise ValueError("must be http://HOST:PORT or http://USER:PASSWORD@HOST:PORT")
+    return text
+
+
+def _read_public_url(value: Any) -> str:
+    text = str(value).strip().rstrip("/")
+    if text and not _PUBLIC_URL.fullmatch(text):
+        raise ValueError("must be http://HOST or https://HOST, perhaps with a port and a path")
     return text
 
 
@@ -340,6 +350,10 @@ class Settings(BaseSettings):
     tls_ca_file: Annotated[Path | None, BeforeValidator(_read_file)] = _setting(
         "STACKD_TLS_CA_FILE", "",
         "certificates in PEM that HTTP steps trust besides the system's", unit="path",
+    )  # fmt: skip
+    public_url: Annotated[str, BeforeValidator(_read_public_url)] = _setting(
+        "STACKD_PUBLIC_URL", "",
+        "how others reach this daemon, as links and webhook addresses begin; empty: http://HOST:PORT",
     )  # fmt: skip
     http_proxy: Annotated[str, BeforeValidator(_read_proxy)] = _setting(
         "STACKD_HTTP_PROXY", "",

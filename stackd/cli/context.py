@@ -17,7 +17,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from stackd.client.api import Api
-from stackd.core.errors import StackdError
+from stackd.core.errors import InputError, StackdError
+from stackd.core.json import loads_strict
 from stackd.core.text import plain, plain_json
 from stackd.settings import connection_settings
 
@@ -206,6 +207,22 @@ def _drop_output() -> None:
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, sys.stdout.fileno())
         os.close(nothing)
+
+
+def json_of(option: str, given: str) -> Any:
+    """The JSON value that was given with `option`.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        return loads_strict(os.fsencode(given))
+    except InputError as error:
+        raise InputError(
+            f"{option}: {error.message}",
+            code=error.code,
+            hint=f"""give it as JSON in UTF-8: {option} '{{"name": "Ada"}}'""",
+        ) from None
 
 
 def short_error(error: dict[str, Any] | None) -> str:

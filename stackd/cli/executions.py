@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from typing import Annotated, Any
+from urllib.parse import parse_qsl, urlsplit
 
 import typer
 
@@ -13,6 +14,7 @@ from stackd.cli.context import (
     JsonFlag,
     daemon,
     is_terminal,
+    json_of,
     print_json,
     print_table,
     say,
@@ -21,9 +23,9 @@ from stackd.cli.context import (
 )
 from stackd.cli.tail import tail
 from stackd.cli.tree import STYLES, node_lines
-from stackd.client.models import ExecutionList, ExecutionView, MovedExecution
+from stackd.client.models import ExecutionList, ExecutionView, MovedExecution, StartedExecution
 from stackd.core.clock import SystemClock
-from stackd.core.errors import InputError
+from stackd.core.errors import ConflictError, InputError
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -32,6 +34,7 @@ app.command()(tail)
 IdArgument = Annotated[
     str, typer.Argument(help="The execution's id.", autocompletion=completion.execution_id)
 ]
+RUNS = "/api/runs/"  # in every link
 OUTPUT_SHOWN = 200  # characters of an output on one line
 
 
@@ -97,6 +100,9 @@ def print_execution(view: dict[str, Any]) -> None:
     if view["moreNodes"]:
         say(f"  more node runs are not shown: /api/executions/{view['id']}/nodes has all of them")
     say(f"  output  {_short(view['output'])}")
+    for key, link in _links(view).items():
+        say(f"  {key} waits for a call to {link}")
+        say(f"    stackd executions resume {view['id']} --node {key}")
     uncertain = [n["id"] for n in view["nodes"] if n["status"] == "uncertain"]
     for key in uncertain if view["status"] == "uncertain" else []:
         say(f"  nobody knows whether {key} happened; look at the far side, then:")
@@ -136,6 +142,43 @@ def retry(
         print_json(answer)
     else:
         say(f"{execution_id} goes on; follow it with: stackd executions tail {execution_id}")
+
+
+@app.command()
+def resume(
+    execution_id: IdArgument,
+    given: Annotated[str, typer.Option("--input", help="What is sent, JSON.")] = "null",
+    node: Annotated[
+        str | None, typer.Option(help="Which node run, if several wait for a call.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Call the link of a node run that waits for it, so that the execution goes on."""
+    body = json_of("--input", given)
+    view = daemon().get(f"/api/executions/{execution_id}", ExecutionView)
+    links = _links(view)
+    chosen = links if node is None else {node: links[node]} if node in links else {}
+    if len(chosen) != 1:
+        raise ConflictError(
+            f"{node or execution_id} waits for no call" if not chosen else "several node runs wait",
+            code="execution.ambiguous_node",
+            hint=f"name one: --node {' | '.join(links)}" if links else None,
+        )
+    link = urlsplit(next(iter(chosen.values())))
+    path = link.path[link.path.index(RUNS) :]  # a public address may have a path before it
+    query: dict[str, Any] = dict(parse_qsl(link.query))
+    is_json = {"Content-Type": "application/json"}
+    answer = daemon().post(path, body, StartedExecution, headers=is_json, **query)
+    if as_json:
+        print_json(answer)
+    else:
+        say(f"{execution_id} goes on; follow it with: stackd executions tail {execution_id}")
+
+
+def _links(view: dict[str, Any]) -> dict[str, str]:
+    """The links that the node runs of an execution wait to be called by, as far as the caller may know them."""
+    found = {n["id"]: n["metadata"].get("resumeUrl") for n in view["nodes"]}
+    return {key: link for key, link in found.items() if isinstance(link, str) and RUNS in link}
 
 
 @app.command()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from stackd.cli.context import (
     JsonFlag,
     complain,
     daemon,
+    json_of,
     print_json,
     print_safe,
     print_table,
@@ -36,8 +36,7 @@ from stackd.client.models import (
     WorkflowView,
 )
 from stackd.core.clock import SystemClock
-from stackd.core.errors import InputError, TooLargeError
-from stackd.core.json import loads_strict
+from stackd.core.errors import TooLargeError
 from stackd.core.text import plain
 
 if TYPE_CHECKING:
@@ -272,7 +271,7 @@ def run(
     as_json: JsonFlag = False,
 ) -> None:
     """Start an execution by hand; with --wait, exit 1 if it fails or is not over in time."""
-    body = {"input": _json(given)}
+    body = {"input": json_of("--input", given)}
     if wait:
         with waiting(f"{plain(workflow_id)} runs"):
             answer = _run_and_wait(workflow_id, body, timeout)
@@ -302,17 +301,6 @@ def _start(
     api, path = daemon(), f"/api/workflows/{workflow_id}/run"
     answer = api.request("POST", path, body=body, query={"wait": wait}, timeout=timeout)
     return api.shaped(answer, StartedExecution if answer.status == 202 else ExecutionView)
-
-
-def _json(given: str) -> Any:
-    try:
-        return loads_strict(os.fsencode(given))
-    except InputError as error:
-        raise InputError(
-            f"--input: {error.message}",
-            code=error.code,
-            hint="""give it as JSON in UTF-8: --input '{"name": "Ada"}'""",
-        ) from None
 
 
 def _run_and_wait(workflow_id: str, body: dict[str, Any], timeout: float) -> Answer:

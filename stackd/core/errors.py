@@ -5,6 +5,8 @@
     ├── InputError           a person or a far side sent something unusable (422 unless it says other)
     │   ├── NotFoundError    the named thing does not exist (404)
     │   ├── ConflictError    the named thing is not in a state that allows this (409)
+    │   ├── GoneError        the named thing was there, and will not be again (410)
+    │   ├── LinkError        a link that nobody here has given away (403)
     │   ├── TooLargeError    over a stated limit (413)
     │   ├── MalformedError   a request or a form that is none (400)
     │   ├── UnsupportedError  a request comes in a form that is not known here (415)
@@ -84,6 +86,16 @@ class NotFoundError(InputError):
 class ConflictError(InputError):
     code = "conflict"
     status = 409
+
+
+class GoneError(InputError):
+    code = "gone"
+    status = 410
+
+
+class LinkError(InputError):
+    code = "link.invalid"
+    status = 403
 
 
 class TooLargeError(InputError):

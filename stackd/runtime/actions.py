@@ -1,4 +1,4 @@
-"""Actions: nodes with an effect, and delays; from the first try to done, failed, waiting or unknown.
+"""Actions: nodes with an effect, from the first try to done, failed, waiting or unknown.
 
 Before the first byte of an action leaves, its intent is on disk, with its idempotency key and what its input
 was; and its result is before anything builds on it. So after a crash a read or a keyed action may be tried
@@ -21,16 +21,14 @@ from stackd.runtime.faults import foreseen, stored
 from stackd.runtime.frame import Frame
 from stackd.runtime.journal import Journal
 from stackd.runtime.node_runs import NodeRuns
-from stackd.runtime.nodes import HANDLERS, delay_until
+from stackd.runtime.nodes import HANDLERS
 from stackd.runtime.outcome import Again, GiveUp, NodeRetry, Unknown, default_retry, judge
-from stackd.runtime.tools import Tools
+from stackd.runtime.tools import INLINE_WAIT, Tools
 from stackd.runtime.values import Values
 from stackd.workflows.executions import NodeRow, NodeStatus
-from stackd.workflows.expressions import Scope
 from stackd.workflows.graph import GraphNode
 from stackd.workflows.nodetypes import Effect
 
-INLINE_WAIT = 1.0  # seconds; a longer delay or retry wait is a timer and holds no worker slot
 NODE_TIMEOUT = 30.0  # seconds, the origin's default
 
 
@@ -50,24 +48,6 @@ class Actions:
         self._journal = journal
         self._values = values
         self._node_runs = node_runs
-
-    async def delay(self, frame: Frame, node: GraphNode, row: NodeRow) -> None:
-        """Let time pass: here if it is short, else by a timer."""
-        started_at = row.started_at or self._tools.clock.time()
-        row = row._replace(attempt=1, started_at=started_at)
-        try:
-            params, _ = self._values.render(frame, node, row)
-            due_at, output = delay_until(params, now=started_at)
-        except Exception as error:  # noqa: BLE001  # fails its node
-            self._node_runs.fail(frame, node, row, error)
-            return
-        left = due_at - self._tools.clock.time()
-        if left > INLINE_WAIT:
-            self._node_runs.let_wait(frame, node, row)
-            self._journal.set_timer(row.key, due_at, dumps(output))
-            return
-        await self._tools.clock.sleep(max(left, 0.0))
-        self._node_runs.complete(frame, node, row, output)
 
     async def run(self, frame: Frame, node: GraphNode, row: NodeRow) -> None:
         """Try a node with an effect until it is done, has failed, waits, or nobody knows."""
@@ -135,8 +115,7 @@ class Actions:
     def _idempotency_key(self, frame: Frame, node: GraphNode, row: NodeRow) -> str:
         if node.idempotency_key is None:
             return _default_key(self._execution_id, frame, node)
-        seed = f"{self._execution_id}:{row.key}:key"
-        key = node.idempotency_key.render(Scope(frame.roots, now=row.started_at or 0.0, seed=seed))
+        key = node.idempotency_key.render(self._values.scope(frame, row, f"{row.key}:key"))
         if not isinstance(key, str | int) or key == "":
             raise NodeError(
                 f"idempotencyKey of {node.id} is no text", kind="invalid", code="node.bad_key"

@@ -18,7 +18,7 @@ from stackd.queue import verbs
 from stackd.queue.job import Job
 from stackd.runtime.tools import STORE_RETRY, Tools
 from stackd.store.connection import Tx
-from stackd.workflows import executions
+from stackd.workflows import executions, resume
 from stackd.workflows.executions import ExecutionRow, NodeFinished, NodeRow, NodeStatus
 
 T = TypeVar("T")
@@ -89,6 +89,15 @@ class Journal:
         row = self._row
         self._pending.others.append(
             lambda tx: executions.add_timer(tx, row, key, due_at=due_at, output=output)
+        )
+
+    def await_call(self, key: str, expires_at: float) -> None:
+        """Let the waiting node run `key` end with a call to its link, perhaps one that came before it waited."""
+        row = self._row
+        self._pending.others.append(
+            lambda tx: resume.await_call(
+                tx, row, key, expires_at=expires_at, now=self._tools.clock.time()
+            )
         )
 
     def finish_item(self, loop: str, index: int, output: bytes | None, keys: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ before anything with an effect builds on it. Every write is fenced: once a newer
 first write says so and the run ends without another effect.
 
 Here is the life of the run: what it reads at first, whose turn it is, and how it rests. What becomes of its nodes
-is in `node_runs`; what runs those that take their time is in `loops`, `calls` and `actions`.
+is in `node_runs`; what runs those that take their time is in `loops`, `calls`, `waits` and `actions`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from stackd.runtime.node_runs import LOOP_SHARE, NodeRuns, NodeWork, Work
 from stackd.runtime.tools import Tools
 from stackd.runtime.values import Values
 from stackd.runtime.versions import Versions
+from stackd.runtime.waits import Waits
 from stackd.store.connection import Tx
 from stackd.workflows import executions
 from stackd.workflows.executions import ExecutionRow, ExecutionStatus, NodeStatus
@@ -51,7 +52,7 @@ class Run:
         self._job = job
         self._row = row
         self._journal = Journal(tools, job, row, told=self._note_change)
-        self._values = Values(tools.store, graph, row)
+        self._values = Values(tools, graph, row)
         self._node_runs = NodeRuns(tools, row, self._journal, self._values, work_of=self._work_of)
         self._is_fresh = job.fence == 1 and row.wakes == 0  # nothing can stand in the journal yet
         self._top: Frame | None = None
@@ -80,6 +81,10 @@ class Run:
     @cached_property
     def _actions(self) -> Actions:
         return Actions(self._tools, self._row.id, self._journal, self._values, self._node_runs)
+
+    @cached_property
+    def _waits(self) -> Waits:
+        return Waits(self._tools, self._row.id, self._journal, self._values, self._node_runs)
 
     @property
     def seq(self) -> int:
@@ -279,7 +284,9 @@ class Run:
         """What runs a node that takes its time."""
         match node.type:
             case "action.time.delay":
-                return self._actions.delay
+                return self._waits.delay
+            case "action.wait.webhook":
+                return self._waits.for_call
             case "action.workflow.run":
                 return self._calls.run
             case "logic.foreach":

@@ -9,9 +9,11 @@ from stackd.core.events import EventBus
 from stackd.queue.admission import Admission
 from stackd.queue.job import RetryPolicy
 from stackd.runtime.context import Blobs, Http
+from stackd.runtime.links import Links
 from stackd.store.database import Database
 
 FLUSH_AFTER = 0.2  # seconds a pure result may stay in memory only
+INLINE_WAIT = 1.0  # seconds; a longer delay or retry wait is a timer and holds no worker slot
 STORE_RETRY = 0.5  # seconds between tries while the store is full or locked
 
 
@@ -37,6 +39,7 @@ class Tools:
     events: EventBus
     limits: Limits
     admission: Admission
+    links: Links
     job_retry: RetryPolicy
     send_within: float  # seconds after its intent was written; later, another may own the execution
     flush_after: float = FLUSH_AFTER

@@ -7,21 +7,24 @@ the next claim reads them again. Large ones are read, and taken apart in the end
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import anyio
 
 from stackd.core.aside import aside
 from stackd.core.budget import Share
 from stackd.core.clock import rfc3339
+from stackd.core.errors import ExpressionError
 from stackd.core.json import LARGE, Json, loads
 from stackd.core.large_json import Loaded, load
 from stackd.runtime.frame import Frame
+from stackd.runtime.tools import Tools
 from stackd.runtime.transforms import evaluated
-from stackd.store.database import Database
 from stackd.workflows import executions
 from stackd.workflows.executions import ExecutionRow, NodeRow
 from stackd.workflows.expressions import Scope
 from stackd.workflows.graph import Graph, GraphNode
+from stackd.workflows.model import WAIT
 
 
 class Values:
@@ -32,10 +35,11 @@ class Values:
         share: of memory; grows with large outputs.
     """
 
-    __slots__ = ("_graph", "_large", "_row", "_store", "share", "total_bytes")
+    __slots__ = ("_graph", "_large", "_links", "_row", "_store", "share", "total_bytes")
 
-    def __init__(self, store: Database, graph: Graph, row: ExecutionRow) -> None:
-        self._store = store
+    def __init__(self, tools: Tools, graph: Graph, row: ExecutionRow) -> None:
+        self._store = tools.store
+        self._links = tools.links
         self._graph = graph
         self._row = row
         self._large: dict[str, Loaded] = {}  # the large ones of the stored values, by node
@@ -87,7 +91,18 @@ class Values:
     def scope(self, frame: Frame, row: NodeRow, place: str) -> Scope:
         """What the expressions of a node run see. `place`: which of its own, for what is drawn by lot."""
         now = row.started_at or self._row.created_at
-        return Scope(frame.roots, now=now, seed=f"{self._row.id}:{place}")
+        seed = f"{self._row.id}:{place}"
+        return Scope(frame.roots, now=now, seed=seed, link=partial(self._link, frame))
+
+    def _link(self, frame: Frame, node_id: str) -> str:
+        """The link of a node that stands in `frame`, or around it."""
+        inside: Frame | None = frame
+        while inside is not None:
+            node = inside.graph.nodes.get(node_id)
+            if node is not None and node.type == WAIT:
+                return self._links.url(self._row.id, inside.key(node))
+            inside = None if inside.loop is None else inside.loop.frame
+        raise ExpressionError(f"resumeUrl: {node_id} is no node that waits for a call")
 
     def render(self, frame: Frame, node: GraphNode, row: NodeRow) -> tuple[dict[str, Json], int]:
         """The node's parameters, and about how many bytes of JSON were filled in."""

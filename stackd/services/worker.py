@@ -31,6 +31,7 @@ from stackd.store.connection import Tx
 from stackd.store.database import Database
 from stackd.workflows import executions
 from stackd.workflows.executions import CallEnded, CancelRequested, TimerFired
+from stackd.workflows.resume import NodeResumed
 
 POLL = 1.0  # seconds between looks for what other processes enqueued or asked to cancel
 CLAIM_BATCH = 50  # jobs per claim: bounds how long one claim holds the writer
@@ -101,7 +102,9 @@ class Worker:
                 self._hear_work, JobEnqueued, JobUnblocked, JobRescued, QueueResumed
             ),
             self._events.subscribe(self._hear_settled, JobSettled),
-            self._events.subscribe(self._hear_execution, CancelRequested, TimerFired, CallEnded),
+            self._events.subscribe(
+                self._hear_execution, CancelRequested, TimerFired, CallEnded, NodeResumed
+            ),
         )
         try:
             async with anyio.create_task_group() as upkeep:
@@ -138,7 +141,7 @@ class Worker:
         match event:
             case CancelRequested():
                 self._runtime.cancel(event.execution)
-            case TimerFired() | CallEnded():
+            case TimerFired() | CallEnded() | NodeResumed():
                 self._runtime.wake(event.execution)
             case _:
                 pass

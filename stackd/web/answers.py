@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from aiohttp import web
 
+from stackd.access.tokens import Scope
 from stackd.core.aside import aside_if
 from stackd.core.budget import Share
 from stackd.core.json import LARGE, dumps
 from stackd.store.connection import Tx
+from stackd.web.auth import caller_of
 from stackd.web.context import of
-from stackd.web.views import ExecutionInFull, execution_parts, node_list_parts
+from stackd.web.views import ExecutionInFull, LinkOf, execution_parts, node_list_parts
 from stackd.workflows import executions
 from stackd.workflows.executions import ExecutionRow, ExecutionStatus, NodeRow
 
@@ -38,12 +41,13 @@ async def rested(request: web.Request, execution_id: str) -> web.StreamResponse:
         OverloadedError: it is large, and there was no room for it in time.
     """
     async with _room_for(request, execution_id) as is_large:
-        found = await of(request).store.read(lambda tx: _in_full(tx, execution_id))
+        link = _link(request, execution_id)
+        found = await of(request).store.read(lambda tx: _in_full(tx, execution_id, link))
         is_large = is_large or len(found.nodes) > MANY_NODES
         return await in_parts(request, await aside_if(is_large, execution_parts, found))
 
 
-def _in_full(tx: Tx, execution_id: str) -> ExecutionInFull:
+def _in_full(tx: Tx, execution_id: str, link: LinkOf | None) -> ExecutionInFull:
     row = executions.get(tx, execution_id)
     nodes = executions.telling_node_rows(tx, row.seq, limit=NODES_SHOWN + 1)
     return ExecutionInFull(
@@ -52,7 +56,15 @@ def _in_full(tx: Tx, execution_id: str) -> ExecutionInFull:
         executions.input_of(tx, row),
         sorted(nodes[:NODES_SHOWN], key=lambda node: (node.started_at or 0.0, node.key)),
         len(nodes) > NODES_SHOWN,
+        link,
     )
+
+
+def _link(request: web.Request, execution_id: str) -> LinkOf | None:
+    """What gives the link of a node run; None to callers who may not let an execution go on."""
+    if not Scope.RUN.is_within(caller_of(request).scopes):
+        return None
+    return partial(of(request).links.url, execution_id)
 
 
 async def node_runs(
@@ -72,7 +84,9 @@ async def node_runs(
         rows = await of(request).store.read(query)
         cursor = rows[limit - 1].key if len(rows) > limit else None
         is_large = is_large or limit > MANY_NODES
-        parts = await aside_if(is_large, node_list_parts, rows[:limit], cursor)
+        parts = await aside_if(
+            is_large, node_list_parts, rows[:limit], cursor, _link(request, execution_id)
+        )
         return await in_parts(request, parts)
 
 

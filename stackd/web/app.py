@@ -20,6 +20,7 @@ from stackd.web import (
     executions,
     openapi,
     problem,
+    resume,
     tokens,
     workflows,
 )
@@ -73,6 +74,7 @@ def all_routes(webhooks: Webhooks) -> tuple[Route, ...]:
         *webhooks.routes,
         *workflows.ROUTES,
         *executions.ROUTES,
+        *resume.ROUTES,
         *blobs.ROUTES,
         *events.ROUTES,
         *tokens.ROUTES,

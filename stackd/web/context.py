@@ -17,6 +17,7 @@ from stackd.core.process import ProcessIdentity
 from stackd.core.text import shown
 from stackd.queue.admission import Admission
 from stackd.runtime.blobs import BlobFolder
+from stackd.runtime.links import Links
 from stackd.runtime.versions import Versions
 from stackd.settings import Settings
 from stackd.store.database import Database
@@ -55,6 +56,7 @@ class Context:
     store: Database
     versions: Versions
     blobs: BlobFolder
+    links: Links
     bodies: Bodies
     answers: Budget
     admission: Admission

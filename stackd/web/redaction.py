@@ -1,4 +1,4 @@
-"""What of stored texts is not shown: headers and query parameters that carry secrets.
+"""What of stored texts is not shown: headers and query parameters that carry secrets, and links of node runs.
 
 For a thread, if the text is large: it is looked through in steps, and each map in it read by itself.
 """
@@ -34,6 +34,8 @@ _NAME: Final = re.compile(
     ('(?<!\\\\)"(?:' + "|".join("".join(map(_letter, name)) for name in _NAMES) + ')"').encode()
 )
 _LONGEST_NAME: Final = len('"headers"') + len("headers") * len("u0061")
+# As `runtime/links.py` makes them, and as others write them down: PHP with "\/", Go with "\u0026".
+_LINK: Final = re.compile(rb"resume\?token=[\w-]{43}(?:&|\\u0026)signature=[\w-]{43}")
 _DECODER: Final = json.JSONDecoder()
 _NEST: Final = (dict, list)
 
@@ -65,9 +67,11 @@ def without_secrets(text: bytes, *, piece: int = PIECE) -> list[bytes]:
     """`text`, which is JSON, with secrets replaced; in parts, which are JSON together.
 
     Secrets are, in each map that is the value of a key `headers` or `query`, the values whose names
-    `is_secret`. A map that holds some is written anew, and one that is too large is replaced as a whole;
-    everything else stays as it is.
+    `is_secret`. A map that holds some is written anew, and one that is too large is replaced as a whole. Of a link
+    that ends the wait of a node run, its query is replaced. Everything else stays as it is.
     """
+    if b"resume?token=" in text:
+        text = _LINK.sub(b"resume?" + SHOWN.encode(), text)
     hidden = _hidden(text, piece)
     first = next(hidden, None)
     if first is None:

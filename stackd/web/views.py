@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +24,9 @@ from stackd.core.clock import rfc3339
 from stackd.core.json import dumps
 from stackd.web.redaction import without_secrets
 from stackd.workflows.catalogue import VersionRow, WorkflowRow
-from stackd.workflows.executions import ExecutionRow, ExecutionSummary, NodeRow, as_json
+from stackd.workflows.executions import ExecutionRow, ExecutionSummary, NodeRow, NodeStatus, as_json
 from stackd.workflows.findings import Finding
+from stackd.workflows.model import WAIT
 
 
 def workflow_view(
@@ -83,15 +85,23 @@ def summary_view(row: ExecutionSummary) -> ExecutionSummaryView:
     )
 
 
+LinkOf = Callable[[str], str]
+
+
 @dataclass(frozen=True, slots=True)
 class ExecutionInFull:
-    """All that is shown of an execution. `given`: its input; `more`: it has more node runs than `nodes`."""
+    """All that is shown of an execution.
+
+    `given`: its input; `more`: it has more node runs than `nodes`; `link`: of a node run that waits for a call, if
+    who asks may call it.
+    """
 
     row: ExecutionRow
     parent_id: str | None
     given: bytes
     nodes: list[NodeRow]
     more: bool
+    link: LinkOf | None
 
 
 def execution_parts(found: ExecutionInFull) -> list[bytes]:
@@ -100,23 +110,27 @@ def execution_parts(found: ExecutionInFull) -> list[bytes]:
     texts = {
         "input": shown,
         "output": without_secrets(row.output or b"null"),
-        "nodes": _node_parts(found.nodes, {row.trigger_node: shown}),
+        "nodes": _node_parts(found.nodes, {row.trigger_node: shown}, found.link),
     }
     return _filled(_execution_view(found), texts)
 
 
-def node_list_parts(nodes: list[NodeRow], next_cursor: str | None) -> list[bytes]:
-    """The parts of a `NodeRunList` as JSON, but that triggers are without their output."""
+def node_list_parts(
+    nodes: list[NodeRow], next_cursor: str | None, link: LinkOf | None
+) -> list[bytes]:
+    """The parts of a `NodeRunList` as JSON, but that triggers are without their output. `link`: as of an execution."""
     page = NodeRunList(items=[], next_cursor=next_cursor)
-    return _filled(page, {"items": _node_parts(nodes, {})})
+    return _filled(page, {"items": _node_parts(nodes, {}, link)})
 
 
-def _node_parts(nodes: list[NodeRow], shown: dict[str, list[bytes]]) -> list[bytes]:
+def _node_parts(
+    nodes: list[NodeRow], shown: dict[str, list[bytes]], link: LinkOf | None
+) -> list[bytes]:
     """Node runs as a JSON list. `shown`: outputs that are at hand already, by key."""
     parts: list[bytes] = []
     for node in nodes:
         output = shown.get(node.key) or without_secrets(node.output or b"null")
-        parts += [b"," if parts else b"[", *_filled(_node_view(node), {"output": output})]
+        parts += [b"," if parts else b"[", *_filled(_node_view(node, link), {"output": output})]
     return [*(parts or [b"["]), b"]"]
 
 
@@ -154,7 +168,7 @@ def _execution_view(found: ExecutionInFull) -> ExecutionView:
     )
 
 
-def _node_view(node: NodeRow) -> NodeRunView:
+def _node_view(node: NodeRow, link: LinkOf | None) -> NodeRunView:
     """The node run without its output."""
     took = (
         None
@@ -164,6 +178,8 @@ def _node_view(node: NodeRow) -> NodeRunView:
     metadata = as_json(node.metadata) or {}
     if node.idempotency_key is not None:
         metadata = {**metadata, "idempotencyKey": node.idempotency_key}
+    if link is not None and node.type == WAIT and node.status is NodeStatus.WAITING:
+        metadata = {**metadata, "resumeUrl": link(node.key)}
     return NodeRunView(
         id=node.key,
         type=node.type,

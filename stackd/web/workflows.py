@@ -224,10 +224,8 @@ def _addresses(request: web.Request, webhooks: list[tuple[str, str]]) -> list[We
     host = request.host  # as its caller names this machine, if that is a name
     if host == "localhost" or _HOST.fullmatch(host) is None:
         host = f"{settings.host}:{settings.port}"
-    return [
-        WebhookAddress(node=node, url=f"http://{host}/api/webhooks/{path}")
-        for node, path in webhooks
-    ]
+    base = settings.public_url or f"http://{host}"
+    return [WebhookAddress(node=node, url=f"{base}/api/webhooks/{path}") for node, path in webhooks]
 
 
 async def list_workflows(request: web.Request) -> web.Response:

@@ -29,7 +29,17 @@ from stackd.workflows.filters.values import (
     kind_of,
     text_of,
 )
-from stackd.workflows.scope import FUNCTIONS, Path, Position, Run, Scope, moved, path_text, short
+from stackd.workflows.scope import (
+    FUNCTIONS,
+    NODE_FUNCTIONS,
+    Path,
+    Position,
+    Run,
+    Scope,
+    moved,
+    path_text,
+    short,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -71,6 +81,7 @@ class Compiler:
         self.at = at
         self.roots: set[str] = set()
         self.paths: dict[Path, int] = {}
+        self.links: dict[str, int] = {}  # nodes whose link it reads
         self.weight = 0
         self.soft = False  # as asked for the node whose handler is called
         self._offset = 0  # of the token being read
@@ -408,14 +419,28 @@ def _call(compiler: Compiler, node: Any, _depth: int) -> Run:
             "methods cannot be called; filters are written value|name", node.lineno
         )
     name = node.node.name
+    if name in NODE_FUNCTIONS:
+        node_id = _node_id(compiler, name, node)
+        compiler.links.setdefault(node_id, node.node.lineno)
+        return NODE_FUNCTIONS[name](node_id)
     if name not in FUNCTIONS:
-        hint = guess(name, FUNCTIONS) or (
+        hint = guess(name, [*FUNCTIONS, *NODE_FUNCTIONS]) or (
             f"; as a filter it is written value|{name}" if name in FILTERS else ""
         )
         raise compiler.error(f'unknown function "{short(name)}"{hint}', node.node.lineno)
     if node.args or node.kwargs or node.dyn_args or node.dyn_kwargs:
         raise compiler.error(f"{name}() takes no arguments", node.lineno)
     return FUNCTIONS[name]
+
+
+def _node_id(compiler: Compiler, name: str, node: Any) -> str:
+    """The one argument of the call `node`: a text that is written out."""
+    given = node.args[0] if len(node.args) == 1 else None
+    is_text = type(given).__name__ == "Const" and type(getattr(given, "value", None)) is str
+    if not is_text or node.kwargs or node.dyn_args or node.dyn_kwargs:
+        message = f'{name}() takes the id of a node, written out: {name}("approval")'
+        raise compiler.error(message, node.node.lineno)
+    return str(_literal(compiler, given))
 
 
 @dataclass(frozen=True, slots=True)

@@ -511,11 +511,11 @@ def _end_call(
         text = _call_error("node.too_large", row, words)
     else:
         how = NodeStatus.COMPLETED
-    if _end_wait(tx, seq, key, how, text, now=now):
+    if end_wait(tx, seq, key, how, text, now=now):
         if how is NodeStatus.COMPLETED:
             blobs.refer(tx, seq, (output,))
         wake(tx, seq, now=now)
-        tx.emit(CallEnded(_names(tx, seq)[0], seq, key))
+        tx.emit(CallEnded(names(tx, seq)[0], seq, key))
 
 
 def _call_error(code: str, row: ExecutionRow, words: str) -> bytes:
@@ -530,7 +530,7 @@ def cancel_called(tx: Tx, seq: int, key: str, *, now: float) -> None:
 
 def id_of(tx: Tx, seq: int) -> str | None:
     """The public name of an execution; None if it is not there any more."""
-    return _names(tx, seq)[0] or None
+    return names(tx, seq)[0] or None
 
 
 def fail_abandoned(tx: Tx, seq: int, *, code: str, message: str, now: float) -> None:
@@ -565,16 +565,16 @@ def fire_timers(tx: Tx, *, now: float, limit: int) -> int:
         if key == DEADLINE:
             has_changed = tx.one(sql.IS_WAITING, (seq,)) is not None
         elif output:
-            has_changed = _end_wait(tx, seq, key, NodeStatus.COMPLETED, output, now=now)
+            has_changed = end_wait(tx, seq, key, NodeStatus.COMPLETED, output, now=now)
         else:
             has_changed = tx.execute(sql.REOPEN_WAITING_NODE, (seq, key)) > 0
         if has_changed:
             wake(tx, seq, now=now)
-            tx.emit(TimerFired(_names(tx, seq)[0], seq, key))
+            tx.emit(TimerFired(names(tx, seq)[0], seq, key))
     return len(due)
 
 
-def _end_wait(tx: Tx, seq: int, key: str, status: NodeStatus, text: bytes, *, now: float) -> bool:
+def end_wait(tx: Tx, seq: int, key: str, status: NodeStatus, text: bytes, *, now: float) -> bool:
     """End a node run that waits, as completed with an output or as failed with an error; False if none waits."""
     has_failed = status is NodeStatus.FAILED
     statement = sql.FAIL_WAITING_NODE if has_failed else sql.FINISH_WAITING_NODE
@@ -582,13 +582,13 @@ def _end_wait(tx: Tx, seq: int, key: str, status: NodeStatus, text: bytes, *, no
     if ended is None:
         return False
     kind, started_at = ended
-    execution_id, workflow_id = _names(tx, seq)
+    execution_id, workflow_id = names(tx, seq)
     seconds = None if started_at is None else now - started_at
     tx.emit(NodeFinished(execution_id, workflow_id, None, key, kind, status.value, seconds))
     return True
 
 
-def _names(tx: Tx, seq: int) -> tuple[str, str]:
+def names(tx: Tx, seq: int) -> tuple[str, str]:
     """The public names of an execution and its workflow."""
     found = tx.one(sql.NAMES_OF_EXECUTION, (seq,))
     return ("", "") if found is None else (str(found[0]), str(found[1]))

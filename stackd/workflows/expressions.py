@@ -45,12 +45,14 @@ class Expression:
         roots: the names it reads.
         paths: what it reads below them, as far as it is fixed: `("price", "body", "amount")`; each with the
             place where the text does so first.
+        links: the nodes whose link it reads, likewise.
         weight: its steps, without those of filters over data.
     """
 
     text: str
     roots: frozenset[str]
     paths: Mapping[Path, Position] = field(hash=False)
+    links: Mapping[str, Position] = field(hash=False)
     weight: int
     run: Run = field(repr=False, compare=False)
 
@@ -77,6 +79,7 @@ def parse_expression(text: str, *, at: Position = (1, 1)) -> Expression:
         text=text.strip(),
         roots=frozenset(compiler.roots),
         paths={path: compiler.position(offset) for path, offset in compiler.paths.items()},
+        links={node: compiler.position(offset) for node, offset in compiler.links.items()},
         weight=compiler.weight,
         run=run,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, Final
@@ -23,6 +24,7 @@ from stackd.workflows.nodetypes import NODE_TYPES, Effect, effect_of
 
 Condition = Expression | bool  # True, False: written as that
 
+_ITERATION: Final = re.compile(r"\[[0-9]+\]$")
 _URL: Final = "url"  # its interpolated scalars are percent-encoded
 
 
@@ -148,6 +150,16 @@ class Graph:
                 reach([trigger_id], {key: node.out_edges for key, node in self.nodes.items()})
             )
         return known
+
+    def way_to(self, key: str) -> Iterator[GraphNode]:
+        """The nodes on the way to the node run `key`: each, then price, of `each[3].price`; ends at one there is not."""
+        level: Graph | None = self
+        for part in key.split("."):
+            node = None if level is None else level.nodes.get(_ITERATION.sub("", part))
+            if node is None:
+                return
+            yield node
+            level = node.body
 
 
 def reach(starts: Iterable[str], out_edges: dict[str, tuple[GraphEdge, ...]]) -> set[str]:

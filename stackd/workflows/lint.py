@@ -31,7 +31,6 @@ PLANNED: Final = (
     "trigger.time.interval",
     "trigger.stackd.error",
     "action.code.run",
-    "action.wait.webhook",
 )
 
 

@@ -18,6 +18,7 @@ ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"  # of workflows
 NODE_ID = r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"
 
 LOOP = "logic.foreach"
+WAIT = "action.wait.webhook"
 BODY = frozenset({"nodes", "edges"})
 
 # What an expression reads besides node ids, or could not tell from an operator.

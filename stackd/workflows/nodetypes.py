@@ -10,10 +10,12 @@ from typing import Any, Final
 from stackd.core.json import Json
 from stackd.workflows import checks
 from stackd.workflows.checks import METHODS, Check
-from stackd.workflows.model import LOOP, Node
+from stackd.workflows.model import LOOP, WAIT, Node
 
 LONGEST_TIMEOUT_MS = 86_400_000  # a day
 LONGEST_DELAY_DAYS = 366  # by each of its parameters; `until` may lie further off
+SHORTEST_WAIT_MS = 1000  # for a call to a link
+LONGEST_WAIT_MS = 366 * 86_400_000
 MOST_AT_ONCE = 100  # iterations of a loop
 
 
@@ -220,6 +222,13 @@ _TYPES: Final = (
             "items": _ITEMS,
             "concurrency": Param(checks.whole(1, MOST_AT_ONCE)),
             "collect": Param(checks.anything, per_item=True),
+        },
+    ),
+    NodeType(
+        WAIT,
+        {
+            "expiresMs": Param(checks.number(SHORTEST_WAIT_MS, LONGEST_WAIT_MS)),
+            "methods": Param(checks.methods, is_static=True),
         },
     ),
     NodeType(

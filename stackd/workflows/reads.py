@@ -14,7 +14,7 @@ from stackd.workflows.expressions import Expression, Path, iter_expressions, par
 from stackd.workflows.findings import Remarks
 from stackd.workflows.graph import order_of
 from stackd.workflows.levels import Level, NodeAt, is_trigger, named
-from stackd.workflows.model import LOOP, Edge
+from stackd.workflows.model import LOOP, WAIT, Edge
 from stackd.workflows.nodetypes import NODE_TYPES
 from stackd.workflows.shape import shown_path
 from stackd.workflows.source import Place, Position
@@ -45,6 +45,18 @@ class _Read:
     path: Path
 
 
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """An expression reads the link of `node`. `is_there`: where it stands, links can be read."""
+
+    owner: str
+    level: Level
+    node: str
+    is_there: bool
+    place: Place
+    within: Position
+
+
 class Reads:
     """Judges the expressions of all levels.
 
@@ -69,10 +81,16 @@ class Reads:
         self._unread = unread
         self._vars = known_vars
         self._reads: list[_Read] = []
+        self._links: list[_Link] = []
 
     def run(self) -> None:
-        """Note every expression that cannot be parsed or reads what is not there, and vars that none reads."""
-        for step in (self._parse_expressions, self._check_reads, self._check_vars):
+        """Note every expression that cannot be parsed or reads what is not there, and vars and links that none reads."""
+        for step in (
+            self._parse_expressions,
+            self._check_reads,
+            self._check_links,
+            self._check_vars,
+        ):
             if self._remarks.are_full:
                 return
             step()
@@ -128,6 +146,8 @@ class Reads:
         for path, within in found.paths.items():
             read = _Read(owner, level, node, is_after, has_item, place, within, path)
             self._reads.append(read)
+        for name, within in found.links.items():
+            self._links.append(_Link(owner, level, name, not is_after, place, within))
 
     def _tell_expression(self, error: ExpressionError, place: Place) -> None:
         within = None if error.line is None or error.column is None else (error.line, error.column)
@@ -146,6 +166,8 @@ class Reads:
         if isinstance(parsed, ExpressionError):
             self._tell_expression(parsed, place)
             return
+        for name, within in parsed.links.items():
+            self._links.append(_Link(node.id, part.level, name, False, place, within))  # noqa: FBT003
         for path, within in parsed.paths.items():
             if path[0] != node.id:
                 self._remarks.error(
@@ -228,6 +250,49 @@ class Reads:
             wrong=root,
             known=[*FIXED_ROOTS, *self._nodes],
         )
+
+    def _check_links(self) -> None:
+        """Links of nodes that have none or that stand elsewhere, and nodes whose link nobody gives away."""
+        waits = [part for part in self._parts if part.node.type == WAIT]
+        for link in self._links:
+            if self._remarks.are_full:
+                return
+            self._check_link(link, [part.node.id for part in waits])
+        given = {link.node for link in self._links}
+        for part in waits if not self._remarks.errors else []:
+            if part.node.id not in given and not (part.node.disabled or part.node.is_pinned):
+                self._remarks.warn(
+                    "wait.no_link",
+                    f"nothing reads resumeUrl({part.node.id!r}): only who sees the execution can let it go on",
+                    (*part.place, "type"),
+                    hint=f"send {{{{ resumeUrl({part.node.id!r}) }}}} to whom it waits for",
+                )
+
+    def _check_link(self, link: _Link, waits: list[str]) -> None:
+        level: Level | None = link.level
+        while level is not None and link.node not in level.nodes:
+            level = level.above
+        found = None if level is None else level.nodes[link.node]
+        if not link.is_there:
+            self._remarks.error(
+                "expression.no_link",
+                f"{link.owner} reads a link, which only the parameters of a node can",
+                link.place,
+                within=link.within,
+            )
+        elif found is None and link.node in self._unread:
+            pass  # told already
+        elif found is None or found.node.type != WAIT:
+            what = "is no node" if link.node not in self._nodes else "does not wait for a call here"
+            self._remarks.error(
+                "expression.no_link",
+                f"{link.owner} reads the link of {shown(link.node)!r}, which {what}",
+                link.place,
+                within=link.within,
+                wrong=link.node,
+                known=waits,
+                hint=None if waits else f"add a node of type {WAIT}",
+            )
 
     def _tell_var(self, read: _Read, name: str, known: Mapping[str, Json]) -> None:
         self._remarks.error(

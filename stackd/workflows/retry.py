@@ -6,9 +6,6 @@ knows of it, does not happen twice.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-
 from stackd.core.errors import ConflictError, InputError
 from stackd.core.json import dumps
 from stackd.core.names import nearest
@@ -16,9 +13,7 @@ from stackd.store.connection import Tx
 from stackd.workflows import executions
 from stackd.workflows import statements as sql
 from stackd.workflows.executions import FINAL, ExecutionQueued, ExecutionStatus
-from stackd.workflows.graph import Graph, GraphNode, reach
-
-_ITERATION = re.compile(r"\[[0-9]+\]$")
+from stackd.workflows.graph import Graph, reach
 
 
 def retry(
@@ -53,6 +48,7 @@ def retry(
     again = [] if start is None else _behind(graph, start)
     for key in again:
         _forget_inside(tx, row.seq, key)
+    tx.execute(sql.DROP_EARLY_CALLS, (row.seq, dumps(again)))
     failed = [key for (key,) in tx.rows(sql.FAILED_KEYS, (row.seq,)) if _has_failed_all(graph, key)]
     tx.execute(sql.REOPEN_NODES, (row.seq, dumps([*again, *failed])))
     tx.execute(sql.REOPEN_CUT_OFF_NODES, (row.seq,))
@@ -83,20 +79,10 @@ def _forget_inside(tx: Tx, seq: int, key: str) -> None:
     between = (seq, f"{key}[", f"{key}\\")  # \ is the character behind [
     tx.execute(sql.DROP_NODES_BETWEEN, between)
     tx.execute(sql.DROP_LOOP_ITEMS_BETWEEN, between)
+    tx.execute(sql.DROP_EARLY_CALLS_BETWEEN, between)
     tx.execute(sql.DROP_LOOP_ITEMS, (seq, key))
 
 
 def _has_failed_all(graph: Graph, key: str) -> bool:
     """Whether a failed node run has failed what it stands in; one that may fail has been followed by others."""
-    return all(node.on_error == "fail" for node in _way_to(graph, key))
-
-
-def _way_to(graph: Graph, key: str) -> Iterator[GraphNode]:
-    """The node of `each[3].price`: each, then price."""
-    level: Graph | None = graph
-    for part in key.split("."):
-        node = None if level is None else level.nodes.get(_ITERATION.sub("", part))
-        if node is None:
-            return
-        yield node
-        level = node.body
+    return all(node.on_error == "fail" for node in graph.way_to(key))

@@ -16,8 +16,10 @@ from stackd.workflows.model import LOOP, RESERVED_IDS, Workflow
 from stackd.workflows.nodetypes import (
     LONGEST_DELAY_DAYS,
     LONGEST_TIMEOUT_MS,
+    LONGEST_WAIT_MS,
     MOST_AT_ONCE,
     NODE_TYPES,
+    SHORTEST_WAIT_MS,
     NodeType,
     Param,
 )
@@ -128,6 +130,7 @@ _SHAPES: Final[dict[checks.Check, Schema]] = {
 # Numbers, whose bounds are each parameter's own.
 _NUMBERS: Final[dict[tuple[str, str], Schema]] = {
     ("action.http.request", "timeoutMs"): _number(1, LONGEST_TIMEOUT_MS),
+    ("action.wait.webhook", "expiresMs"): _number(SHORTEST_WAIT_MS, LONGEST_WAIT_MS),
     ("action.time.delay", "delayMs"): _number(0, LONGEST_DELAY_DAYS * 86_400_000),
     ("action.time.delay", "delaySeconds"): _number(0, LONGEST_DELAY_DAYS * 86_400),
     ("action.time.delay", "delayMinutes"): _number(0, LONGEST_DELAY_DAYS * 1_440),

@@ -24,12 +24,22 @@ class Scope:
         roots: node ids and the fixed names, each with its JSON value; never changed here.
         now: seconds since 1970, what `now()` tells.
         seed: makes `uuid()` this node run's own; the same seed gives the same ones, in the order of calls.
+        link: what `resumeUrl()` gives of a node that waits for a call; raises ExpressionError of any other.
+            None: there are no links here.
     """
 
-    __slots__ = ("budget", "now", "outer", "roots", "seed", "uuids")
+    __slots__ = ("budget", "link", "now", "outer", "roots", "seed", "uuids")
 
-    def __init__(self, roots: Mapping[str, Json], *, now: float, seed: str) -> None:
+    def __init__(
+        self,
+        roots: Mapping[str, Json],
+        *,
+        now: float,
+        seed: str,
+        link: Callable[[str], str] | None = None,
+    ) -> None:
         self.roots = roots
+        self.link = link
         self.now = now
         self.seed = seed
         self.uuids = 0
@@ -42,7 +52,7 @@ class Scope:
         Costs the same however many roots are seen here: nothing is copied. `seed` tells it from its brothers;
         together with the one here it is its own.
         """
-        inner = Scope(roots, now=self.now, seed=f"{self.seed}{seed}")
+        inner = Scope(roots, now=self.now, seed=f"{self.seed}{seed}", link=self.link)
         inner.outer = self
         return inner
 
@@ -79,7 +89,21 @@ def _uuid(scope: Scope) -> Json:
     return str(uuid.UUID(bytes=digest[:16], version=4))
 
 
+def _resume_url(node_id: str) -> Run:
+    def run(scope: Scope) -> Json:
+        if scope.link is None:
+            raise ExpressionError("resumeUrl: only the parameters of a node can read a link")
+        scope.budget.spend(LINK_STEPS)
+        return scope.link(node_id)
+
+    return run
+
+
+LINK_STEPS = 100  # of the budget: two signatures take some microseconds
+
 FUNCTIONS: Final[dict[str, Run]] = {"now": _now, "uuid": _uuid}
+# Those of a node, whose id is written out: what makes the function of it.
+NODE_FUNCTIONS: Final[dict[str, Callable[[str], Run]]] = {"resumeUrl": _resume_url}
 
 
 # --- paths and places, as messages show them -----------------------------------------------------------

@@ -249,7 +249,18 @@ SELECT id, execution, key, output FROM timers WHERE state = 'pending' AND due_at
 ORDER BY due_at LIMIT ?"""
 FIRE_TIMER = "UPDATE timers SET state = 'fired', fired_at = ? WHERE id = ? AND state = 'pending'"
 CANCEL_TIMERS = "UPDATE timers SET state = 'cancelled' WHERE execution = ? AND state = 'pending'"
+CANCEL_TIMER = """
+UPDATE timers SET state = 'cancelled' WHERE execution = ? AND key = ? AND state = 'pending'"""
 NEXT_TIMER = "SELECT min(due_at) FROM timers WHERE state = 'pending'"
+
+# Calls to links
+
+KEEP_EARLY_CALL = """
+INSERT INTO early_calls (execution, key, output) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"""
+EARLY_CALL = "SELECT output FROM early_calls WHERE execution = ? AND key = ?"
+DROP_EARLY_CALLS = """
+DELETE FROM early_calls WHERE execution = ? AND key IN (SELECT value FROM json_each(?))"""
+DROP_EARLY_CALLS_BETWEEN = "DELETE FROM early_calls WHERE execution = ? AND key > ? AND key < ?"
 
 # Blobs
 

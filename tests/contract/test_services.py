@@ -77,6 +77,7 @@ class Site:
             store=database,
             versions=Versions(database),
             blobs=self.blobs,
+            links=self.world.links,
             bodies=Bodies(
                 Budget(2**26, clock=clock),
                 max_bytes=self.settings.max_body_bytes,

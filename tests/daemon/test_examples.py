@@ -173,6 +173,24 @@ def test_newsletter(daemon, service):
     }  # fmt: skip
 
 
+def test_approval(daemon, service):
+    asked = {
+        name: daemon.deliver("expenses", {"name": name, "amount": amount}).json["executionId"]
+        for name, amount in (("ada", 250), ("bo", 300), ("cy", 20))
+    }
+    for name, link in (("ada", "accept"), ("bo", "refuse")):
+        daemon.until(asked[name], "waiting")
+        (mail,) = [m for m in service.sent("/mails") if m["text"].startswith(name)]
+        assert (
+            daemon.http("POST", mail[link].removeprefix(daemon.url), authorized=False).status == 202
+        )
+
+    for execution_id in asked.values():
+        assert daemon.until(execution_id)["status"] == "completed"
+    booked = {one["name"]: one["is"] for one in service.sent("/expenses")}
+    assert booked == {"ada": "accepted", "bo": "refused", "cy": "accepted"}
+
+
 def test_booking_reminder(daemon, service):
     guest = {"name": "Ada", "email": "ada@x.org"}
     soon = {"id": "b1", "startsAt": "2026-01-05T18:00:00Z", "guest": guest}

@@ -12,10 +12,10 @@ from stackd.workflows import compiler, expressions
 from stackd.workflows.expressions import evaluate, parse_expression
 from stackd.workflows.filters import instants, lists, patterns, values
 from stackd.workflows.filters.table import FILTERS, TESTS
-from stackd.workflows.scope import FUNCTIONS, Scope
+from stackd.workflows.scope import FUNCTIONS, NODE_FUNCTIONS, Scope
 
 PAGE = (documents.ROOT / "stackd" / "workflows" / "README.md").read_text()
-TABLES = {"Functions": FUNCTIONS, "Filters": FILTERS, "Tests": TESTS}
+TABLES = {"Functions": FUNCTIONS | NODE_FUNCTIONS, "Filters": FILTERS, "Tests": TESTS}
 SAMPLE = json.loads(PAGE.partition("```json\n")[2].partition("```")[0])
 NOW = 1_700_000_000.123
 
@@ -35,6 +35,10 @@ def code(cell: str) -> str:
     return cell.strip("`").replace("\\|", "|")
 
 
+def link(node: str) -> str:
+    return f"https://box.example/api/runs/0k/nodes/{node}/resume?token=5d&signature=9c"
+
+
 EXAMPLES = [
     (code(example), code(gives))
     for title in ("Operators", *TABLES)
@@ -46,7 +50,7 @@ EXAMPLES = [
 def test_example_gives_what_the_page_says(example, gives):
     expected = json.loads(gives)
 
-    value = evaluate(parse_expression(example), Scope(SAMPLE, now=NOW, seed="page"))
+    value = evaluate(parse_expression(example), Scope(SAMPLE, now=NOW, seed="page", link=link))
 
     assert json.dumps(value) == json.dumps(expected)  # so that 1, 1.0 and true differ
 

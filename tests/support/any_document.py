@@ -81,6 +81,9 @@ KINDS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
         collect_=st.one_of(VALUES, INSIDE, st.just(False)),
     ),
     "action.time.delay": _params(delaySeconds=SHORT),
+    "action.wait.webhook": _params(
+        expiresMs_=st.sampled_from([1000, 60_000, "{{ start.n * 1000 }}", "{{ start.nothing }}"])
+    ),
     "action.workflow.run": _params(
         workflowId=NAMES, input_=st.one_of(VALUES, st.just({"n": 1, "list": []})),
         wait_=st.sampled_from([True, False, "{{ start.n }}", "{{ start.n > 1 }}"]),

@@ -17,6 +17,7 @@ from stackd.queue.admission import Admission
 from stackd.queue.job import RetryPolicy
 from stackd.queue.processes import SILENT_LEASES, Watch
 from stackd.runtime.blobs import BlobFile, Incoming
+from stackd.runtime.links import Links
 from stackd.runtime.tools import Limits, Tools
 from stackd.runtime.versions import Versions
 from stackd.runtime.workflow_runtime import Claimed, WorkflowRuntime, claim, rescue
@@ -69,6 +70,7 @@ class World:
         self.max_jobs = 100_000
         self.memory = 256 * 1024 * 1024
         self.limits = limits or Limits(output=1024 * 1024, execution=16 * 1024 * 1024)
+        self.links = Links("k" * 32, "http://box.example")
         self.runtime = self.process()
         self._heard = anyio.Event()
         store.events.subscribe(self._hear)
@@ -92,6 +94,7 @@ class World:
             events=self.store.events,
             limits=self.limits,
             admission=Admission(self.max_jobs, self.store.reserve),
+            links=self.links,
             job_retry=RetryPolicy(base=1.0, cap=60.0),
             send_within=(SILENT_LEASES - 1) * LEASE,
         )

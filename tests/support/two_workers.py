@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stackd.core.clock import SystemClock
+from stackd.core.errors import GoneError
 from stackd.core.events import Event, EventBus
 from stackd.core.json import dumps
 from stackd.core.process import current_process
@@ -27,17 +28,27 @@ from stackd.runtime.versions import Versions
 from stackd.runtime.workflow_runtime import claim, rescue
 from stackd.store.connection import Tx
 from stackd.store.database import Database, open_database
-from stackd.workflows import catalogue, executions
+from stackd.workflows import catalogue, executions, resume
 from stackd.workflows.catalogue import NewVersion
 from stackd.workflows.document import read_document
 from stackd.workflows.executions import FINAL, Decision, NewExecution, NodeFinished, TimerFired
+from stackd.workflows.resume import NodeResumed
 from support import invariants
 from support.held import held
-from support.worker_process import FLOWS, LEASE, UNSAFE, URL, Answer, SteppedClock, WorkerProcess
+from support.worker_process import (
+    ASKS,
+    FLOWS,
+    LEASE,
+    UNSAFE,
+    URL,
+    Answer,
+    SteppedClock,
+    WorkerProcess,
+)
 
 SLOTS = ("a", "b")
 EXECUTIONS = 8
-LIMITS = {"keyed": 1, "unsafe": 2, "puts": None}  # to begin with
+LIMITS = {"keyed": 1, "unsafe": 2, "puts": None, "asks": None}  # to begin with
 OFF_AT_MOST = 3600.0  # seconds that the wall clock may be wrong
 CALM = 30  # turns of the loop after which whatever could go on has
 AT_MOST = 200  # rounds to bring everything to an end
@@ -60,6 +71,7 @@ class TwoWorkers:
         self._versions: dict[str, int] = {}
         # What was asked for, and what was seen.
         self._cancels: set[str] = set()
+        self._called: set[str] = set()
         self._wakes: Counter[str] = Counter()
         self._retries: Counter[str] = Counter()  # decisions that allow one more unsafe send
         self._sent: Counter[tuple[str, str]] = Counter()  # (node, execution)
@@ -303,6 +315,26 @@ class TwoWorkers:
         self._write(lambda tx: executions.cancel(tx, execution, now=now), by=by)
         self._quiet()
 
+    def call(self, index: int, by: str | None) -> None:
+        """Somebody calls the link of an execution that asks; the first call in time is taken, however early."""
+        asking = [one for one in self.ids if self._asks(one)]
+        if not asking:
+            return
+        execution, now = asking[index % len(asking)], self.clock.time()
+        text = dumps(f"call of {execution}")
+        try:
+            self._write(lambda tx: resume.resume(tx, execution, ASKS, text, now=now), by=by)
+        except GoneError as error:
+            assert (error.code == "link.used") == (execution in self._called), error
+        else:
+            assert execution not in self._called, "two calls were taken"
+            self._called.add(execution)
+        self._quiet()
+
+    def _asks(self, execution: str) -> bool:
+        query = "SELECT workflow_id = 'asks' FROM executions WHERE id = ?"
+        return bool(self._file.execute(query, (execution,)).fetchone()[0])
+
     def look(self, slot: str) -> None:
         self._do(self._processes[slot].look())
         self._quiet()
@@ -352,7 +384,7 @@ class TwoWorkers:
                     self._wrong.append(f"job {job}, held by {holder}, was settled by {fence}")
                 if state in (JobState.RETRYABLE, JobState.DISCARDED, JobState.SCHEDULED):
                     self._wrong.append(f"job {job} is {state}: the runtime itself failed")
-            case TimerFired(execution=seq):
+            case TimerFired(execution=seq) | NodeResumed(execution=seq):
                 self._wakes[self.ids[seq - 1]] += 1
             case NodeFinished(status="completed"):
                 self._finished.add((event.execution_id, event.key))
@@ -433,10 +465,22 @@ class TwoWorkers:
         self.check()
         for execution in self.ids:
             assert self.status(execution) != "cancelled" or execution in self._cancels
+            if self._asks(execution) and self.status(execution) == "completed":
+                self._has_what_it_was_told(execution)
         for execution, node in self._finished:
             if (node, execution) in self._sent or node in ("book", "mail", "first", "last"):
                 done = self._sent[node, execution] - self._declined[node, execution]
                 assert done >= 1, f"{node} of {execution} is completed and was never done"
+
+    def _has_what_it_was_told(self, execution: str) -> None:
+        query = """
+SELECT n.status, CAST(n.output AS TEXT) FROM node_runs n JOIN executions e ON e.seq = n.execution
+WHERE e.id = ? AND n.key = ?"""
+        status, output = self._file.execute(query, (execution, ASKS)).fetchone()
+        if execution in self._called:
+            assert (status, output) == ("completed", f'"call of {execution}"')
+        else:
+            assert (status, output) == ("failed", None)
 
 
 def _other(slot: str) -> str:

@@ -20,6 +20,7 @@ from stackd.http.message import Request, Response
 from stackd.queue.admission import Admission
 from stackd.queue.job import Job, RetryPolicy
 from stackd.queue.processes import SILENT_LEASES, Watch
+from stackd.runtime.links import Links
 from stackd.runtime.tools import Limits, Tools
 from stackd.runtime.versions import Versions
 from stackd.runtime.workflow_runtime import Claimed, WorkflowRuntime
@@ -28,6 +29,7 @@ from stackd.store.database import Database
 from stackd.testing import FakeClock, ok
 from stackd.workflows import executions
 from stackd.workflows.executions import CancelRequested, TimerFired
+from stackd.workflows.resume import NodeResumed
 
 LEASE = 60.0
 URL = "http://far.example"
@@ -45,6 +47,7 @@ def _call(node: str, how: str, retry: str = "{maxAttempts: 2, initialMs: 400}") 
 
 
 _WITH_TIMER = "{maxAttempts: 3, initialMs: 5000}"  # such a wait holds no worker place
+ASKS = "ask"  # the node that waits for a call
 FLOWS = {
     "keyed": f"""
 id: keyed
@@ -78,6 +81,15 @@ nodes:
   - {{id: pause, type: action.time.delay, params: {{delaySeconds: 10}}}}
   - {_call("last", "params: {method: PUT", _WITH_TIMER)}
 edges: [{{from: start, to: first}}, {{from: first, to: pause}}, {{from: pause, to: last}}]
+""",
+    "asks": f"""
+id: asks
+nodes:
+  - {{id: start, type: trigger.time.manual}}
+  - {{id: {ASKS}, type: action.wait.webhook, onError: continue, params: {{expiresMs: 30000}}}}
+  - {{id: other, type: action.time.delay, params: {{delaySeconds: 20}}}}
+  - {_call("book", "effect: keyed, params: {method: POST", _WITH_TIMER)}
+edges: [{{from: start, to: {ASKS}}}, {{from: start, to: other}}, {{from: {ASKS}, to: book}}]
 """,
 }
 UNSAFE = "mail"
@@ -194,6 +206,7 @@ class WorkerProcess:
             events=store.events,
             limits=Limits(10**6, 10**7),
             admission=Admission(10**6, store.reserve),
+            links=Links("k" * 32, "http://box.example"),
             job_retry=RetryPolicy(1.0, 60.0),
             send_within=(SILENT_LEASES - 1) * LEASE,
             flush_after=3600.0,
@@ -233,7 +246,7 @@ class WorkerProcess:
         match event:
             case CancelRequested():
                 self.runtime.cancel(event.execution)
-            case TimerFired():
+            case TimerFired() | NodeResumed():
                 self.runtime.wake(event.execution)
             case _:
                 pass

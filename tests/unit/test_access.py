@@ -107,6 +107,7 @@ OPEN = {
     ("GET", "/readyz"),
     ("GET", "/startupz"),
     ("*", "/api/webhooks/{path:.+}"),
+    ("*", "/api/runs/{execution}/nodes/{node}/resume"),
 }
 
 

@@ -25,7 +25,7 @@ from stackd.workflows.expressions import (
 from stackd.workflows.filters.filter import REQUIRED
 from stackd.workflows.filters.table import FILTERS, TESTS
 from stackd.workflows.filters.values import MAX_RENDERED_BYTES, MAX_RESULT_BYTES
-from stackd.workflows.scope import FUNCTIONS
+from stackd.workflows.scope import FUNCTIONS, NODE_FUNCTIONS
 
 LONGEST = 1.0  # seconds of CPU for one text and its values; 100,000 steps are some 10 ms
 LARGEST = 4 * MAX_RENDERED_BYTES  # of Python's memory at once, beside the values given
@@ -66,12 +66,29 @@ HOSTILE = {
 
 
 def make_scope(roots: dict | None = None) -> Scope:
-    return Scope({**HOSTILE, **(roots or {})}, now=1_700_000_000.1234, seed="run-1")
+    return Scope(
+        {**HOSTILE, **(roots or {})},
+        now=1_700_000_000.1234,
+        seed="run-1",
+        link="http://x/{}".format,
+    )
 
 
 NUMBERS = ["0", "1", "-1", "15", "2.5", "-0.0", "1e308", "5e-324", "9" * 18, "9" * 300, "huge"]
 TEXTS = [
-    *("''", "'a'", "'a.b.0'", "'x'", "long", "longer", "half", "pattern", "now()", "uuid()"),
+    *(
+        "''",
+        "'a'",
+        "'a.b.0'",
+        "'x'",
+        "long",
+        "longer",
+        "half",
+        "pattern",
+        "now()",
+        "uuid()",
+        "resumeUrl('a')",
+    ),
     *("'%Y-%m-%d %H:%M:%S.%f %j %V %z'", "'%'", "'Europe/Berlin'", "'Nowhere/Land'", "','"),
     *("'2024-02-29T00:00:00Z'", "'9999-12-31T23:59:59+14:00'", "'0001-01-01'", "'YWJj'", "'_-8='"),
     *("'(x+x+)+y'", "'(a?){300}b'", "'['", "'(?i).{0,900}z'", "'^(?P<n>x)'", "'n'", "'ceil'"),
@@ -314,3 +331,4 @@ def test_no_expression_takes_more_memory_than_a_few_results():
 def test_the_generator_knows_every_function():
     """Who adds one adds it to what is tried."""
     assert {f"{name}()" for name in FUNCTIONS} <= set(TEXTS)
+    assert {f"{name}('a')" for name in NODE_FUNCTIONS} <= set(TEXTS)

@@ -138,7 +138,7 @@ MISTAKES: dict[str, tuple[str, list[tuple[str, str, str | None]]]] = {
     "an unknown type": (flow("{id: a, type: action.htp.request}"), [("node.unknown_type", "type: action.htp", "'action.http.request'")]),
     "a type of another kind": (flow("{id: a, type: send.email}"), [("node.unknown_type", "type: send", None)]),
     "an unknown trigger": ("id: x\nnodes:\n  - {id: h, type: trigger.webhok.inbound}\n", [("node.unknown_type", "type", "'trigger.webhook.inbound'")]),
-    "a type of the plan": (flow("{id: a, type: action.wait.webhook}"), [("node.type_not_available", "type: action", None)]),
+    "a type of the plan": (flow("{id: a, type: action.code.run}"), [("node.type_not_available", "type: action", None)]),
     "a disabled trigger": (
         "id: x\nnodes:\n  - {id: start, type: trigger.time.manual, disabled: true}\n",
         [("node.trigger_policy", "{id: start", None)],
@@ -176,6 +176,24 @@ MISTAKES: dict[str, tuple[str, list[tuple[str, str, str | None]]]] = {
     "an unknown filter": (flow(SET("a", v="'x {{ start | lowr }}'")), [("expression.invalid", "lowr", None)]),
     "an unknown test": (flow(SET("a", v="'{{ start is defind }}'")), [("expression.invalid", "is defind", None)]),
     "an unknown function": (flow(SET("a", v="'{{ nwo() }}'")), [("expression.invalid", "nwo", None)]),
+    "a link of a node that waits for none": (
+        flow(SET("a", v="'x {{ resumeUrl(\"start\") }}'")), [("expression.no_link", "resumeUrl", "add a node")],
+    ),
+    "a link of no node": (
+        flow("{id: ask, type: action.wait.webhook}", SET("a", v="'{{ resumeUrl(\"aks\") }}'"), edges="{from: start, to: a}, {from: a, to: ask}"),
+        [("expression.no_link", "resumeUrl", "'ask'")],
+    ),
+    "a link inside of a loop, read outside": (
+        flow("{id: l, type: logic.foreach, params: {items: []}, nodes: [{id: ask, type: action.wait.webhook}]}", SET("a", v="'{{ resumeUrl(\"ask\") }}'")),
+        [("expression.no_link", "resumeUrl", None)],
+    ),
+    "a link in a condition": (
+        flow("{id: a, type: action.wait.webhook}", edges="{from: start, to: a, when: 'resumeUrl(\"a\") == 1'}"),
+        [("expression.no_link", "resumeUrl", None)],
+    ),
+    "a link of a node that is computed": (
+        flow(SET("a", v="'{{ resumeUrl(start) }}'")), [("expression.invalid", "resumeUrl", None)],
+    ),
     "an expression that ends too soon": (flow(SET("a", v="'{{ 1 + }}'")), [("expression.invalid", "1 +¦", None)]),
     "an expression that is never closed": (flow(SET("a", v="'ab {{ start'")), [("expression.invalid", "{{ start", None)]),
     "an expression in a key": (flow("{id: a, type: transform.data.set, params: {values: {'{{ x }}': 1}}}"), [("expression.invalid", "'{{ x }}'", None)]),
@@ -479,6 +497,17 @@ def test_a_var_that_nothing_reads_is_a_warning():
     ).warnings
 
     assert [(w.code, w.message) for w in warnings] == [("var.unused", "nothing reads vars.idle")]
+
+
+def test_a_link_that_nothing_gives_away_is_a_warning():
+    waiting = "{id: ask, type: action.wait.webhook}"
+    telling = SET("a", v="'{{ resumeUrl(\"ask\") }}'")
+    edges = "{from: start, to: a}, {from: a, to: ask}"
+
+    silent = read(flow(SET("a"), waiting, edges=edges)).warnings
+
+    assert [w.code for w in silent] == ["wait.no_link"]
+    assert not read(flow(telling, waiting, edges=edges)).warnings
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 
 from stackd.core.json import MAX_DEPTH, dumps
+from stackd.runtime.links import Links
 from stackd.web import redaction
 from stackd.web.redaction import LARGEST_MAP, SHOWN, is_secret
 
@@ -233,3 +234,21 @@ def test_no_text_takes_longer_than_its_length_explains(text: bytes) -> None:
     without_secrets(text)
 
     assert time.thread_time() - began < 3  # linear: some tenths; quadratic: minutes
+
+
+# -- links
+
+
+@pytest.mark.parametrize("amp", ["&", "\\u0026"])
+def test_a_link_of_a_node_run_is_shown_without_what_makes_it_good(amp: str) -> None:
+    url = Links("k" * 32, "http://box").url("e1", "each[3].ask")
+    text = dumps({"mail": f"see {url}&is=yes", "n": [url]}).replace(b"&", amp.encode())
+
+    place = "http://box/api/runs/e1/nodes/each%5B3%5D.ask/resume?(redacted)"
+    assert json.loads(without_secrets(text)) == {"mail": f"see {place}&is=yes", "n": [place]}
+
+
+def test_what_only_looks_like_a_link_is_shown() -> None:
+    text = dumps({"a": "/resume?token=short&signature=short"})
+
+    assert without_secrets(text) == text

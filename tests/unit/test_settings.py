@@ -286,6 +286,27 @@ def test_what_is_no_proxy_is_refused_and_not_shown(box: Box, url: str):
     assert "s3cret" not in problem
 
 
+@pytest.mark.parametrize(
+    ("url", "taken"),
+    [
+        ("https://box.example", "https://box.example"),
+        ("http://[::1]:80/a/b/", "http://[::1]:80/a/b"),
+        ("", ""),
+    ],
+)
+def test_a_public_address_is_taken_without_a_slash_at_its_end(box: Box, url: str, taken: str):
+    assert box.load(STACKD_PUBLIC_URL=url).public_url == taken
+
+
+@pytest.mark.parametrize(
+    "url", ["box.example", "ftp://box", "http://u:p@box", "https://box/?a=1", "https://box/#a", "https://b x"]
+)  # fmt: skip
+def test_what_is_no_public_address_is_refused(box: Box, url: str):
+    (problem,) = box.problems(STACKD_PUBLIC_URL=url)
+
+    assert "must be http://HOST or https://HOST" in problem
+
+
 def test_exemptions_without_a_proxy_have_no_effect(box: Box):
     assert (
         "STACKD_NO_PROXY: has no effect without STACKD_HTTP_PROXY"
