@@ -24,7 +24,6 @@ from stackd.workflows import executions
 from stackd.workflows.executions import ExecutionRow, NodeRow
 from stackd.workflows.expressions import Scope
 from stackd.workflows.graph import Graph, GraphNode
-from stackd.workflows.model import WAIT
 
 
 class Values:
@@ -98,11 +97,10 @@ class Values:
         """The link of a node that stands in `frame`, or around it."""
         inside: Frame | None = frame
         while inside is not None:
-            node = inside.graph.nodes.get(node_id)
-            if node is not None and node.type == WAIT:
-                return self._links.url(self._row.id, inside.key(node))
+            if node_id in inside.graph.nodes:
+                return self._links.url(self._row.id, inside.prefix + node_id)
             inside = None if inside.loop is None else inside.loop.frame
-        raise ExpressionError(f"resumeUrl: {node_id} is no node that waits for a call")
+        raise ExpressionError(f"resumeUrl: there is no node {node_id} here")
 
     def render(self, frame: Frame, node: GraphNode, row: NodeRow) -> tuple[dict[str, Json], int]:
         """The node's parameters, and about how many bytes of JSON were filled in."""

@@ -214,8 +214,11 @@ async def test_an_expired_wait_may_be_followed_by_another_way(world):
     assert (row.status, loads(row.output)) == (COMPLETED, {"answer": "wait.expired"})
 
 
-async def test_what_is_cancelled_waits_no_more(world):
-    execution_id = await asked(world)
+@pytest.mark.parametrize("is_reached", [True, False])
+async def test_what_is_cancelled_waits_no_more(world, is_reached):
+    execution_id = await world.start(await world.load(ASKING % ""))
+    if is_reached:
+        await world.work()
     await world.cancel(execution_id)
 
     assert await refusal(world, execution_id) == "link.over"
@@ -256,6 +259,36 @@ async def test_an_early_call_is_for_one_wait_only(world):
     await world.work()
 
     assert (await world.row(execution_id)).status is WAITING
+
+
+async def test_an_early_call_of_an_iteration_is_forgotten_with_its_loop(world):
+    execution_id = await world.start(await world.load(LOOP), ["a"])
+    await call(world, execution_id, "early", key="each[0].ask")
+    await world.work()
+    graph = await Versions(world.store).graph("loop", 1)
+    now = world.clock.time()
+
+    await world.store.write(lambda tx: retry(tx, execution_id, graph, start="each", now=now))
+    await world.work()
+
+    assert (await world.states(execution_id))["each[0].ask"] is NodeStatus.WAITING
+
+
+async def test_a_loop_may_give_away_a_link_of_a_node_around_it(world):
+    text = LOOP.replace("      - {id: ask, type: action.wait.webhook}\n", "").replace(
+        "edges: [{from: link, to: ask}]", "edges: []"
+    )
+    text = text.replace(
+        "edges: [{from: start, to: each}]",
+        """\
+  - {id: ask, type: action.wait.webhook}
+edges: [{from: start, to: each}, {from: each, to: ask}]""",
+    )
+    execution_id = await world.start(await world.load(text), ["a", "b"])
+    await world.work()
+
+    given = loads((await world.nodes(execution_id))["each"].output)
+    assert given == [{"url": world.links.url(execution_id, "ask")}] * 2
 
 
 async def test_each_iteration_has_a_link_of_its_own(world):

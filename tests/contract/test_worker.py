@@ -27,7 +27,14 @@ from stackd.store.connection import Tx
 from stackd.store.database import Database, open_database
 from stackd.testing import ok
 from stackd.workflows import executions
-from stackd.workflows.executions import ExecutionFinished, ExecutionStatus, NewExecution
+from stackd.workflows.executions import (
+    CallEnded,
+    ExecutionFinished,
+    ExecutionStatus,
+    NewExecution,
+    TimerFired,
+)
+from stackd.workflows.resume import NodeResumed
 
 ME = "me"
 RENEW = 15.0
@@ -627,6 +634,18 @@ async def test_a_worker_started_again_in_the_same_process_goes_on_with_what_the_
 
 
 # -- cancel
+
+
+@pytest.mark.parametrize("event", [TimerFired, CallEnded, NodeResumed])
+async def test_what_ends_a_wait_here_wakes_the_run_at_once(
+    site: Site, event: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken: list[int] = []
+    monkeypatch.setattr(site.world.runtime, "wake", woken.append)
+    async with site.working():
+        site.world.store.events.emit(event("e", 7, "a"))
+
+        assert woken == [7]
 
 
 async def test_a_cancel_asked_for_here_ends_the_run_at_once(site: Site) -> None:

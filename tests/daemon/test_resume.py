@@ -197,6 +197,8 @@ def test_a_file_that_is_sent_stays_and_one_that_comes_too_late_goes(daemon):
     blob = output(daemon, execution_id)["body"]["$blob"]
     assert daemon.http("GET", f"/api/blobs/{blob}").body == b"\x00kept"
     assert {file.name for file in blobs.rglob("*") if file.is_file()} - before == {blob}
+    with daemon.file() as file:  # an execution refers to it, so that it is not collected
+        assert file.execute("SELECT refs FROM blobs WHERE id = ?", (blob,)).fetchone() == (1,)
 
 
 def test_who_may_only_read_is_shown_no_link(daemon):
