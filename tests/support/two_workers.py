@@ -413,6 +413,7 @@ class TwoWorkers:
         self._nothing_is_lost_and_what_is_over_stays_so()
         self._each_wake_has_one_cause()
         self._no_fence_falls()
+        self._no_node_meets_a_fault_of_ours()
         self._unsafe_is_sent_as_often_as_asked_for_and_keys_stay()
 
     def _nothing_is_lost_and_what_is_over_stays_so(self) -> None:
@@ -435,6 +436,10 @@ class TwoWorkers:
                 f"fence {fence} of job {job}, was {self._fences[job]}"
             )
             self._fences[job] = fence
+
+    def _no_node_meets_a_fault_of_ours(self) -> None:
+        query = "SELECT CAST(error AS TEXT) FROM node_runs WHERE CAST(error AS TEXT) LIKE '%node.internal%'"
+        assert self._file.execute(query).fetchall() == []
 
     def _unsafe_is_sent_as_often_as_asked_for_and_keys_stay(self) -> None:
         for (node, execution), count in self._sent.items():

@@ -30,6 +30,7 @@ from stackd.testing import FakeClock, ok
 from stackd.workflows import executions
 from stackd.workflows.executions import CancelRequested, TimerFired
 from stackd.workflows.resume import NodeResumed
+from support.runs import MemoryBlobs
 
 LEASE = 60.0
 URL = "http://far.example"
@@ -201,7 +202,7 @@ class WorkerProcess:
         tools = Tools(
             store=_GatedStore(store, self.gates),  # type: ignore[arg-type]
             http=self,
-            blobs=None,  # type: ignore[arg-type]
+            blobs=MemoryBlobs(),
             clock=clock,
             events=store.events,
             limits=Limits(10**6, 10**7),
