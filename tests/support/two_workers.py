@@ -318,6 +318,7 @@ class TwoWorkers:
     def call(self, index: int, by: str | None) -> None:
         """Somebody calls the link of an execution that asks; the first call in time is taken, however early."""
         asking = [one for one in self.ids if self._asks(one)]
+        asking = [one for one in asking if self.status(one) not in FINAL] or asking
         if not asking:
             return
         execution, now = asking[index % len(asking)], self.clock.time()
