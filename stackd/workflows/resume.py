@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stackd.core.clock import epoch
-from stackd.core.errors import GoneError
+from stackd.core.errors import GoneError, NotFoundError
 from stackd.core.events import Event
 from stackd.core.json import loads
 from stackd.store.connection import Tx
@@ -31,7 +31,10 @@ def callable_execution(tx: Tx, execution_id: str, key: str, *, now: float) -> Ex
     Raises:
         GoneError: it was called, its time is over, or the execution is.
     """
-    row = executions.get(tx, execution_id)
+    try:
+        row = executions.get(tx, execution_id)
+    except NotFoundError:  # who has a good link once had an execution
+        raise GoneError(f"execution {execution_id} is no longer kept", code="link.over") from None
     nodes = executions.node_rows_of(tx, row.seq, [key])
     node = nodes[0] if nodes else None
     if tx.one(sql.EARLY_CALL, (row.seq, key)) or (node and node.status is NodeStatus.COMPLETED):

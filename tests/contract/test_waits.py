@@ -214,6 +214,10 @@ async def test_an_expired_wait_may_be_followed_by_another_way(world):
     assert (row.status, loads(row.output)) == (COMPLETED, {"answer": "wait.expired"})
 
 
+async def test_of_an_execution_that_is_not_kept_any_more_nothing_waits(world):
+    assert await refusal(world, "removed") == "link.over"
+
+
 @pytest.mark.parametrize("is_reached", [True, False])
 async def test_what_is_cancelled_waits_no_more(world, is_reached):
     execution_id = await world.start(await world.load(ASKING % ""))

@@ -215,7 +215,7 @@ def test_who_may_only_read_is_shown_no_link(daemon):
     assert links("run") == [True, True]
 
 
-def test_a_link_holds_over_a_kill_and_a_restart(tmp_path):
+def test_a_link_holds_over_a_kill_and_so_does_what_was_answered(tmp_path):
     with running(tmp_path) as daemon:
         daemon.load(ASKING.format(id="asking", params="{}"))
         execution_id, link = asked(daemon)
@@ -223,6 +223,9 @@ def test_a_link_holds_over_a_kill_and_a_restart(tmp_path):
         daemon.start()
 
         assert call(daemon, link, "after").status == 202
+        daemon.kill()
+        daemon.start()
+
         assert output(daemon, execution_id)["body"] == "after"
 
 
