@@ -6,6 +6,7 @@ unless the node takes it: it shows a page whose button sends the call.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from typing import Final
 
@@ -43,6 +44,7 @@ _PAGE: Final = """\
 <title>{title}</title>
 <style>
 body {{ font: 1.1rem/1.5 system-ui, sans-serif; max-width: 32rem; margin: 15vh auto; padding: 0 1rem; }}
+p {{ white-space: pre-line; overflow-wrap: anywhere; }}
 button {{ font: inherit; padding: .4rem 1.6rem; }}
 </style>
 <h1>{title}</h1>
@@ -75,8 +77,9 @@ async def _resume(request: web.Request) -> web.StreamResponse:
     methods = [str(method).upper() for method in node.settings.get("methods") or [hdrs.METH_POST]]
     if request.method not in methods:
         if request.method in _LOOKS and hdrs.METH_POST in methods and _is_browser(request):
+            said = [f"{name}: {value}" for name, value in _added(request.query).items()]
             about = f"The workflow {row.workflow_id} waits for you at its step {node.id}."
-            return _page(200, "Continue?", about, asks=True)
+            return _page(200, "Continue?", "\n".join([about, *said]), asks=True)
         raise web.HTTPMethodNotAllowed(request.method, methods)
     async with delivery_of(request, _around(request)) as delivery:
         text, limit = delivery.text, context.settings.max_output_bytes
@@ -128,6 +131,11 @@ def _around(request: web.Request) -> dict[str, Json]:
     ):
         head[name] = {key: value for key, value in head[name].items() if key not in secrets}
     return head
+
+
+def _added(query: Mapping[str, str]) -> dict[str, str]:
+    """What a link says besides being one."""
+    return {name: value for name, value in query.items() if name not in (TOKEN, SIGNATURE)}
 
 
 def _is_browser(request: web.Request) -> bool:

@@ -139,11 +139,12 @@ def test_of_two_calls_at_once_one_is_taken(daemon):
 def test_looking_at_a_link_changes_nothing(daemon):
     execution_id, link = asked(daemon)
 
-    page = call(daemon, link, method="GET", Accept=PAGE)
+    page = call(daemon, f"{link}&is=%3Cb%3Efine", method="GET", Accept=PAGE)
     looks = [call(daemon, link, method=m) for m in ("GET", "HEAD", "OPTIONS", "PUT")]
 
     assert (page.status, page.headers["content-type"].split(";")[0]) == (200, "text/html")
     assert '<form method="post">' in page.text
+    assert "is: &lt;b&gt;fine" in page.text
     assert page.headers["referrer-policy"] == "no-referrer"
     assert page.headers["cache-control"] == "no-store"
     assert "script" not in page.text
