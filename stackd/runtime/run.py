@@ -84,7 +84,7 @@ class Run:
 
     @cached_property
     def _waits(self) -> Waits:
-        return Waits(self._tools, self._row.id, self._journal, self._values, self._node_runs)
+        return Waits(self._tools, self._journal, self._values, self._node_runs)
 
     @property
     def seq(self) -> int:

@@ -21,16 +21,8 @@ CALL_WITHIN_MS = 7 * 86_400_000  # the origin's
 class Waits:
     """The waits of one claim."""
 
-    def __init__(
-        self,
-        tools: Tools,
-        execution_id: str,
-        journal: Journal,
-        values: Values,
-        node_runs: NodeRuns,
-    ) -> None:
+    def __init__(self, tools: Tools, journal: Journal, values: Values, node_runs: NodeRuns) -> None:
         self._tools = tools
-        self._execution_id = execution_id
         self._journal = journal
         self._values = values
         self._node_runs = node_runs
