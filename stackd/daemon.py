@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import faulthandler
 import fcntl
 import os
 import random
@@ -58,8 +59,8 @@ from stackd.services.timers import Timers
 from stackd.services.worker import Worker
 from stackd.settings import Settings, dev_token_file, ensure_dev_token
 from stackd.store.database import Database, StoreWritesStopped, open_database
-from stackd.supervisor.service import Service
-from stackd.supervisor.supervisor import Supervisor
+from stackd.supervisor.service import Pulse, Service, Spec
+from stackd.supervisor.supervisor import GONE_WITHIN, Supervisor
 from stackd.web.app import make_app
 from stackd.web.bodies import Bodies
 from stackd.web.connections import FILES_KEPT_FREE, Connections
@@ -82,6 +83,8 @@ ROLES: Final[dict[str, tuple[str, ...]]] = {
     "rotation": ("rotation",),
 }
 LOCKED_ROLES: Final = frozenset({"api", "scheduler", "timers", "rotation"})
+SOFT_SILENCE = 10.0  # seconds a service may be silent beyond its own rests, then it is degraded
+HARD_SILENCE = 30.0  # and then restarted
 INTERRUPT_WITHIN = 5.0  # seconds cut-off attempts get to record where they stood
 
 _log = structlog.get_logger(__name__)
@@ -248,6 +251,8 @@ class _Daemon:
             self._add_services(store, http)
             async with anyio.create_task_group() as tasks:
                 await tasks.start(self._obey_signals)
+                tasks.start_soon(self._heed_giving_up)
+                tasks.start_soon(self._end_hard)
                 await self._supervisor.run()
                 tasks.cancel_scope.cancel()
             failure = self._supervisor.failure
@@ -352,8 +357,8 @@ class _Daemon:
             metrics=Metrics(self._events),
             token=self._token,
         )
-        builders: dict[str, Callable[[], Service]] = {
-            "worker": lambda: Worker(
+        builders: dict[str, Callable[[Pulse], Service]] = {
+            "worker": lambda pulse: Worker(
                 store=store,
                 runtime=runtime,
                 events=self._events,
@@ -362,24 +367,27 @@ class _Daemon:
                 slots=settings.worker_concurrency,
                 lease=settings.lease,
                 lease_renew=settings.lease_renew,
+                pulse=pulse,
             ),
-            "scheduler": lambda: Scheduler(
+            "scheduler": lambda pulse: Scheduler(
                 store=store,
                 blobs=blobs,
                 clock=self._clock,
                 identity=self._identity,
                 lease=settings.lease,
                 interval=settings.scheduler_interval,
+                pulse=pulse,
             ),
-            "timers": lambda: Timers(
+            "timers": lambda pulse: Timers(
                 store=store,
                 events=self._events,
                 clock=self._clock,
                 interval=settings.timer_interval,
                 batch=settings.timer_batch,
+                pulse=pulse,
             ),
-            "rotation": Rotation,
-            "api": lambda: Api(
+            "rotation": lambda _: Rotation(),
+            "api": lambda _: Api(
                 make_app(context),
                 host=settings.host,
                 port=settings.port,
@@ -393,8 +401,22 @@ class _Daemon:
         names = list(ROLES[self._role])
         if self._role == "api" and settings.inline_worker:
             names.insert(0, "worker")
+        silence = {
+            "worker": 0.0,
+            "scheduler": settings.scheduler_interval,
+            "timers": settings.timer_interval,
+        }
         for name in names:
-            self._supervisor.add(name, builders[name])
+            rests = silence.get(name)  # between two signs of life, if it gives any
+            self._supervisor.add(
+                Spec(
+                    name,
+                    builders[name],
+                    essential=name != "rotation",
+                    soft=None if rests is None else rests + SOFT_SILENCE,
+                    hard=None if rests is None else rests + HARD_SILENCE,
+                )
+            )
 
     def _connection_limit(self) -> int:
         """As many as the settings say, or as there may be files, less those kept free for others."""
@@ -433,6 +455,21 @@ class _Daemon:
                         asked = True
                         _log.info("draining", signal=received.name)
                         tasks.start_soon(self._drain)
+
+    async def _heed_giving_up(self) -> None:
+        """Finish what can be finished before the process ends."""
+        await self._supervisor.has_given_up.wait()
+        if not self._supervisor.is_stopping.is_set():
+            await self._drain()
+            self._supervisor.stop()
+
+    async def _end_hard(self) -> None:
+        """End the process if something in it does not heed that all is over: nobody else could."""
+        await self._supervisor.is_stopping.wait()
+        await self._clock.sleep(GONE_WITHIN)
+        _log.error("cannot end; the stacks follow")
+        faulthandler.dump_traceback(all_threads=True)
+        os._exit(EXIT_GAVE_UP)
 
     async def _drain(self) -> None:
         """No new work, finish what is in hand, then end the API; cut off what outlasts the deadline."""

@@ -25,6 +25,7 @@ from stackd.runtime.workflow_runtime import rescue
 from stackd.store import space
 from stackd.store.connection import Tx
 from stackd.store.database import Database
+from stackd.supervisor.service import Pulse
 from stackd.workflows import executions
 
 PRUNE_BATCH = 500  # rows per transaction: small steps never hold up the writer
@@ -65,6 +66,7 @@ class Scheduler:
         identity: ProcessIdentity,
         lease: float,
         interval: float,
+        pulse: Pulse,
     ) -> None:
         self._store = store
         self._blobs = blobs
@@ -72,6 +74,7 @@ class Scheduler:
         self._identity = identity
         self._watch = Watch(clock, patience=SILENT_LEASES * lease)
         self._interval = interval
+        self._pulse = pulse
         self._clocks_apart = clock.time() - clock.monotonic()
         self._slept_at = -math.inf  # by the monotonic clock
         self._working = anyio.CancelScope()
@@ -94,7 +97,9 @@ class Scheduler:
     async def _round_or_warn(self) -> None:
         try:
             await self.round()
+            self._pulse.beat()
         except (StoreBusyError, StoreFullError) as error:
+            self._pulse.waits(error.message)
             _log.warning("upkeep waits", reason=error.message)
 
     async def round(self) -> Done:
@@ -114,7 +119,7 @@ class Scheduler:
         jobs = await self._prune(
             lambda tx, some: verbs.prune(tx, before=now - JOBS_KEPT, limit=some)
         )
-        blobs = await _in_batches(
+        blobs = await self._in_batches(
             lambda some: self._blobs.collect(before=unused_since, limit=some), batch=BLOB_BATCH
         )
         await self._store.write(lambda tx: space.give_back(tx, limit=PAGES_GIVEN), durable=False)
@@ -131,18 +136,18 @@ class Scheduler:
         return monotonic - self._slept_at < AFTER_SLEEP
 
     async def _prune(self, change: Callable[[Tx, int], int]) -> int:
-        return await _in_batches(
+        return await self._in_batches(
             lambda some: self._store.write(lambda tx: change(tx, some), durable=False),
             batch=PRUNE_BATCH,
         )
 
-
-async def _in_batches(step: Callable[[int], Awaitable[int]], *, batch: int) -> int:
-    """Repeat `step`, for a batch each time, until nothing is left or the round's share is done; how many are gone."""
-    gone = 0
-    for _ in range(PRUNE_BATCHES):
-        some = await step(batch)
-        gone += some
-        if some < batch:
-            break
-    return gone
+    async def _in_batches(self, step: Callable[[int], Awaitable[int]], *, batch: int) -> int:
+        """Repeat `step`, for a batch each time, until nothing is left or the round's share is done; how many are gone."""
+        gone = 0
+        for _ in range(PRUNE_BATCHES):
+            some = await step(batch)
+            self._pulse.beat()
+            gone += some
+            if some < batch:
+                break
+        return gone

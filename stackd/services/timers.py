@@ -10,6 +10,7 @@ from stackd.core.clock import Clock
 from stackd.core.errors import StoreBusyError, StoreFullError
 from stackd.core.events import Event, EventBus
 from stackd.store.database import Database
+from stackd.supervisor.service import Pulse
 from stackd.workflows import executions
 from stackd.workflows.executions import TimerSet
 
@@ -22,13 +23,21 @@ class Timers:
     name = "timers"
 
     def __init__(
-        self, *, store: Database, events: EventBus, clock: Clock, interval: float, batch: int
+        self,
+        *,
+        store: Database,
+        events: EventBus,
+        clock: Clock,
+        interval: float,
+        batch: int,
+        pulse: Pulse,
     ) -> None:
         self._store = store
         self._events = events
         self._clock = clock
         self._interval = interval
         self._batch = batch
+        self._pulse = pulse
         self._waits_for = float(
             "inf"
         )  # epoch seconds; infinite while it looks: any timer may matter then
@@ -58,9 +67,11 @@ class Timers:
         self._sooner = anyio.Event()
         try:
             while await self.fire_due() == self._batch:
-                pass
+                self._pulse.beat()
             due = await self._next_due()
+            self._pulse.beat()
         except (StoreBusyError, StoreFullError) as error:
+            self._pulse.waits(error.message)
             structlog.get_logger(__name__).warning("timers wait", reason=error.message)
             due = self._clock.time() + STORE_RETRY
         self._waits_for = due

@@ -29,6 +29,7 @@ from stackd.queue.job import (
 from stackd.queue.processes import SILENT_LEASES, Watch
 from stackd.store.connection import Tx
 from stackd.store.database import Database
+from stackd.supervisor.service import Pulse
 from stackd.workflows import executions
 from stackd.workflows.executions import CallEnded, CancelRequested, TimerFired
 from stackd.workflows.resume import NodeResumed
@@ -80,6 +81,7 @@ class Worker:
         slots: int,
         lease: float,
         lease_renew: float,
+        pulse: Pulse,
     ) -> None:
         self._store = store
         self._runtime = runtime
@@ -88,6 +90,7 @@ class Worker:
         self._owner = owner
         self._lease = lease
         self._lease_renew = lease_renew
+        self._pulse = pulse
         self._watch = Watch(clock, patience=SILENT_LEASES * lease)
         self._free = slots
         self._parked: list[asyncio.Future[Any]] = []  # tasks that wait for a claim to run
@@ -150,14 +153,18 @@ class Worker:
         """Fill the free slots, then return once there is a slot and something to claim."""
         self._work_came = anyio.Event()
         try:
-            await self._wait_for_work(await self._claim(attempts))
+            due = await self._claim(attempts)
+            self._pulse.beat()
+            await self._wait_for_work(due)
         except (StoreBusyError, StoreFullError) as error:
+            self._pulse.waits(error.message)
             self._log.warning("claiming is paused", reason=error.message)
             await self._clock.sleep(STORE_RETRY)
             return
         while not self._free:
+            self._pulse.beat()
             self._slot_freed = anyio.Event()
-            await self._slot_freed.wait()
+            await self._clock.wait(self._slot_freed, POLL)
 
     async def _claim(self, attempts: TaskGroup) -> float | None:
         """Claim and start what is due now; when the next job is due, as `verbs.next_due` says."""
@@ -190,6 +197,7 @@ class Worker:
             due = await self._store.read(
                 lambda tx: verbs.next_due(tx, now=self._clock.time(), owner=self._owner)
             )
+            self._pulse.beat()
 
     def _begin_attempt(self, claimed: Any, attempts: TaskGroup) -> None:
         """Give the claim to a task that has just run another, else to a new one: starting one takes longer."""
@@ -234,6 +242,7 @@ class Worker:
             try:
                 return await self._rescue(anew=True)
             except (StoreBusyError, StoreFullError) as error:
+                self._pulse.waits(error.message)
                 self._log.warning("the worker waits for the store", reason=error.message)
             await self._clock.sleep(STORE_RETRY)
 

@@ -14,7 +14,6 @@ from stackd.client.models import CheckView, HealthView
 from stackd.core.errors import StackdError
 from stackd.core.json import dumps
 from stackd.queue import processes, verbs
-from stackd.supervisor.supervisor import ServiceState
 from stackd.web.context import Context, of
 from stackd.web.route import Content, Query, Route
 from stackd.workflows import blobs
@@ -68,11 +67,11 @@ class Health:
                 reason="the disk is full; nothing new is taken in" if full else None,
             ),
         }
-        for name, (state, reason) in context.supervisor.states().items():
-            good = state is ServiceState.READY
-            checks[f"service.{name}"] = CheckView(
-                status="pass" if good else "fail",
-                reason=None if good else f"{state.value}{f': {reason}' if reason else ''}",
+        for report in context.supervisor.reports():
+            good = report.is_good
+            words = f"{report.state.value}{f': {report.reason}' if report.reason else ''}"
+            checks[f"service.{report.name}"] = CheckView(
+                status="pass" if good else "fail", reason=None if good else words
             )
         return checks
 

@@ -33,7 +33,7 @@ from stackd.services.worker import Worker
 from stackd.settings import Settings
 from stackd.store.connection import Tx
 from stackd.store.database import Database
-from stackd.supervisor.service import Service
+from stackd.supervisor.service import Pulse, Service
 from stackd.supervisor.supervisor import Supervisor
 from stackd.web.app import make_app
 from stackd.web.bodies import Bodies
@@ -106,6 +106,7 @@ class Site:
             slots=4,
             lease=LEASE,
             lease_renew=LEASE / 4,
+            pulse=Pulse(self.world.clock),
         )
 
     def scheduler(self) -> Service:
@@ -116,6 +117,7 @@ class Site:
             identity=THIS_PROCESS,
             lease=LEASE,
             interval=5.0,
+            pulse=Pulse(self.world.clock),
         )
 
     def timers(self) -> Service:
@@ -125,6 +127,7 @@ class Site:
             clock=self.world.clock,
             interval=1.0,
             batch=100,
+            pulse=Pulse(self.world.clock),
         )
 
     def rotation(self) -> Service:

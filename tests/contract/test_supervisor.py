@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
+from typing import Any
 
 import anyio
 import pytest
@@ -16,12 +19,19 @@ from support.watched import WatchedClock
 from stackd.core.backoff import backoff
 from stackd.core.errors import StackdError, StoreFailedError
 from stackd.core.events import Event, EventBus
+from stackd.supervisor.service import Pulse, Spec
 from stackd.supervisor.supervisor import (
+    GONE_WITHIN,
+    LOOK_EVERY,
     MAX_RESTARTS,
+    MAX_RESTARTS_OF_ALL,
+    MOVES_KEPT,
     RESTART_BASE,
     RESTART_CAP,
     RESTART_WINDOW,
     STEADY_AFTER,
+    TRY_AGAIN_AFTER,
+    WINDOW_OF_ALL,
     ServiceMoved,
     ServiceState,
     Supervisor,
@@ -29,6 +39,7 @@ from stackd.supervisor.supervisor import (
 
 STARTING, READY, RESTARTING = ServiceState.STARTING, ServiceState.READY, ServiceState.RESTARTING
 FAILED, DRAINING, STOPPED = ServiceState.FAILED, ServiceState.DRAINING, ServiceState.STOPPED
+DEGRADED, STUCK = ServiceState.DEGRADED, ServiceState.STUCK
 SEED = 7
 TURNS = 50  # of the event loop; the longest chain of wake-ups here takes about ten
 BOOM = "RuntimeError: boom"
@@ -37,11 +48,12 @@ BOOM = "RuntimeError: boom"
 class Puppet:
     """A service that does what the test says."""
 
-    def __init__(self, stage: Stage, name: str) -> None:
+    def __init__(self, stage: Stage, name: str, pulse: Pulse) -> None:
         self.name = name
+        self.pulse = pulse
         self._stage = stage
         self._ended = anyio.Event()
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         stage = self._stage
@@ -68,7 +80,7 @@ class Puppet:
     def end(self) -> None:
         self._ended.set()
 
-    def crash(self, error: Exception | None = None) -> None:
+    def crash(self, error: BaseException | None = None) -> None:
         self._error = error or RuntimeError("boom")
         self._ended.set()
 
@@ -76,12 +88,12 @@ class Puppet:
 class Stage:
     """A supervisor over puppets, on time the test moves."""
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str, escalate: Callable[[str], None] = lambda _: None) -> None:
         random.seed(SEED)  # the supervisor's jitter
         self._rolls = random.Random(SEED)
         self.clock = WatchedClock(0.0)  # small numbers: their differences are exact
         self.events = EventBus()
-        self.supervisor = Supervisor(self.clock, self.events)
+        self.supervisor = Supervisor(self.clock, self.events, escalate=escalate)
         self.built: dict[str, list[Puppet]] = defaultdict(list)
         self.refusals: dict[str, list[Exception]] = defaultdict(list)  # before it has started
         self.unbuildable: dict[str, list[Exception]] = defaultdict(list)
@@ -92,13 +104,27 @@ class Stage:
         self.has_ended = False
         self.events.subscribe(self._hear)
         for name in names:
-            self.supervisor.add(name, lambda name=name: self._build(name))
+            self.add(name)
 
-    def _build(self, name: str) -> Puppet:
+    def add(self, name: str, **how: Any) -> None:
+        self.supervisor.add(Spec(name, lambda pulse: self._build(name, pulse), **how))
+
+    @property
+    def waits(self) -> list[float]:
+        """How long each wait for another life was asked to be."""
+        return [seconds for seconds in self.clock.asked if seconds != LOOK_EVERY]
+
+    def states(self) -> dict[str, tuple[ServiceState, str | None]]:
+        return {one.name: (one.state, one.reason) for one in self.supervisor.reports()}
+
+    def _build(self, name: str, pulse: Pulse) -> Puppet:
         if self.unbuildable[name]:
             raise self.unbuildable[name].pop(0)
-        self.built[name].append(Puppet(self, name))
-        return self.built[name][-1]
+        return self.note(Puppet(self, name, pulse))
+
+    def note(self, puppet: Puppet) -> Puppet:
+        self.built[puppet.name].append(puppet)
+        return puppet
 
     def _hear(self, event: Event) -> None:
         assert isinstance(event, ServiceMoved)
@@ -132,7 +158,10 @@ class Stage:
         await quiet()
 
     async def pass_backoff(self) -> None:
-        self.clock.advance(self.clock.asked[-1])
+        await self.pass_time(self.waits[-1])
+
+    async def pass_time(self, seconds: float) -> None:
+        self.clock.advance(seconds)
         await quiet()
 
 
@@ -160,7 +189,7 @@ async def test_services_start_in_order_each_after_the_one_before_is_ready() -> N
 
     async with stage.running():
         assert stage.diary == ["a runs", "b runs"]
-        assert stage.supervisor.states() == {
+        assert stage.states() == {
             "a": (READY, None), "b": (STARTING, None), "c": (STARTING, None),
         }  # fmt: skip
         assert not stage.supervisor.is_ready
@@ -216,14 +245,14 @@ async def test_a_service_that_crashes_while_it_starts_is_tried_again_and_the_nex
     getattr(stage, how)["a"] = [RuntimeError("boom"), StackdError("port 5000 is taken")]
 
     async with stage.running():
-        assert stage.supervisor.states()["a"] == (RESTARTING, BOOM)
+        assert stage.states()["a"] == (RESTARTING, BOOM)
         await stage.pass_backoff()
-        assert stage.supervisor.states()["a"] == (RESTARTING, "port 5000 is taken")
+        assert stage.states()["a"] == (RESTARTING, "port 5000 is taken")
         assert stage.built["b"] == []
         await stage.pass_backoff()
         assert stage.supervisor.is_ready
 
-    assert stage.clock.asked == [stage.expected_wait(1), stage.expected_wait(2)]
+    assert stage.waits == [stage.expected_wait(1), stage.expected_wait(2)]
 
 
 async def test_a_service_that_never_starts_ends_the_run_and_the_next_is_never_built() -> None:
@@ -232,8 +261,11 @@ async def test_a_service_that_never_starts_ends_the_run_and_the_next_is_never_bu
 
     async with stage.running():
         for _ in range(MAX_RESTARTS):
-            assert not stage.has_ended
+            assert not stage.supervisor.has_given_up.is_set()
             await stage.pass_backoff()
+        assert stage.supervisor.has_given_up.is_set()
+        stage.supervisor.drain()
+        await quiet()
         assert stage.has_ended
 
     assert stage.supervisor.failure is not None
@@ -246,10 +278,10 @@ async def test_a_service_that_returns_without_having_started_is_tried_again() ->
             pass
 
     stage = Stage()
-    stage.supervisor.add("a", lambda: Hasty(stage, "a"))
+    stage.supervisor.add(Spec("a", lambda pulse: Hasty(stage, "a", pulse)))
 
     async with stage.running():
-        state, reason = stage.supervisor.states()["a"]
+        state, reason = stage.states()["a"]
         assert state is RESTARTING
         assert reason is not None
         assert "started" in reason
@@ -265,15 +297,15 @@ async def test_a_crashed_service_is_restarted_after_waits_that_double() -> None:
         for number in range(1, MAX_RESTARTS + 1):
             first = stage.now("a")
             await stage.crash("a")
-            assert stage.supervisor.states()["a"] == (RESTARTING, BOOM)
+            assert stage.states()["a"] == (RESTARTING, BOOM)
             assert not stage.supervisor.is_ready
             assert stage.now("a") is first  # not before the wait is over
             await stage.pass_backoff()
             assert stage.now("a") is not first
-            assert stage.supervisor.states()["a"] == (READY, None)
-            assert len(stage.clock.asked) == number
+            assert stage.states()["a"] == (READY, None)
+            assert len(stage.waits) == number
 
-    assert stage.clock.asked == [stage.expected_wait(n) for n in range(1, MAX_RESTARTS + 1)]
+    assert stage.waits == [stage.expected_wait(n) for n in range(1, MAX_RESTARTS + 1)]
     assert len(stage.built["b"]) == 1  # the others never noticed
 
 
@@ -282,7 +314,7 @@ async def test_the_wait_is_not_over_a_moment_too_soon() -> None:
 
     async with stage.running():
         await stage.crash("a")
-        stage.clock.advance(stage.clock.asked[-1] * 0.999)
+        stage.clock.advance(stage.waits[-1] * 0.999)
         await quiet()
         assert len(stage.built["a"]) == 1
 
@@ -293,7 +325,7 @@ async def test_a_service_that_ends_by_itself_is_restarted() -> None:
     async with stage.running():
         stage.now("a").end()
         await quiet()
-        assert stage.supervisor.states()["a"] == (RESTARTING, "ended by itself")
+        assert stage.states()["a"] == (RESTARTING, "ended by itself")
         await stage.pass_backoff()
         assert stage.supervisor.is_ready
 
@@ -326,7 +358,7 @@ async def test_the_first_wait_after_steady_running_is_the_shortest() -> None:
         stage.clock.advance(STEADY_AFTER)
         await stage.crash("a")
 
-    assert stage.clock.asked == [stage.expected_wait(n) for n in (1, 2, 3, 1)]
+    assert stage.waits == [stage.expected_wait(n) for n in (1, 2, 3, 1)]
 
 
 async def test_running_not_quite_steadily_does_not_reset_the_waits() -> None:
@@ -338,7 +370,7 @@ async def test_running_not_quite_steadily_does_not_reset_the_waits() -> None:
         stage.clock.advance(STEADY_AFTER - 1)
         await stage.crash("a")
 
-    assert stage.clock.asked == [stage.expected_wait(n) for n in (1, 2)]
+    assert stage.waits == [stage.expected_wait(n) for n in (1, 2)]
 
 
 async def test_waits_double_anew_from_the_shortest_after_steady_running() -> None:
@@ -354,7 +386,7 @@ async def test_waits_double_anew_from_the_shortest_after_steady_running() -> Non
             await stage.crash("a")
             await stage.pass_backoff()
 
-    assert stage.clock.asked == [stage.expected_wait(n) for n in (1, 2, 1, 2)]
+    assert stage.waits == [stage.expected_wait(n) for n in (1, 2, 1, 2)]
 
 
 # -- giving up
@@ -369,6 +401,10 @@ async def test_gives_up_on_a_service_that_crashes_too_often() -> None:
             await stage.pass_backoff()
         assert stage.supervisor.failure is None
         await stage.crash("a")
+        assert stage.supervisor.has_given_up.is_set()
+        assert not stage.has_ended  # what the others have in hand may be finished first
+        stage.supervisor.drain()
+        await quiet()
         assert stage.has_ended
 
     failure = stage.supervisor.failure
@@ -377,7 +413,7 @@ async def test_gives_up_on_a_service_that_crashes_too_often() -> None:
     assert failure.message == f"service a keeps failing: {BOOM}"
     assert ("a", "failed", BOOM) in stage.moves
     assert len(stage.built["a"]) == MAX_RESTARTS + 1
-    assert stage.diary[-1] == "b is cancelled"
+    assert stage.diary[-1] == "b ends"
 
 
 async def test_a_service_it_gave_up_on_stays_failed_with_its_reason() -> None:
@@ -388,7 +424,7 @@ async def test_a_service_it_gave_up_on_stays_failed_with_its_reason() -> None:
         for _ in range(MAX_RESTARTS):
             await stage.pass_backoff()
 
-    assert stage.supervisor.states()["a"] == (FAILED, BOOM)
+    assert stage.states()["a"] == (FAILED, BOOM)
 
 
 async def test_crashes_that_lie_apart_are_restarted_for_ever() -> None:
@@ -423,7 +459,7 @@ async def test_a_failed_store_is_given_up_at_once() -> None:
         assert stage.has_ended
 
     assert stage.supervisor.failure is error
-    assert stage.clock.asked == []
+    assert stage.waits == []
     assert stage.diary[-1] == "b is cancelled"
 
 
@@ -450,7 +486,7 @@ async def test_drain_tells_every_service_in_order_and_the_run_ends_when_they_hav
         stage.supervisor.drain()
         assert stage.diary == ["a drains", "b drains", "c drains"]
         await quiet()
-        assert stage.supervisor.states() == {
+        assert stage.states() == {
             "a": (STOPPED, None), "b": (DRAINING, None), "c": (STOPPED, None),
         }  # fmt: skip
         assert not stage.supervisor.is_ready
@@ -461,7 +497,7 @@ async def test_drain_tells_every_service_in_order_and_the_run_ends_when_they_hav
         assert stage.has_ended
 
     assert stage.supervisor.failure is None
-    assert set(stage.supervisor.states().values()) == {(STOPPED, None)}
+    assert set(stage.states().values()) == {(STOPPED, None)}
 
 
 async def test_drain_of_some_leaves_the_others_at_work() -> None:
@@ -470,7 +506,7 @@ async def test_drain_of_some_leaves_the_others_at_work() -> None:
     async with stage.running():
         stage.supervisor.drain(["worker", "unknown"])
         await quiet()
-        assert stage.supervisor.states() == {"worker": (STOPPED, None), "api": (READY, None)}
+        assert stage.states() == {"worker": (STOPPED, None), "api": (READY, None)}
         assert not stage.supervisor.is_ready  # no new work, please
         assert not stage.has_ended
 
@@ -502,7 +538,7 @@ async def test_drain_before_the_run_builds_nothing() -> None:
         assert stage.has_ended
 
     assert stage.built == {}
-    assert set(stage.supervisor.states().values()) == {(STOPPED, None)}
+    assert set(stage.states().values()) == {(STOPPED, None)}
 
 
 async def test_drain_while_a_service_starts_lets_it_finish_and_starts_no_other() -> None:
@@ -529,7 +565,7 @@ async def test_drain_while_a_restart_waits_ends_at_once(names: list[str] | None)
         await stage.crash("a")
         stage.supervisor.drain(names)
         await quiet()
-        assert stage.supervisor.states()["a"] == (STOPPED, None)
+        assert stage.states()["a"] == (STOPPED, None)
         assert stage.has_ended
 
     assert len(stage.built["a"]) == 1
@@ -558,7 +594,7 @@ async def test_a_crash_while_draining_is_an_end() -> None:
         assert stage.has_ended
 
     assert stage.supervisor.failure is None
-    assert stage.clock.asked == []
+    assert stage.waits == []
 
 
 async def test_ended_returns_once_that_service_has_stopped_for_good() -> None:
@@ -634,7 +670,309 @@ async def test_a_stopped_service_is_stopped_and_has_ended() -> None:
         await quiet()
         assert stage.has_ended
 
-    assert stage.supervisor.states()["a"] == (STOPPED, None)
+    assert stage.states()["a"] == (STOPPED, None)
     with anyio.move_on_after(0.05) as waited:
         await stage.supervisor.ended("a")
     assert not waited.cancelled_caught
+
+
+# -- signs of life
+
+
+def silent(stage: Stage, **how: Any) -> Stage:
+    """A service `a` that must give signs of life, beside `b`."""
+    stage.add("a", soft=10.0, hard=30.0, **how)
+    stage.add("b")
+    return stage
+
+
+async def test_who_is_silent_is_degraded_and_good_again_with_its_next_sign() -> None:
+    stage = silent(Stage())
+
+    async with stage.running():
+        await stage.pass_time(9.0)
+        assert stage.states()["a"] == (READY, None)
+        await stage.pass_time(2.0)
+        assert stage.states()["a"] == (DEGRADED, "no sign of life for 10 s")
+        assert not stage.supervisor.is_ready
+        stage.now("a").pulse.beat()
+        await stage.pass_time(LOOK_EVERY)
+        assert stage.states()["a"] == (READY, None)
+
+    assert len(stage.built["a"]) == 1
+
+
+async def test_who_hangs_is_restarted_alone() -> None:
+    stage = silent(Stage())
+
+    async with stage.running():
+        await stage.pass_time(31.0)
+        assert stage.states()["a"] == (RESTARTING, "gave no sign of life for 31 s")
+        await stage.pass_backoff()
+        assert stage.states() == {"a": (READY, None), "b": (READY, None)}
+
+    assert "a is cancelled" in stage.diary
+    assert (len(stage.built["a"]), len(stage.built["b"])) == (2, 1)
+
+
+async def test_who_waits_for_something_says_so_at_once_and_is_not_restarted() -> None:
+    stage = silent(Stage())
+
+    async with stage.running():
+        for _ in range(10):
+            stage.now("a").pulse.waits("the store is locked")
+            assert stage.states()["a"] == (DEGRADED, "the store is locked")
+            await stage.pass_time(9.0)
+        stage.now("a").pulse.beat()
+        assert stage.states()["a"] == (READY, None)
+
+    assert len(stage.built["a"]) == 1
+    assert stage.supervisor.failure is None
+
+
+async def test_one_that_gives_no_signs_is_not_asked_for_any() -> None:
+    stage = Stage("a")
+
+    async with stage.running():
+        await stage.pass_time(3600.0)
+        assert stage.supervisor.is_ready
+
+
+async def test_what_does_not_start_in_time_is_tried_again() -> None:
+    stage = Stage()
+    stage.add("a", start_within=20.0)
+    stage.slow_starts["a"] = anyio.Event()
+
+    async with stage.running():
+        await stage.pass_time(19.0)
+        assert stage.states()["a"] == (STARTING, None)
+        await stage.pass_time(1.0)
+        assert stage.states()["a"] == (RESTARTING, "has not started within 20 s")
+        stage.slow_starts["a"].set()
+        await stage.pass_backoff()
+        assert stage.supervisor.is_ready
+
+    assert len(stage.built["a"]) == 2
+
+
+# -- what does not end
+
+
+class Deaf(Puppet):
+    """Swallows every cancellation until it is let go."""
+
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        task_status.started()
+        while not self._ended.is_set():
+            try:
+                await self._ended.wait()
+            except anyio.get_cancelled_exc_class():
+                if len(self._stage.diary) < 3:
+                    self._stage.diary.append(f"{self.name} is deaf")
+
+
+async def test_what_does_not_end_is_stuck_and_has_no_successor() -> None:
+    escalated: list[str] = []
+    stage = Stage(escalate=escalated.append)
+    stage.supervisor.add(Spec("a", lambda p: stage.note(Deaf(stage, "a", p)), soft=10.0, hard=30.0))
+
+    async with stage.running():
+        await stage.pass_time(31.0)
+        assert stage.states()["a"] == (RESTARTING, "gave no sign of life for 31 s")
+        await stage.pass_time(GONE_WITHIN)
+        assert stage.states()["a"] == (STUCK, "does not end: gave no sign of life for 31 s")
+        assert escalated == ["a"]
+        assert stage.supervisor.is_stuck
+        assert stage.supervisor.has_given_up.is_set()
+        await stage.pass_time(60.0)
+        assert len(stage.built["a"]) == 1
+        assert escalated == ["a"]
+        stage.supervisor.drain()
+        stage.now("a").end()
+        await quiet()
+        assert stage.has_ended
+
+    failure = stage.supervisor.failure
+    assert failure is not None
+    assert failure.code == "service.stuck"
+
+
+# -- what is cancelled inside
+
+
+@pytest.mark.parametrize("with_error", [True, False])
+async def test_a_cancellation_inside_a_service_is_its_own_matter(with_error: bool) -> None:
+    stage = Stage("a", "b")
+    inside: list[BaseException] = [asyncio.CancelledError()]
+    if with_error:
+        inside.append(RuntimeError("boom"))
+
+    async with stage.running():
+        stage.now("a").crash(BaseExceptionGroup("many", [BaseExceptionGroup("more", inside)]))
+        await quiet()
+        assert stage.states()["a"] == (RESTARTING, BOOM if with_error else "ended by itself")
+        assert stage.states()["b"] == (READY, None)
+        await stage.pass_backoff()
+        assert stage.supervisor.is_ready
+
+    assert len(stage.built["b"]) == 1
+
+
+async def test_an_error_of_the_store_in_a_group_is_given_up_at_once() -> None:
+    stage = Stage("a")
+    error = StoreFailedError("input/output error")
+
+    async with stage.running():
+        await stage.crash("a", ExceptionGroup("many", [ValueError("x"), error]))
+        assert stage.has_ended
+
+    assert stage.supervisor.failure is error
+
+
+# -- what needs another
+
+
+async def test_those_who_need_a_service_end_before_it_begins_anew_the_last_first() -> None:
+    stage = Stage("store")
+    stage.add("worker", needs=("store",))
+    stage.add("api", needs=("worker",))
+    stage.add("beside")
+
+    async with stage.running():
+        stage.diary.clear()
+        await stage.crash("store")
+        assert stage.diary == ["api is cancelled", "worker is cancelled"]
+        assert stage.states() == {
+            "store": (RESTARTING, BOOM), "worker": (RESTARTING, "waits for store"),
+            "api": (RESTARTING, "waits for worker"), "beside": (READY, None),
+        }  # fmt: skip
+        await stage.pass_backoff()
+        assert stage.supervisor.is_ready
+        assert stage.diary[2:] == ["store runs", "worker runs", "api runs"]
+
+    assert [len(stage.built[name]) for name in ("store", "worker", "api", "beside")] == [2, 2, 2, 1]
+
+
+async def test_one_that_waits_for_another_heeds_drain() -> None:
+    stage = Stage("store")
+    stage.add("worker", needs=("store",))
+
+    async with stage.running():
+        await stage.crash("store")
+        stage.supervisor.drain()
+        await quiet()
+        assert stage.has_ended
+
+
+async def test_a_need_that_starts_later_is_a_mistake() -> None:
+    stage = Stage()
+
+    with pytest.raises(ValueError, match="worker needs store"):
+        stage.add("worker", needs=("store",))
+
+
+# -- restarts that somebody asks for
+
+
+async def test_a_restart_that_is_asked_for_is_no_crash_and_waits_for_nothing() -> None:
+    stage = Stage("a", "b")
+
+    async with stage.running():
+        for _ in range(MAX_RESTARTS + 2):
+            stage.supervisor.restart("a", "asked for")
+            await quiet()
+            assert stage.supervisor.is_ready
+
+    assert stage.waits == []
+    assert (len(stage.built["a"]), len(stage.built["b"])) == (MAX_RESTARTS + 3, 1)
+
+
+async def test_a_restart_asked_for_while_one_waits_gives_one_copy() -> None:
+    stage = Stage("a")
+
+    async with stage.running():
+        await stage.crash("a")
+        stage.supervisor.restart("a", "asked for")
+        await quiet()
+        assert stage.supervisor.is_ready
+        await stage.pass_time(RESTART_CAP)
+
+    assert len(stage.built["a"]) == 2
+    assert stage.diary.count("a runs") == 2
+
+
+async def test_two_restarts_at_once_are_one() -> None:
+    stage = Stage("a")
+
+    async with stage.running():
+        stage.supervisor.restart("a", "asked for")
+        stage.supervisor.restart("a", "asked for again")
+        await quiet()
+
+    assert len(stage.built["a"]) == 2
+
+
+# -- who may fail, and how much all may
+
+
+async def test_one_that_is_not_essential_is_tried_again_now_and_then_for_ever() -> None:
+    stage = Stage("b")
+    stage.add("rotation", essential=False)
+    stage.refusals["rotation"] = [RuntimeError("boom")] * 10_000
+
+    async with stage.running():
+        for _ in range(20):
+            for _ in range(MAX_RESTARTS):
+                await stage.pass_backoff()
+            assert stage.states()["rotation"] == (FAILED, BOOM)
+            assert stage.supervisor.is_ready
+            assert stage.waits[-1] == TRY_AGAIN_AFTER
+            await stage.pass_backoff()
+        stage.refusals["rotation"].clear()
+        while stage.states()["rotation"][0] is not READY:
+            await stage.pass_backoff()
+
+    assert stage.supervisor.failure is None
+
+
+async def test_gives_up_when_all_together_crash_too_often() -> None:
+    names = [f"s{number}" for number in range(MAX_RESTARTS_OF_ALL + 1)]
+    stage = Stage(*names)
+
+    async with stage.running():
+        for name in names[:-1]:
+            await stage.crash(name)
+        assert not stage.supervisor.has_given_up.is_set()
+        await stage.crash(names[-1])
+        assert stage.supervisor.has_given_up.is_set()
+        stage.supervisor.drain()
+
+
+async def test_crashes_of_all_that_lie_apart_are_no_reason_to_give_up() -> None:
+    names = [f"s{number}" for number in range(MAX_RESTARTS_OF_ALL + 1)]
+    stage = Stage(*names)
+
+    async with stage.running():
+        for name in names:
+            await stage.crash(name)
+            await stage.pass_time(WINDOW_OF_ALL / MAX_RESTARTS_OF_ALL)
+        assert stage.supervisor.is_ready
+
+
+# -- what is told
+
+
+async def test_the_last_moves_of_each_service_are_kept() -> None:
+    stage = Stage("a")
+
+    async with stage.running():
+        for _ in range(MOVES_KEPT):
+            stage.supervisor.restart("a", "asked for")
+            await stage.pass_time(1.0)
+
+    (report,) = stage.supervisor.reports()
+    assert len(report.moves) == MOVES_KEPT
+    assert report.restarts == MOVES_KEPT
+    assert report.moves[-1].state is STOPPED
+    assert all(a.at <= b.at for a, b in pairwise(report.moves))
+    assert all(a.state is b.was for a, b in pairwise(report.moves))

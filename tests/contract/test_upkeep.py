@@ -35,7 +35,7 @@ from stackd.services.scheduler import (
 from stackd.services.timers import STORE_RETRY, Timers
 from stackd.store.connection import Tx
 from stackd.store.database import Database, open_database
-from stackd.supervisor.service import Service
+from stackd.supervisor.service import Pulse, Service
 from stackd.workflows import blobs, executions
 from stackd.workflows.executions import NewExecution, NodeRow, NodeStatus, TimerFired
 
@@ -82,6 +82,7 @@ class Site:
             identity=identity,
             lease=LEASE,
             interval=INTERVAL,
+            pulse=Pulse(self.clock),
         )
 
     def timers(self, store: Any = None, *, batch: int = BATCH) -> Timers:
@@ -92,6 +93,7 @@ class Site:
             clock=self.clock,
             interval=INTERVAL,
             batch=batch,
+            pulse=Pulse(self.clock),
         )
 
     @asynccontextmanager

@@ -25,6 +25,7 @@ from stackd.queue.job import JobClaimed, JobRescued, JobSettled
 from stackd.services.worker import CLAIM_BATCH, POLL, STORE_RETRY, Worker
 from stackd.store.connection import Tx
 from stackd.store.database import Database, open_database
+from stackd.supervisor.service import Pulse
 from stackd.testing import ok
 from stackd.workflows import executions
 from stackd.workflows.executions import (
@@ -96,6 +97,7 @@ class Site:
             slots=slots,
             lease=LEASE,
             lease_renew=RENEW,
+            pulse=Pulse(self.clock),
         )
 
     @asynccontextmanager

@@ -17,6 +17,7 @@ from stackd.services.worker import Worker
 from stackd.store.connection import Tx
 from stackd.store.database import Database, open_database
 from stackd.store.floor import Floor, queue_floor
+from stackd.supervisor.service import Pulse
 
 ROUNDS = 5
 
@@ -105,6 +106,7 @@ async def _drain(store: Database, jobs: int) -> float:
         slots=64,
         lease=60.0,
         lease_renew=15.0,
+        pulse=Pulse(clock),
     )
     began = clock.monotonic()
     async with anyio.create_task_group() as tasks:
