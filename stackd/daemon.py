@@ -59,15 +59,18 @@ from stackd.services.timers import Timers
 from stackd.services.worker import Worker
 from stackd.settings import Settings, dev_token_file, ensure_dev_token
 from stackd.store.database import Database, StoreWritesStopped, open_database
+from stackd.supervisor.lag import LoopLag
 from stackd.supervisor.service import Pulse, Service, Spec
 from stackd.supervisor.supervisor import GONE_WITHIN, Supervisor
 from stackd.web.app import make_app
 from stackd.web.bodies import Bodies
+from stackd.web.checks import Checks
 from stackd.web.connections import FILES_KEPT_FREE, Connections
 from stackd.web.context import Context
 from stackd.web.event_log import log_events
 from stackd.web.event_stream import EventStream
 from stackd.web.metrics import Metrics
+from stackd.web.readiness import Readiness
 from stackd.web.waiting import Waiting
 
 EXIT_OK: Final = 0
@@ -237,12 +240,14 @@ class _Daemon:
         for listener in listeners:
             self._events.subscribe(listener)
         self._supervisor = Supervisor(self._clock, self._events)
+        self._lag = LoopLag(self._clock)
         self._token = token
         self._links = Links(
             settings.encryption_master_key,
             settings.public_url or _url(settings.host, settings.port),
         )
         self._runtime: WorkflowRuntime | None = None
+        self._readiness = Readiness(self._clock)
 
     async def run(self) -> int:
         async with self._store() as store, self._http() as http:
@@ -253,6 +258,9 @@ class _Daemon:
                 await tasks.start(self._obey_signals)
                 tasks.start_soon(self._heed_giving_up)
                 tasks.start_soon(self._end_hard)
+                tasks.start_soon(self._lag.run)
+                if "api" in ROLES[self._role]:  # others are not asked
+                    tasks.start_soon(self._readiness.run)
                 await self._supervisor.run()
                 tasks.cancel_scope.cancel()
             failure = self._supervisor.failure
@@ -334,6 +342,17 @@ class _Daemon:
             memory=Budget(settings.run_memory_bytes, clock=self._clock),
             roll=random.random,
         )
+        readiness = self._readiness
+        checks = Checks(
+            store=store,
+            supervisor=self._supervisor,
+            clock=self._clock,
+            events=self._events,
+            identity=self._identity,
+            lag=self._lag,
+            state_dir=settings.state_dir,
+        )
+        checks.into(readiness)
         context = Context(
             settings=settings,
             store=store,
@@ -352,6 +371,8 @@ class _Daemon:
             events=self._events,
             identity=self._identity,
             supervisor=self._supervisor,
+            lag=self._lag,
+            readiness=readiness,
             waiting=Waiting(store, self._clock, self._events),
             stream=EventStream(self._events, self._clock),
             metrics=Metrics(self._events),

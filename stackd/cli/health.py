@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from stackd.cli.context import daemon, print_json, say
 from stackd.client.models import HealthView
+
+MOVES_SHOWN = 5  # of each service; --json has the last hundred
 
 
 def show(path: str, *, verbose: bool, as_json: bool) -> int:
@@ -20,4 +24,17 @@ def show(path: str, *, verbose: bool, as_json: bool) -> int:
         if verbose or check["status"] != "pass":
             reason = f"  {check['reason']}" if check.get("reason") else ""
             say(f"  {check['status']:<4} {name}{reason}")
+    if verbose:
+        for service in answer.body["services"]:
+            _say_service(service)
     return 0 if ok else 1
+
+
+def _say_service(service: dict[str, Any]) -> None:
+    """Its state and the last changes of that, the newest first."""
+    reason = f": {service['reason']}" if service["reason"] else ""
+    restarts = f", {service['restarts']} restarts" if service["restarts"] else ""
+    say(f"  {service['name']} {service['state']} since {service['since']}{restarts}{reason}")
+    for move in reversed(service["moves"][-MOVES_SHOWN:]):
+        why = f"  {move['reason']}" if move["reason"] else ""
+        say(f"    {move['at']}  {move['was']} → {move['state']}{why}")

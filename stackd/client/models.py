@@ -272,9 +272,54 @@ class CheckView(Model):
     latency_ms: float | None = None
 
 
+class MoveView(Model):
+    """One change of a service's state."""
+
+    at: str
+    was: str
+    state: str
+    reason: str | None = None
+
+
+class ServiceView(Model):
+    """How one service is, with the last changes of its state, the oldest first."""
+
+    name: str
+    state: str
+    reason: str | None = None
+    since: str
+    silent_seconds: float | None = None
+    restarts: int
+    moves: list[MoveView]
+
+
 class HealthView(Model):
     """What a probe says. Callers from other machines see status words only."""
 
     status: str
     version: str | None = None
     checks: dict[str, CheckView]
+    services: list[ServiceView] = []
+
+
+class QueueStateView(Model):
+    """`durable`: what is accepted is on disk, and more can be."""
+
+    status: str
+    durable: bool
+    message: str
+    latency_ms: float
+    checked_at: str
+    error: str | None = None
+
+
+class QueueHealthView(Model):
+    success: bool
+    health: QueueStateView
+
+
+class ProductionView(Model):
+    success: bool
+    status: str
+    checks: dict[str, bool]
+    queue_details: QueueStateView

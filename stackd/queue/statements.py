@@ -105,13 +105,15 @@ SELECT 1 FROM jobs WHERE state = 'available' AND blocked = 0 AND rescues < 5 LIM
 
 COUNT_LIVE_BY_STATE = "SELECT state, count(*) FROM jobs WHERE finished_at IS NULL GROUP BY state"
 COUNT_ENDED_BY_STATE = """
-SELECT state, count(*) FROM jobs WHERE finished_at IS NOT NULL GROUP BY state"""
+SELECT state, count(*) FROM jobs WHERE finished_at IS NOT NULL AND kind NOT LIKE 'stackd.%' GROUP BY state"""
 
 OLDEST_AVAILABLE = """
 SELECT min(due_at) FROM (
     SELECT min(due_at) AS due_at FROM jobs WHERE state = 'available' AND blocked = 0 AND rescues < 5
     UNION ALL
     SELECT min(due_at) FROM jobs WHERE state = 'available' AND blocked = 0 AND rescues >= 5)"""
+
+JOB_IS_LIVE = "SELECT 1 FROM jobs WHERE kind = ? AND subject = ? AND finished_at IS NULL"
 
 SET_CONTROL = "INSERT INTO queue_control VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 GET_CONTROL = "SELECT value FROM queue_control WHERE name = ?"

@@ -279,6 +279,11 @@ def next_due(tx: Tx, *, now: float, owner: str | None = None) -> float | None:
     return None if row is None else row[0]
 
 
+def is_live(tx: Tx, *, kind: str, subject: int | str) -> bool:
+    """Whether there is such a job that has not ended."""
+    return tx.one(sql.JOB_IS_LIVE, (kind, subject)) is not None
+
+
 def live_counts(tx: Tx) -> dict[str, int]:
     """How many jobs there are in each of the live states."""
     return {state.value: 0 for state in LIVE} | dict(tx.rows(sql.COUNT_LIVE_BY_STATE))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ from stackd.core.json import LARGE
 from stackd.queue import verbs
 from stackd.queue.job import Discard, Fail, Job, JobState, RetryPolicy, Snooze
 from stackd.queue.processes import Watch
+from stackd.runtime import canary
+from stackd.runtime.canary import CanaryClaim
 from stackd.runtime.run import Run
 from stackd.runtime.tools import STORE_RETRY, Tools
 from stackd.runtime.versions import Versions
@@ -50,15 +53,21 @@ class Claimed:
         return self.job.fence == 1 and self.row.wakes == 0
 
 
-def claim(tx: Tx, *, owner: str, limit: int, lease: float, now: float) -> list[Claimed]:
+def claim(
+    tx: Tx, *, owner: str, limit: int, lease: float, now: float
+) -> list[Claimed | CanaryClaim]:
     """Claim up to `limit` jobs and mark their executions running, in one transaction.
 
     A job whose execution is already over is discarded here.
     """
     jobs = verbs.claim(tx, owner=owner, limit=limit, lease=lease, now=now)
-    rows = executions.begin(tx, [int(job.subject or 0) for job in jobs], now=now) if jobs else {}
-    found = []
+    seqs = [int(job.subject or 0) for job in jobs if job.kind == executions.JOB_KIND]
+    rows = executions.begin(tx, seqs, now=now) if seqs else {}
+    found: list[Claimed | CanaryClaim] = []
     for job in jobs:
+        if job.kind == canary.KIND:
+            found.append(CanaryClaim(job))
+            continue
         row = rows.get(int(job.subject or 0))
         if row is None:
             verbs.settle(
@@ -114,7 +123,7 @@ class WorkflowRuntime:
 
     rescue = staticmethod(rescue)
 
-    async def execute(self, claimed: Claimed) -> None:
+    async def execute(self, claimed: Claimed | CanaryClaim) -> None:
         """Run one claim until its execution rests and its job is settled.
 
         A lost lease ends it silently: the newer claim goes on. An error of the runtime itself fails the
@@ -124,6 +133,9 @@ class WorkflowRuntime:
         Raises:
             StoreFailedError, StoreCorruptError: the store has stopped; the process must end.
         """
+        if isinstance(claimed, CanaryClaim):
+            await self._settle_canary(claimed.job)
+            return
         job, row = claimed.job, claimed.row
         structlog.contextvars.bind_contextvars(
             execution_id=row.id, workflow_id=row.workflow_id, job_id=job.id
@@ -199,6 +211,11 @@ class WorkflowRuntime:
     def waiting(self) -> dict[int, int]:
         """Executions that run here and also wait for something, with the wakes they have seen."""
         return {run.seq: run.wakes for run in self._runs if run.is_waiting}
+
+    async def _settle_canary(self, job: Job) -> None:
+        now = self._tools.clock.time()
+        with contextlib.suppress(StoreBusyError, StoreFullError):  # whoever waits for it finds out
+            await self._tools.store.write(lambda tx: canary.settle(tx, job, now=now), durable=False)
 
     async def _settle(self, job: Job, outcome: Fail | Snooze, message: str) -> None:
         """End the claim, however long the store is busy or full."""

@@ -21,10 +21,12 @@ from stackd.runtime.links import Links
 from stackd.runtime.versions import Versions
 from stackd.settings import Settings
 from stackd.store.database import Database
+from stackd.supervisor.lag import LoopLag
 from stackd.supervisor.supervisor import Supervisor
 from stackd.web.bodies import Bodies
 from stackd.web.event_stream import EventStream
 from stackd.web.metrics import Metrics
+from stackd.web.readiness import Readiness
 from stackd.web.waiting import Waiting
 
 LONGEST_KEY = 255
@@ -64,6 +66,8 @@ class Context:
     events: EventBus
     identity: ProcessIdentity
     supervisor: Supervisor
+    lag: LoopLag
+    readiness: Readiness
     waiting: Waiting
     stream: EventStream
     metrics: Metrics

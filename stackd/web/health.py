@@ -1,44 +1,71 @@
-"""Probes and metrics: live says the loop turns, ready says each part works, started says that the parts once did."""
+"""Probes and metrics: live says the process turns, ready says each part works, started says that the parts once did."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
-import anyio
 from aiohttp import web
 
 from stackd import __version__
 from stackd.access.tokens import Scope
-from stackd.client.models import CheckView, HealthView
-from stackd.core.errors import StackdError
+from stackd.client.models import (
+    CheckView,
+    HealthView,
+    ProductionView,
+    QueueHealthView,
+    QueueStateView,
+)
+from stackd.core.clock import rfc3339
+from stackd.core.errors import MalformedError, NotFoundError
 from stackd.core.json import dumps
-from stackd.queue import processes, verbs
+from stackd.core.text import shown
+from stackd.queue import verbs
+from stackd.supervisor.supervisor import Report, ServiceState
 from stackd.web.context import Context, of
+from stackd.web.readiness import GOOD, Found, Status, fail
 from stackd.web.route import Content, Query, Route
+from stackd.web.views import service_view
 from stackd.workflows import blobs
 
 _VERBOSE: Final = Query("verbose", {}, "list every check")
+_EXCLUDE: Final = Query(
+    "exclude", {"type": "array", "items": {"type": "string"}}, "checks that do not count; may be given again"
+)  # fmt: skip
 
 _PROBE: Final = (
     Content(("text/plain",), {"type": "string"}),
     Content(("application/health+json",), HealthView),  # where details are asked for
 )
 
-WRITE_LIMIT = 1.0  # seconds a commit may take before the store counts as not working
-WRITE_FRESH = 5.0  # seconds a commit stays good as evidence: probes cause no storm of syncs
+TURNS_WITHIN: Final = (
+    5.0  # seconds without a turn of the loop or a look of the supervisor; then it is not live
+)
 
 
 class Health:
-    """Answers probes from what the services and the store say now."""
+    """Answers probes from what the supervisor and the checks of this process say."""
 
     @property
     def routes(self) -> tuple[Route, ...]:
         probe = dict.fromkeys((200, 503), _PROBE)
         return (
-            Route("GET", "/livez", self._live, None, "Whether the loop turns", probe, query=(_VERBOSE,)),
-            Route("GET", "/readyz", self._ready, None, "Whether each part works", probe, query=(_VERBOSE,)),
+            Route("GET", "/livez", self._live, None, "Whether the process turns", probe, query=(_VERBOSE,)),
+            Route(
+                "GET", "/readyz", self._ready, None, "Whether each part works", probe,
+                query=(_VERBOSE, _EXCLUDE),
+            ),
+            Route("GET", "/readyz/{check}", self._one, None, "One check of readyz", probe, query=(_VERBOSE,)),
             Route("GET", "/startupz", self._started, None, "Whether it once did", probe, query=(_VERBOSE,)),
+            Route(
+                "GET", "/api/health/queue", self._queue, None, "Whether the queue is durable and works",
+                {200: QueueHealthView},
+            ),
+            Route(
+                "GET", "/api/production/ready", self._production, None, "As readyz, by part",
+                dict.fromkeys((200, 503), ProductionView),
+            ),
             Route(
                 "GET", "/metrics", self._metrics, Scope.READ, "Figures in Prometheus' text form",
                 {200: Content(("text/plain",), {"type": "string"})},
@@ -46,60 +73,72 @@ class Health:
         )  # fmt: skip
 
     async def _live(self, request: web.Request) -> web.Response:
-        return _answer(request, ok=True, checks={"loop": CheckView(status="pass")})
+        """Looks at nothing but this process: a restart mends nothing else."""
+        context = of(request)
+        silent = max(
+            context.lag.silent_for, context.clock.monotonic() - context.supervisor.looked_at
+        )
+        turns = GOOD if silent < TURNS_WITHIN else fail(f"has not turned for {silent:.0f} s")
+        ends = fail("a service does not end") if context.supervisor.is_stuck else GOOD
+        return _answer(request, {"loop": _view(turns), "services": _view(ends)})
 
     async def _ready(self, request: web.Request) -> web.Response:
-        checks = await self._checks(of(request))
-        ok = all(check.status == "pass" for check in checks.values())
-        return _answer(request, ok=ok, checks=checks)
+        checks = await _checks(of(request))
+        excluded = request.query.getall("exclude", [])
+        for name in excluded:
+            if name not in checks:
+                raise MalformedError(
+                    f"there is no check {shown(name)!r}",
+                    code="health.unknown_check",
+                    hint=f"known: {', '.join(checks)}",
+                )
+        left = {
+            name: CheckView(status="excluded") if name in excluded else check
+            for name, check in checks.items()
+        }
+        return _answer(request, left, services=of(request).supervisor.reports())
+
+    async def _one(self, request: web.Request) -> web.Response:
+        checks = await _checks(of(request))
+        name = request.match_info["check"]
+        if name not in checks:
+            raise NotFoundError(
+                f"there is no check {shown(name)!r}",
+                code="health.unknown_check",
+                hint=f"known: {', '.join(checks)}",
+            )
+        return _answer(request, {name: checks[name]})
 
     async def _started(self, request: web.Request) -> web.Response:
-        ok = of(request).supervisor.has_started
-        checks = {"started": CheckView(status="pass" if ok else "fail")}
-        return _answer(request, ok=ok, checks=checks)
+        context = of(request)
+        services = GOOD if context.supervisor.has_started else fail("not every service was ready")
+        checks = GOOD
+        if not context.readiness.has_passed:
+            await context.readiness.told()
+        if not context.readiness.has_passed:
+            checks = fail("not every check has passed")
+        return _answer(request, {"services": _view(services), "checks": _view(checks)})
 
-    async def _checks(self, context: Context) -> dict[str, CheckView]:
-        full = context.store.reserve.is_spent
-        checks = {
-            "store.write": await self._check_write(context),
-            "store.space": CheckView(
-                status="fail" if full else "pass",
-                reason="the disk is full; nothing new is taken in" if full else None,
-            ),
-        }
-        for report in context.supervisor.reports():
-            good = report.is_good
-            words = f"{report.state.value}{f': {report.reason}' if report.reason else ''}"
-            checks[f"service.{report.name}"] = CheckView(
-                status="pass" if good else "fail", reason=None if good else words
-            )
-        return checks
+    async def _queue(self, request: web.Request) -> web.Response:
+        """200 whatever it says, as callers of it expect; what counts is in it."""
+        view = QueueHealthView(success=True, health=await _queue_state(of(request)))
+        return web.Response(body=dumps(view.as_json()), content_type="application/json")
 
-    async def _check_write(self, context: Context) -> CheckView:
-        """A commit of the last seconds says it, whoever made it; else one is made and timed.
-
-        It is a heartbeat: where nothing changes, SQLite writes nothing.
-        """
-        store, clock = context.store, context.clock
-        now = clock.monotonic()
-        if store.failure is not None:
-            return CheckView(status="fail", reason=store.failure.message)
-        age = now - store.synced_at
-        if age <= WRITE_FRESH and not store.is_behind(WRITE_LIMIT):
-            return CheckView(status="pass", age_seconds=round(age, 3))
-        reason = None
-        try:
-            with anyio.fail_after(WRITE_LIMIT):
-                await store.write(lambda tx: processes.beat(tx, context.identity, now=clock.time()))
-        except TimeoutError:
-            reason = f"no commit within {WRITE_LIMIT:g} s"
-        except StackdError as error:
-            reason = error.message
-        return CheckView(
-            status="fail" if reason else "pass",
-            reason=reason,
-            age_seconds=0.0,
-            latency_ms=round((clock.monotonic() - now) * 1000, 2),
+    async def _production(self, request: web.Request) -> web.Response:
+        context = of(request)
+        checks = await _checks(context)
+        ok = _is_good(checks)
+        view = ProductionView(
+            success=ok,
+            status="ready" if ok else "not_ready",
+            checks={name: check.status != Status.FAIL for name, check in checks.items()},
+            queue_details=await _queue_state(context),
+        )
+        return web.Response(
+            status=200 if ok else 503,
+            body=dumps(view.as_json()),
+            content_type="application/json",
+            headers=_headers(ok=ok),
         )
 
     async def _metrics(self, request: web.Request) -> web.Response:
@@ -109,6 +148,11 @@ class Health:
         )
         for state, count in counts.items():
             context.metrics.queue_depth.labels(state).set(count)
+        for name, check in (await _checks(context)).items():
+            context.metrics.checks.labels(name).set(check.status != Status.FAIL)
+        lags = context.lag.over(10.0)
+        for quantile, late in (("0.5", lags.p50), ("0.99", lags.p99), ("1", lags.most)):
+            context.metrics.loop_lag.labels(quantile).set(late)
         context.metrics.event_streams.set(context.stream.readers)
         context.metrics.blobs.set(kept.count)
         context.metrics.blob_bytes.set(kept.bytes)
@@ -129,24 +173,84 @@ def is_local(remote: str | None) -> bool:
     return (mapped or address).is_loopback
 
 
+async def _checks(context: Context) -> dict[str, CheckView]:
+    told = await context.readiness.told()
+    checks = {
+        name: CheckView(
+            status=one.status,
+            reason=one.reason,
+            age_seconds=round(one.age, 3),
+            latency_ms=round(one.latency * 1000, 2),
+        )
+        for name, one in told.items()
+    }
+    for report in context.supervisor.reports():
+        checks[f"service.{report.name}"] = _service_check(report)
+    return checks
+
+
+def _service_check(report: Report) -> CheckView:
+    words = f"{report.state.value}{f': {report.reason}' if report.reason else ''}"
+    if report.state is ServiceState.READY:
+        return CheckView(status=Status.PASS)
+    return CheckView(status=Status.WARN if report.is_good else Status.FAIL, reason=words)
+
+
+def _view(found: Found) -> CheckView:
+    return CheckView(status=found.status, reason=found.reason)
+
+
+async def _queue_state(context: Context) -> QueueStateView:
+    """`durable` only where what is accepted is on disk and more can be written."""
+    told = await context.readiness.told()
+    parts = [told["store.write"], told["store.space"], told["queue.work"]]
+    bad = next((one for one in parts if one.status is Status.FAIL), None)
+    is_file = context.settings.queue_driver == "sqlite"
+    writes = all(one.status is not Status.FAIL for one in parts[:2])
+    return QueueStateView(
+        status=Status.PASS if bad is None else Status.FAIL,
+        durable=is_file and writes,
+        message="the queue works" if bad is None else bad.reason or "the queue does not work",
+        latency_ms=round(max(one.latency for one in parts) * 1000, 2),
+        checked_at=rfc3339(context.clock.time() - max(one.age for one in parts)) or "",
+        error=None if bad is None else bad.reason,
+    )
+
+
+def _is_good(checks: Mapping[str, CheckView]) -> bool:
+    return all(check.status != Status.FAIL for check in checks.values())
+
+
 def _words_only(view: HealthView) -> HealthView:
     """What others may see: which check passes, but no version, reason or timing."""
     checks = {name: CheckView(status=check.status) for name, check in view.checks.items()}
     return HealthView(status=view.status, checks=checks)
 
 
-def _answer(request: web.Request, *, ok: bool, checks: dict[str, CheckView]) -> web.Response:
+def _headers(*, ok: bool) -> dict[str, str]:
+    return {"Cache-Control": "no-store"} | ({} if ok else {"Retry-After": "1"})
+
+
+def _answer(
+    request: web.Request, checks: dict[str, CheckView], *, services: Iterable[Report] = ()
+) -> web.Response:
+    ok = _is_good(checks)
     wants_detail = "verbose" in request.query or "health+json" in request.headers.get("Accept", "")
-    headers = {"Cache-Control": "no-store"} | ({} if ok else {"Retry-After": "1"})
     status = 200 if ok else 503
     if not wants_detail:
-        return web.Response(status=status, text="ok\n" if ok else "not ready\n", headers=headers)
-    view = HealthView(status="pass" if ok else "fail", version=__version__, checks=checks)
+        words = "ok\n" if ok else "not ready\n"
+        return web.Response(status=status, text=words, headers=_headers(ok=ok))
+    view = HealthView(
+        status=Status.PASS if ok else Status.FAIL,
+        version=__version__,
+        checks=checks,
+        services=[service_view(report) for report in services],
+    )
     if not is_local(request.remote):
         view = _words_only(view)
     return web.Response(
         status=status,
         body=dumps(view.as_json()),
         content_type="application/health+json",
-        headers=headers,
+        headers=_headers(ok=ok),
     )

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from stackd.core.events import Event, EventBus
 from stackd.queue.job import JobEnqueued, JobRescued, JobSettled
 from stackd.runtime.events import NodeRetried
-from stackd.supervisor.supervisor import ServiceMoved
+from stackd.supervisor.supervisor import ServiceMoved, ServiceState
 from stackd.workflows.executions import ExecutionFinished, ExecutionQueued, NodeFinished
 
 _LATENCIES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 30000)  # milliseconds
@@ -33,7 +33,9 @@ class Metrics:
             "stackd_service_state", "1 for the state a service is in", ("service", "state"),
             registry=self.registry,
         )  # fmt: skip
-        self._service_states: dict[str, str] = {}
+        self._restarts = self._counter(
+            "stackd_service_restarts_total", "lives of services after the first", "service"
+        )
         self._latency = Histogram(
             "workflow_node_latency_ms", "how long node runs took", ("type", "status"),
             buckets=_LATENCIES, registry=self.registry,
@@ -47,6 +49,13 @@ class Metrics:
         self.queue_depth = Gauge(
             "workflow_queue_depth", "jobs by state", ("state",), registry=self.registry
         )
+        self.checks = Gauge(
+            "stackd_check", "1 while a check of readyz is good", ("check",), registry=self.registry
+        )
+        self.loop_lag = Gauge(
+            "stackd_loop_lag_seconds", "how late the event loop was in the last ten seconds",
+            ("quantile",), registry=self.registry,
+        )  # fmt: skip
         self.blobs = Gauge("stackd_blobs", "blobs that are kept", registry=self.registry)
         self.blob_bytes = Gauge(
             "stackd_blob_bytes", "bytes that all blobs take together", registry=self.registry
@@ -89,11 +98,10 @@ class Metrics:
             case NodeRetried():
                 self._labelled(self._retries, event.code).inc()
             case ServiceMoved():
-                before = self._service_states.get(event.service)
-                if before is not None:
-                    self._services.labels(event.service, before).set(0)
+                self._services.labels(event.service, event.was).set(0)
                 self._services.labels(event.service, event.state).set(1)
-                self._service_states[event.service] = event.state
+                if event.state == ServiceState.STARTING and event.was == ServiceState.RESTARTING:
+                    self._labelled(self._restarts, event.service).inc()
             case _:
                 pass
 

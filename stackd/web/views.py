@@ -12,9 +12,11 @@ from stackd.client.models import (
     ExecutionView,
     FindingView,
     Model,
+    MoveView,
     NodeRunList,
     NodeRunView,
     ParentView,
+    ServiceView,
     TriggerView,
     VersionView,
     WebhookAddress,
@@ -22,6 +24,7 @@ from stackd.client.models import (
 )
 from stackd.core.clock import rfc3339
 from stackd.core.json import dumps
+from stackd.supervisor.supervisor import Report
 from stackd.web.redaction import without_secrets
 from stackd.workflows.catalogue import VersionRow, WorkflowRow
 from stackd.workflows.executions import ExecutionRow, ExecutionSummary, NodeRow, NodeStatus, as_json
@@ -69,6 +72,21 @@ def finding_view(finding: Finding) -> FindingView:
 def _error(text: bytes | None) -> ErrorView | None:
     value = as_json(text)
     return None if value is None else ErrorView.model_validate(value)
+
+
+def service_view(report: Report) -> ServiceView:
+    return ServiceView(
+        name=report.name,
+        state=report.state.value,
+        reason=report.reason,
+        since=rfc3339(report.since) or "",
+        silent_seconds=None if report.silent_for is None else round(report.silent_for, 3),
+        restarts=report.restarts,
+        moves=[
+            MoveView(at=rfc3339(move.at) or "", was=move.was, state=move.state, reason=move.reason)
+            for move in report.moves
+        ],
+    )
 
 
 def summary_view(row: ExecutionSummary) -> ExecutionSummaryView:

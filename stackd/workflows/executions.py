@@ -599,6 +599,12 @@ def next_timer(tx: Tx) -> float | None:
     return None if row is None else row[0]
 
 
+def oldest_due(tx: Tx, *, now: float) -> float:
+    """Seconds since the longest due timer should have fired; 0 if none is."""
+    due = next_timer(tx)
+    return 0.0 if due is None else max(now - due, 0.0)
+
+
 def cancel(tx: Tx, execution_id: str, *, now: float) -> ExecutionStatus:
     """Ask for the end of an execution; its status afterwards.
 

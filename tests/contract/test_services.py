@@ -33,6 +33,7 @@ from stackd.services.worker import Worker
 from stackd.settings import Settings
 from stackd.store.connection import Tx
 from stackd.store.database import Database
+from stackd.supervisor.lag import LoopLag
 from stackd.supervisor.service import Pulse, Service
 from stackd.supervisor.supervisor import Supervisor
 from stackd.web.app import make_app
@@ -40,6 +41,7 @@ from stackd.web.bodies import Bodies
 from stackd.web.context import Context
 from stackd.web.event_stream import EventStream
 from stackd.web.metrics import Metrics
+from stackd.web.readiness import Readiness
 from stackd.web.waiting import Waiting
 from stackd.workflows.executions import ExecutionFinished, TimerFired
 
@@ -90,6 +92,8 @@ class Site:
             events=events,
             identity=THIS_PROCESS,
             supervisor=Supervisor(clock, events),
+            lag=LoopLag(clock),
+            readiness=Readiness(clock),
             waiting=Waiting(database, clock, events),
             stream=EventStream(events, clock),
             metrics=Metrics(events),

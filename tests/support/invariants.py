@@ -14,9 +14,9 @@ SELECT id, status FROM executions e WHERE status IN ('queued', 'running')
 AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.subject = e.seq AND j.finished_at IS NULL)""",
     "a live job without an execution that is queued or running": """
 SELECT j.id, j.state, e.id, e.status FROM jobs j LEFT JOIN executions e ON e.seq = j.subject
-WHERE j.finished_at IS NULL AND (e.seq IS NULL OR e.status NOT IN ('queued', 'running'))""",
+WHERE j.kind = 'execution.run' AND j.finished_at IS NULL AND (e.seq IS NULL OR e.status NOT IN ('queued', 'running'))""",
     "two live jobs of one execution": """
-SELECT subject, count(*) FROM jobs WHERE finished_at IS NULL GROUP BY subject HAVING count(*) > 1""",
+SELECT subject, count(*) FROM jobs WHERE finished_at IS NULL GROUP BY kind, subject HAVING count(*) > 1""",
     "waiting for nothing": """
 SELECT id FROM executions e WHERE status = 'waiting'
 AND NOT EXISTS (SELECT 1 FROM timers t WHERE t.execution = e.seq AND t.state = 'pending')""",

@@ -106,6 +106,9 @@ OPEN = {
     ("GET", "/livez"),
     ("GET", "/readyz"),
     ("GET", "/startupz"),
+    ("GET", "/readyz/{check}"),
+    ("GET", "/api/health/queue"),
+    ("GET", "/api/production/ready"),
     ("*", "/api/webhooks/{path:.+}"),
     ("*", "/api/runs/{execution}/nodes/{node}/resume"),
 }

@@ -71,7 +71,8 @@ async def _one_round(store: Database) -> dict[str, float]:
     now = clock.time()
 
     def take(tx: Tx) -> None:
-        claimed.extend(claim(tx, owner=owner, limit=BATCH, lease=60.0, now=now))
+        found = claim(tx, owner=owner, limit=BATCH, lease=60.0, now=now)
+        claimed.extend(one for one in found if isinstance(one, Claimed))
 
     def settle(tx: Tx) -> None:
         for one in claimed:

@@ -130,7 +130,7 @@ def fences_grow_and_places_are_kept(ledger: Ledger) -> None:
     for life in ledger.lives:
         for name, facts in life.events:
             job = facts.get("job_id")
-            if name == "JobClaimed":
+            if name == "JobClaimed" and facts["kind"] == "execution.run":
                 assert facts["fence"] > fences[job], f"fence {facts['fence']} after {fences[job]}"
                 fences[job] = running[job] = facts["fence"]
                 assert len(running) <= LIMIT, f"{len(running)} run at once, {LIMIT} may"

@@ -122,5 +122,9 @@ def read_remains(raw: sqlite3.Connection) -> Remains:
                 "FROM node_runs n JOIN executions e ON e.seq = n.execution"
             )
         },
-        running=dict(raw.execute("SELECT id, fence FROM jobs WHERE state = 'running'")),
+        running=dict(
+            raw.execute(
+                "SELECT id, fence FROM jobs WHERE state = 'running' AND kind = 'execution.run'"
+            )
+        ),
     )

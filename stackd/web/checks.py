@@ -1,0 +1,186 @@
+"""What is checked before this process is called ready: the parts of its work that can be tried out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+import anyio
+
+from stackd.core.clock import Clock
+from stackd.core.events import Event, EventBus
+from stackd.core.process import ProcessIdentity, is_gone
+from stackd.queue import processes, verbs
+from stackd.queue.job import JobSettled
+from stackd.runtime import canary
+from stackd.store.connection import Tx
+from stackd.store.database import Database
+from stackd.supervisor.lag import LoopLag
+from stackd.supervisor.supervisor import Supervisor
+from stackd.web.readiness import GOOD, Found, Readiness, fail, warn
+from stackd.workflows import executions
+
+WRITE_LIMIT: Final = 1.0  # seconds a commit may take before the store counts as not working
+WRITE_FRESH: Final = 5.0  # seconds a commit stays good as evidence: probes cause no storm of syncs
+SPACE_LOW, SPACE_OUT = (
+    256 * 1024 * 1024,
+    48 * 1024 * 1024,
+)  # free bytes; the reserve and as much again must fit
+INODES_LOW, INODES_OUT = 1000, 50
+LAG_WARN, LAG_FAIL = (
+    0.25,
+    2.0,
+)  # seconds; how late the loop may be, 99 times of 100 in the last ten seconds
+JUMP: Final = 5.0  # seconds by which the wall clock may move against the other
+JUMP_TOLD: Final = 60.0  # seconds
+TIMER_LATE: Final = 15.0  # seconds a due timer may wait
+WORK_FRESH: Final = 30.0  # seconds a job that ended stays good as evidence
+WORK_WITHIN: Final = (
+    0.8  # seconds in which the canary should have ended; less than a check may take
+)
+WORKING_ROLES: Final = frozenset({"stack", "worker", "api"})  # of processes that may run a worker
+
+
+class Checks:
+    """The checks of one process; `into` puts them into its `Readiness`."""
+
+    def __init__(
+        self,
+        *,
+        store: Database,
+        supervisor: Supervisor,
+        clock: Clock,
+        events: EventBus,
+        identity: ProcessIdentity,
+        lag: LoopLag,
+        state_dir: Path,
+    ) -> None:
+        self._store = store
+        self._supervisor = supervisor
+        self._clock = clock
+        self._identity = identity
+        self._lag = lag
+        self._state_dir = state_dir
+        self._worked_at = -WORK_FRESH
+        self._sent_at = -WORK_FRESH
+        self._apart = clock.time() - clock.monotonic()
+        self._jumped_at, self._jump = -JUMP_TOLD, 0.0
+        events.subscribe(self._hear, JobSettled)
+
+    def _hear(self, _: Event) -> None:
+        self._worked_at = self._clock.monotonic()
+
+    def into(self, readiness: Readiness) -> None:
+        readiness.add("draining", glance=self._draining)
+        readiness.add("store.write", self._write, glance=self._written)
+        readiness.add("store.space", self._space, glance=self._spent)
+        readiness.add("queue.work", self._work, glance=self._worked)
+        readiness.add("timers", self._timers)
+        readiness.add("loop", glance=self._late)
+        readiness.add("clock", glance=self._clock_jumped)
+
+    def _draining(self) -> Found | None:
+        return fail("it was asked to stop") if self._supervisor.is_draining else None
+
+    # -- the store
+
+    def _written(self) -> Found | None:
+        """A commit of the last seconds says it, whoever made it."""
+        store = self._store
+        if store.failure is not None:
+            return fail(store.failure.message)
+        if store.is_behind(WRITE_LIMIT):
+            return fail(f"no commit within {WRITE_LIMIT:g} s")
+        is_fresh = self._clock.monotonic() - store.synced_at <= WRITE_FRESH
+        return GOOD if is_fresh else None
+
+    async def _write(self) -> Found:
+        """Commit and sync. It is a heartbeat: where nothing changes, SQLite writes nothing."""
+        now = self._clock.time()
+        with anyio.move_on_after(WRITE_LIMIT) as in_time:
+            await self._store.write(lambda tx: processes.beat(tx, self._identity, now=now))
+        if in_time.cancelled_caught:
+            return fail(f"no commit within {WRITE_LIMIT:g} s", at_once=True)
+        return Found(GOOD.status, at_once=True)
+
+    def _spent(self) -> Found | None:
+        if self._store.reserve.is_spent:
+            return fail("the disk is full; nothing new is taken in")
+        return None
+
+    async def _space(self) -> Found:
+        disk = await anyio.to_thread.run_sync(os.statvfs, self._state_dir)
+        free = disk.f_bavail * disk.f_frsize
+        words = f"{free // 1024**2} MiB free at {self._state_dir}"
+        if free < SPACE_OUT:
+            return fail(words)
+        if disk.f_files and disk.f_favail < INODES_LOW:  # some file systems count none
+            few = f"{disk.f_favail} inodes free at {self._state_dir}"
+            return fail(few) if disk.f_favail < INODES_OUT else warn(few)
+        return warn(words) if free < SPACE_LOW else GOOD
+
+    # -- the work
+
+    def _worked(self) -> Found | None:
+        return GOOD if self._clock.monotonic() - self._worked_at <= WORK_FRESH else None
+
+    async def _work(self) -> Found:
+        """Let a job that does nothing be claimed, run and settled, by whichever process runs a worker."""
+        now = self._clock.time()
+
+        def look(tx: Tx) -> tuple[bool, bool, bool]:
+            return verbs.is_paused(tx), self._is_anybody_working(tx), _on_its_way(tx)
+
+        is_paused, has_worker, is_under_way = await self._store.read(look)
+        if is_paused:
+            return warn("the queue is paused")
+        if not has_worker:
+            return fail("no process runs a worker")
+        if not is_under_way:
+            self._sent_at = self._clock.monotonic()
+            await self._store.write(lambda tx: canary.send(tx, now=now), durable=False)
+        give_up_at = self._clock.monotonic() + WORK_WITHIN
+        while await self._store.read(_on_its_way):
+            if self._clock.monotonic() >= give_up_at:
+                waited = self._clock.monotonic() - self._sent_at
+                if waited < WORK_FRESH:  # every place may be taken
+                    return warn(f"a job waits for {waited:.0f} s")
+                return fail(f"no worker has taken a job for {waited:.0f} s")
+            await self._clock.sleep(0.02)
+        self._worked_at = self._clock.monotonic()
+        return GOOD
+
+    def _is_anybody_working(self, tx: Tx) -> bool:
+        return any(
+            row.role in WORKING_ROLES and not is_gone(row.identity) for row in processes.listed(tx)
+        )
+
+    async def _timers(self) -> Found:
+        now = self._clock.time()
+        late = await self._store.read(lambda tx: executions.oldest_due(tx, now=now))
+        return GOOD if late < TIMER_LATE else fail(f"a timer is due for {late:.0f} s")
+
+    # -- the process
+
+    def _late(self) -> Found | None:
+        late = self._lag.over(10.0).p99
+        if late < LAG_WARN:
+            return None
+        words = f"the event loop is up to {late * 1000:.0f} ms late"
+        return fail(words) if late > LAG_FAIL else warn(words)
+
+    def _clock_jumped(self) -> Found | None:
+        """The wall clock moved against the other: it was set, or the machine has slept."""
+        now = self._clock.monotonic()
+        apart = self._clock.time() - now
+        if abs(apart - self._apart) > JUMP:
+            self._jump, self._jumped_at = apart - self._apart, now
+        self._apart = apart
+        if now - self._jumped_at > JUMP_TOLD:
+            return None
+        return warn(f"the clock moved by {self._jump:+.0f} s")
+
+
+def _on_its_way(tx: Tx) -> bool:
+    return verbs.is_live(tx, kind=canary.KIND, subject=canary.KIND)
