@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from stackd.core.errors import StackdError
-from stackd.core.json import Json, dumps
+from stackd.core.json import Json, dumps, loads
 from stackd.workflows.executions import NodeRow, NodeStatus
 from stackd.workflows.graph import Graph, GraphNode
 
@@ -176,7 +177,10 @@ class Loop:
         frame: the walk it is a node of.
         row: its node run.
         collects: whether it gives a list of what its iterations gave.
-        done: what each finished iteration gave, as JSON text.
+        outputs: what each iteration gave that has ended in this claim, as JSON text.
+        begun: iterations, from the first on.
+        open: those of them that have not ended.
+        again: those that an earlier claim left open and that have not begun in this one, in order.
         in_flight: tasks that run in its iterations.
         failure: what ends it: (code, message). Then no iteration begins, and none goes on.
         was_begun: by an earlier claim, which may have left node runs in it that this one does not know.
@@ -189,8 +193,10 @@ class Loop:
     items: list[Json]
     at_once: int
     collects: bool
-    done: dict[int, bytes | None] = field(default_factory=dict)
+    outputs: dict[int, bytes | None] = field(default_factory=dict)
     begun: int = 0
+    open: set[int] = field(default_factory=set)
+    again: deque[int] = field(default_factory=deque)
     in_flight: int = 0
     output_bytes: int = 2
     failure: tuple[str, str] | None = None
@@ -202,14 +208,17 @@ class Loop:
         return self.row.key
 
     def begin_next(self) -> Frame | None:
-        """The frame of the next iteration that is not done; None if all have begun."""
-        while self.begun in self.done:
+        """The frame of the next iteration that has not ended; None if all have begun."""
+        if self.again:
+            index = self.again.popleft()
+        elif self.begun < len(self.items):
+            index = self.begun
             self.begun += 1
-        if self.begun >= len(self.items):
+            self.open.add(index)
+        else:
             return None
-        index, body = self.begun, self.node.body
+        body = self.node.body
         assert body is not None  # noqa: S101  # of a loop
-        self.begun += 1
         return Frame(
             body,
             frozenset(body.nodes),
@@ -220,16 +229,46 @@ class Loop:
         )
 
     def finish(self, index: int, output: bytes | None) -> None:
-        self.done[index] = output
+        self.open.discard(index)
+        self.outputs[index] = output
         self.output_bytes += len(output or b"") + 1
 
     @property
     def is_over(self) -> bool:
-        return len(self.done) == len(self.items)
+        return self.begun == len(self.items) and not self.open
 
-    def output(self) -> bytes:
-        """What it gives once it is over: a list in the order of its items; without `collects` their number."""
+    @property
+    def standing(self) -> NodeRow:
+        """Its node run, which says how far it has come: as much after many iterations as after few."""
+        done = self.begun - len(self.open)
+        progress: Json = {"done": done, "open": sorted(self.open), "bytes": self.output_bytes}
+        return self.row._replace(metadata=dumps(progress))
+
+    def go_on_from(self, progress: bytes) -> None:
+        """Stand where an earlier claim has left it, as its node run says."""
+        known = loads(progress)
+        self._stand_at(known["done"], known["open"], known["bytes"])
+
+    def go_on_behind(self, done: Mapping[int, int]) -> None:
+        """As `go_on_from`, of a loop of which only is known what is done: the lengths of its outputs, by index."""
+        begun = max(done, default=-1) + 1
+        still_open = [index for index in range(begun) if index not in done]
+        self._stand_at(len(done), still_open, self.output_bytes + sum(done.values()) + len(done))
+
+    def _stand_at(self, done: int, still_open: list[int], output_bytes: int) -> None:
+        self.begun = done + len(still_open)
+        self.open.update(still_open)
+        self.again.extend(still_open)
+        self.output_bytes = output_bytes
+
+    def output(self, earlier: Mapping[int, bytes | None]) -> bytes:
+        """What it gives once it is over: a list in the order of its items; without `collects` their number.
+
+        Args:
+            earlier: what those iterations gave that earlier claims have ended.
+        """
         if not self.collects:
             return b'{"count":%d}' % len(self.items)
-        texts = [self.done[index] or b"null" for index in range(len(self.items))]
+        outputs = {**earlier, **self.outputs}
+        texts = [outputs[index] or b"null" for index in range(len(self.items))]
         return b"[" + b",".join(texts) + b"]"

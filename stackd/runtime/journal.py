@@ -16,6 +16,7 @@ import structlog
 from stackd.core.errors import LeaseLostError, StoreBusyError, StoreFullError
 from stackd.queue import verbs
 from stackd.queue.job import Job
+from stackd.runtime.frame import Loop
 from stackd.runtime.tools import STORE_RETRY, Tools
 from stackd.store.connection import Tx
 from stackd.workflows import executions, resume
@@ -40,22 +41,31 @@ class _Pending:
 
     Attributes:
         rows: node runs, by key.
+        loops: those in which iterations have ended, by key.
         others: what else is to be written, in order.
         since: when the first of it was recorded, by the monotonic clock.
         size: bytes of outputs.
     """
 
-    __slots__ = ("others", "rows", "since", "size")
+    __slots__ = ("loops", "others", "rows", "since", "size")
 
     def __init__(self) -> None:
         self.rows: dict[str, NodeRow] = {}
+        self.loops: dict[str, Loop] = {}
         self.others: list[Callable[[Tx], None]] = []
         self.since: float | None = None
         self.size = 0
 
+    def note_progress(self) -> None:
+        """Let the node run of each loop that goes on say how far it has come."""
+        for key, loop in self.loops.items():
+            if key not in self.rows or self.rows[key].status not in ENDED:
+                self.rows[key] = loop.standing
+
     def put_before(self, later: _Pending) -> None:
         """Take up again what could not be written, with what was recorded since."""
         self.rows |= later.rows
+        self.loops |= later.loops
         self.others += later.others
         self.size += later.size
         if self.since is None:
@@ -100,14 +110,14 @@ class Journal:
             )
         )
 
-    def finish_item(self, loop: str, index: int, output: bytes | None, keys: Iterable[str]) -> None:
-        """An iteration has ended: its node runs `keys` are needed no more."""
-        seq = self._row.seq
+    def finish_item(self, loop: Loop, index: int, output: bytes | None) -> None:
+        """An iteration has ended: how far the loop has come is written with what it gave."""
+        seq, key = self._row.seq, loop.key
         self._pending.others.append(
-            lambda tx: executions.put_loop_item(tx, seq, loop, index, output)
+            lambda tx: executions.put_loop_item(tx, seq, key, index, output)
         )
+        self._pending.loops[key] = loop
         self._pending.size += len(output or b"")
-        self.forget(keys)
 
     def forget(self, keys: Iterable[str]) -> None:
         """Know nothing more of node runs that nobody will ask for; what is recorded of them is still written."""
@@ -185,6 +195,7 @@ class Journal:
 
     async def _write(self, change: Callable[[Tx], T]) -> T:
         pending, self._pending = self._pending, _Pending()
+        pending.note_progress()
 
         def write(tx: Tx) -> T:
             self._put(tx, pending)

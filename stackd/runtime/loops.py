@@ -1,13 +1,16 @@
 """Loops: their iterations follow each other, until the last has ended or one has failed.
 
-What an iteration gave is on disk with its end; its node runs are forgotten then. After a crash the iterations
-that had ended are not run again, and those that had begun go on from their node runs, which are read here.
+What an iteration gave is on disk with its end, and so is how far the loop has come; its node runs are forgotten
+then. After a crash or a wait the iterations that had ended are not run again, nor is anything of them read before
+the loop is over; those that had begun go on from their node runs, which are read here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
+from typing import TypeVar
 
 from stackd.core.aside import aside_if
 from stackd.core.errors import NodeError, StackdError
@@ -18,10 +21,13 @@ from stackd.runtime.journal import ENDED, ITEMS_DROPPED, Journal
 from stackd.runtime.node_runs import NodeRuns
 from stackd.runtime.tools import Tools
 from stackd.runtime.values import Values
+from stackd.store.connection import Tx
 from stackd.workflows import executions
 from stackd.workflows.executions import NodeRow, NodeStatus
 from stackd.workflows.graph import GraphNode
 from stackd.workflows.nodetypes import Effect
+
+T = TypeVar("T")
 
 
 class Loops:
@@ -48,13 +54,12 @@ class Loops:
         self._journal.record(row)
         collects = node.settings.get("collect") is not False
         at_once = params.get("concurrency", 1)
-        loop = Loop(self, frame, node, row, params["items"], at_once, collects, was_begun=was_begun)
-        if was_begun:
-            done = await self._tools.store.read(
-                lambda tx: executions.loop_items(tx, self._seq, row.key)
-            )
-            for index, output in done.items():
-                loop.finish(index, output)
+        now = row._replace(metadata=None)  # what it says of its progress ends with it
+        loop = Loop(self, frame, node, now, params["items"], at_once, collects, was_begun=was_begun)
+        if row.metadata is not None:
+            loop.go_on_from(row.metadata)
+        elif was_begun:  # no iteration has ended, or a retry or an upgrade came between
+            loop.go_on_behind(await self._read(executions.loop_item_bytes, row.key))
         iterations = list(islice(iter(loop.begin_next, None), at_once))
         if was_begun:
             await self._read_iterations(iterations)
@@ -63,6 +68,9 @@ class Loops:
                 self._begin_iteration(iteration)
         if loop.is_over:
             self._end(loop)
+
+    async def _read(self, query: Callable[[Tx, int, str], T], loop: str) -> T:
+        return await self._tools.store.read(lambda tx: query(tx, self._seq, loop))
 
     async def _read_iterations(self, frames: list[Frame]) -> None:
         """Read the iterations that have begun before: they begin in order, so it can only be the first ones.
@@ -98,7 +106,8 @@ class Loops:
             self.fail(loop, frame.index, foreseen(error, loop.key))
             return
         loop.finish(frame.index, output)
-        self._journal.finish_item(loop.key, frame.index, output, frame.keys)
+        self._journal.finish_item(loop, frame.index, output)
+        self._journal.forget(frame.keys)
         if loop.output_bytes > self._tools.limits.output:
             whole = too_large(loop.key, "output", loop.output_bytes, self._tools.limits.output)
             whole.message += "; set collect to what is needed of each item, or to false"
@@ -129,7 +138,10 @@ class Loops:
         self._node_runs.to_start.append((loop.frame, partial(self._complete, loop)))
 
     async def _complete(self, loop: Loop) -> None:
-        text = loop.output()
+        earlier: dict[int, bytes | None] = {}
+        if loop.was_begun and loop.collects:
+            earlier = await self._read(executions.loop_items, loop.key)
+        text = loop.output(earlier)
         value = await aside_if(len(text) > LARGE, loads, text)
         self._node_runs.complete_as(loop.frame, loop.node, loop.row, value, text)
         if len(loop.items) <= ITEMS_DROPPED:

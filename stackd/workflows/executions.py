@@ -391,6 +391,11 @@ def loop_items(tx: Tx, seq: int, key: str) -> dict[int, bytes | None]:
     return dict(tx.rows(sql.LOOP_ITEMS, (seq, key)))
 
 
+def loop_item_bytes(tx: Tx, seq: int, key: str) -> dict[int, int]:
+    """How long that is which the finished iterations of a loop gave, by their number."""
+    return dict(tx.rows(sql.LOOP_ITEM_BYTES, (seq, key)))
+
+
 def put_loop_item(tx: Tx, seq: int, key: str, item: int, output: bytes | None) -> None:
     """Note that iteration `item` of the loop `key` has finished, and what it gave."""
     tx.execute(sql.PUT_LOOP_ITEM, (seq, key, item, output))

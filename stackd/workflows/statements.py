@@ -235,6 +235,9 @@ WHERE seq = ? AND status IN ('failed', 'cancelled', 'completed')"""
 
 PUT_LOOP_ITEM = "INSERT OR REPLACE INTO loop_items VALUES (?, ?, ?, ?)"
 LOOP_ITEMS = "SELECT item, output FROM loop_items WHERE execution = ? AND key = ?"
+LOOP_ITEM_BYTES = (
+    "SELECT item, coalesce(length(output), 0) FROM loop_items WHERE execution = ? AND key = ?"
+)
 DROP_LOOP_ITEMS = "DELETE FROM loop_items WHERE execution = ? AND key = ?"
 DROP_FIRST_LOOP_ITEMS = "DELETE FROM loop_items WHERE execution = ? AND key = ? AND item < ?"
 DROP_LOOP_ITEMS_BETWEEN = "DELETE FROM loop_items WHERE execution = ? AND key > ? AND key < ?"

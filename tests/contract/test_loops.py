@@ -367,6 +367,54 @@ async def test_a_loop_whose_iterations_wait_goes_on_after_each_timer(world):
     assert await output_of(world, started) == [{"v": 1}, {"v": 2}, {"v": 3}]
 
 
+async def test_a_loop_that_goes_on_behind_a_slow_item_says_where_it_is_and_keeps_the_order(world):
+    delay = "{id: wait, type: action.time.delay, params: {delaySeconds: '{{ item }}'}}"
+    text = loop(
+        delay, put("a", "'{{ index }}'"), edges="{from: wait, to: a}",
+        params="items: '{{ start }}', concurrency: 2",
+    )  # fmt: skip
+    started = await world.start(await world.load(text), [500, 60, 60, 60])
+
+    await world.work()
+    said = []
+    for seconds in (61, 61, 61, 500):
+        world.clock.advance(seconds)
+        await world.fire_timers()
+        await world.work()
+        said.append((await world.nodes(started))["each"].metadata)
+
+    assert [one and loads(one) for one in said] == [
+        {"done": 1, "open": [0, 2], "bytes": 10}, {"done": 2, "open": [0, 3], "bytes": 18},
+        {"done": 3, "open": [0], "bytes": 26}, None,
+    ]  # fmt: skip
+    assert await output_of(world, started) == [{"v": 0}, {"v": 1}, {"v": 2}, {"v": 3}]
+
+
+async def test_a_loop_that_says_not_where_it_is_goes_on_behind_what_is_done(world):
+    """As one that an earlier version began."""
+    delay = "{id: wait, type: action.time.delay, params: {delaySeconds: '{{ item }}'}}"
+    text = loop(
+        delay, call("post", ", effect: keyed", "POST"), edges="{from: wait, to: post}",
+        params="items: '{{ start }}', concurrency: 2, collect: '{{ item }}'",
+    )  # fmt: skip
+    started = await world.start(await world.load(text), [500, 60, 61, 62])
+    for seconds in (0, 61, 62):
+        world.clock.advance(seconds)
+        await world.fire_timers()
+        await world.work()
+    await world.store.write(
+        lambda tx: tx.execute("UPDATE node_runs SET metadata = NULL WHERE key = 'each'")
+    )
+
+    for seconds in (63, 500):
+        world.clock.advance(seconds)
+        await world.fire_timers()
+        await world.work()
+
+    assert await output_of(world, started) == [500, 60, 61, 62]
+    assert [one.url.rpartition("/")[2] for one in world.http.requests] == ["60", "61", "62", "500"]
+
+
 async def test_a_timer_that_fires_beside_a_running_iteration_is_taken_up(world):
     gate = anyio.Event()
 
