@@ -144,6 +144,11 @@ class Journal:
                 durable=False,
             )
 
+    def give_up_wait(self, key: str) -> None:
+        """Skip the node run `key`, unless what it waits for has happened meanwhile: then it has ended so."""
+        seq, now = self._row.seq, self._tools.clock.time()
+        self._pending.others.append(lambda tx: executions.give_up_wait(tx, seq, key, now=now))
+
     def give_up_call(self, key: str) -> None:
         """Nobody waits any more for the execution that the node run `key` started: it is cancelled."""
         seq, now = self._row.seq, self._tools.clock.time()

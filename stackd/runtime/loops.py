@@ -169,9 +169,12 @@ class Loops:
         for row in inside:
             if row.status in ENDED:
                 continue
-            self._journal.record(row._replace(status=NodeStatus.SKIPPED, finished_at=now))
             self._node_runs.waits.pop(row.key, None)
-            if row.type == executions.CALL and row.status is NodeStatus.WAITING:
+            if row.status is not NodeStatus.WAITING:
+                self._journal.record(row._replace(status=NodeStatus.SKIPPED, finished_at=now))
+                continue
+            self._journal.give_up_wait(row.key)
+            if row.type == executions.CALL:
                 self._journal.give_up_call(row.key)
         self._journal.forget(row.key for row in inside)
         if loop.node.on_error != "fail":  # else a person may let the execution go on from here

@@ -586,11 +586,30 @@ def end_wait(tx: Tx, seq: int, key: str, status: NodeStatus, text: bytes, *, now
     ended = tx.one(statement, (text, now, seq, key))
     if ended is None:
         return False
-    kind, started_at = ended
+    _tell_end(tx, seq, key, status, *ended, now=now)
+    return True
+
+
+def give_up_wait(tx: Tx, seq: int, key: str, *, now: float) -> None:
+    """Skip a node run that waits, or is to be offered again; not one that has ended."""
+    ended = tx.one(sql.SKIP_WAITING_NODE, (now, seq, key))
+    if ended is not None:
+        _tell_end(tx, seq, key, NodeStatus.SKIPPED, *ended, now=now)
+
+
+def _tell_end(
+    tx: Tx,
+    seq: int,
+    key: str,
+    status: NodeStatus,
+    kind: str,
+    started_at: float | None,
+    *,
+    now: float,
+) -> None:
     execution_id, workflow_id = names(tx, seq)
     seconds = None if started_at is None else now - started_at
     tx.emit(NodeFinished(execution_id, workflow_id, None, key, kind, status.value, seconds))
-    return True
 
 
 def names(tx: Tx, seq: int) -> tuple[str, str]:

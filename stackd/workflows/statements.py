@@ -205,6 +205,9 @@ WHERE execution = ? AND key = ? AND status = 'waiting' RETURNING type, started_a
 FAIL_WAITING_NODE = """
 UPDATE node_runs SET status = 'failed', error = ?, finished_at = ?
 WHERE execution = ? AND key = ? AND status = 'waiting' RETURNING type, started_at"""
+SKIP_WAITING_NODE = """
+UPDATE node_runs SET status = 'skipped', finished_at = ?
+WHERE execution = ? AND key = ? AND status IN ('waiting', 'pending') RETURNING type, started_at"""
 REOPEN_WAITING_NODE = """
 UPDATE node_runs SET status = 'pending' WHERE execution = ? AND key = ? AND status = 'waiting'"""
 END_OPEN_NODES = """

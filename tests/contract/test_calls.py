@@ -12,7 +12,7 @@ from stackd.runtime.workflow_runtime import claim
 from stackd.store.database import Database
 from stackd.testing import ok
 from stackd.workflows import executions
-from stackd.workflows.executions import CallEnded, ExecutionStatus, NodeFinished
+from stackd.workflows.executions import CallEnded, ExecutionStatus, NodeFinished, NodeStatus
 
 COMPLETED, FAILED = ExecutionStatus.COMPLETED, ExecutionStatus.FAILED
 
@@ -280,6 +280,40 @@ async def _next(world: World):
     return await world.store.write(
         lambda tx: claim(tx, owner="me", limit=10, lease=60.0, now=world.clock.time())
     )
+
+
+async def test_a_child_that_has_ended_stays_so_though_the_loop_around_its_call_fails_unawares(
+    world,
+):
+    """Else a retry would call it a second time."""
+    await world.load(flow("child", put("7")))
+    gate = anyio.Event()
+
+    async def refuse(_):
+        await gate.wait()
+        return ok(status=400)
+
+    world.http.script.append(refuse)
+    text = flow(
+        "parent",
+        "{id: a, type: logic.foreach, params: {items: [call, ask], concurrency: 2}, nodes: ["
+        "{id: way, type: logic.branch, params: {condition: \"item == 'call'\"}}, "
+        "{id: call, type: action.workflow.run, params: {workflowId: child}}, "
+        "{id: ask, type: action.http.request, params: {url: 'http://far.example/'}}], "
+        "edges: [{from: way, to: call, on: true}, {from: way, to: ask, on: false}]}",
+    )
+    parent = await world.start(await world.load(text))
+
+    async with world.running(await world.claim()):
+        await world.http.arrived(1)
+        while not (claimed := await _next(world)):
+            await anyio.lowlevel.checkpoint()
+        await world.runtime.execute(claimed[0])
+        gate.set()
+
+    assert (await world.row(parent)).status is FAILED
+    call = (await world.nodes(parent))["a[0].call"]
+    assert (call.status, loads(call.output)) == (NodeStatus.COMPLETED, {"v": 7})
 
 
 async def test_a_call_is_made_once_though_the_process_dies_around_it(world):
