@@ -33,7 +33,7 @@ from stackd.runtime.versions import Versions
 from stackd.runtime.waits import Waits
 from stackd.store.connection import Tx
 from stackd.workflows import executions
-from stackd.workflows.executions import ExecutionRow, ExecutionStatus, NodeStatus
+from stackd.workflows.executions import ExecutionRow, ExecutionStatus, NodeRow, NodeStatus
 from stackd.workflows.graph import Graph, GraphNode
 
 
@@ -157,12 +157,12 @@ class Run:
         if self._is_fresh:
             return
         seq, keys = self.seq, self._graph.order
-        nodes, size = await self._tools.store.read(
-            lambda tx: (
-                executions.node_rows_of(tx, seq, keys),
-                executions.outputs_bytes(tx, seq),
-            )
-        )
+
+        def read(tx: Tx) -> tuple[list[NodeRow], int]:
+            nodes = executions.node_rows_of(tx, seq, keys)
+            return nodes, executions.all_outputs_bytes(tx, seq, nodes)
+
+        nodes, size = await self._tools.store.read(read)
         self._journal.rows = {node.key: node for node in nodes}
         self._values.total_bytes = self._row.input_bytes + size
         self._check_size()

@@ -6,6 +6,7 @@ A run (see `runtime/`) owns an execution while it holds the fenced job; everythi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +22,7 @@ from stackd.queue.job import NewJob
 from stackd.store.connection import Tx
 from stackd.workflows import blobs
 from stackd.workflows import statements as sql
+from stackd.workflows.model import LOOP
 
 JOB_KIND = "execution.run"
 CALL = "action.workflow.run"  # also the trigger type of what it starts
@@ -341,13 +343,17 @@ def input_weight(tx: Tx, seq: int) -> int:
     return int(2 * size + MAP_BYTES * maps + LIST_BYTES * lists + MEMBER_BYTES * members)
 
 
-def outputs_bytes(tx: Tx, seq: int, keys: Sequence[str] | None = None) -> int:
-    """How long the outputs of its node runs are, all together, as JSON texts; of those `keys`, if any are named."""
-    if keys is None:
-        found = tx.one(sql.COUNT_OUTPUTS, (seq,))
-    else:
-        found = tx.one(sql.COUNT_OUTPUTS_OF, (seq, dumps(keys)))
+def outputs_bytes(tx: Tx, seq: int, keys: Sequence[str]) -> int:
+    """How long the outputs of its node runs `keys` are, all together, as JSON texts."""
+    found = tx.one(sql.COUNT_OUTPUTS_OF, (seq, dumps(keys)))
     return 0 if found is None else int(found[0])
+
+
+def all_outputs_bytes(tx: Tx, seq: int, nodes: Sequence[NodeRow]) -> int:
+    """How long the outputs of all its node runs are. `nodes`: those that are inside of no loop, as stored."""
+    loops = [node.key for node in nodes if node.type == LOOP]
+    found = tx.one(sql.COUNT_OUTPUTS_INSIDE, (seq, dumps(loops))) if loops else None
+    return sum(len(node.output or b"") for node in nodes) + (int(found[0]) if found else 0)
 
 
 def text_bytes(tx: Tx, execution_id: str) -> int:
@@ -419,6 +425,22 @@ def put_nodes(tx: Tx, seq: int, nodes: Sequence[NodeRow]) -> None:
             values += node
         tx.execute(sql.put_node_runs(len(some)), values)
         blobs.refer(tx, seq, [node.output for node in some])
+    _count_inside(tx, seq, nodes)
+
+
+def _count_inside(tx: Tx, seq: int, nodes: Sequence[NodeRow]) -> None:
+    """Count the outputs of those of the node runs that are inside of a loop; each has its output once."""
+    sizes: Counter[str] = Counter()
+    for node in nodes:
+        if node.output is not None and "[" in node.key:
+            sizes[_outermost(node.key)] += len(node.output)
+    for loop, size in sizes.items():
+        tx.execute(sql.ADD_BYTES_INSIDE, (size, seq, loop))
+
+
+def _outermost(key: str) -> str:
+    """The loop that the node run `key` is in, and that is in none itself: `each` of `each[3].inner[0].price`."""
+    return key.partition("[")[0]
 
 
 def listed(
@@ -586,6 +608,8 @@ def end_wait(tx: Tx, seq: int, key: str, status: NodeStatus, text: bytes, *, now
     ended = tx.one(statement, (text, now, seq, key))
     if ended is None:
         return False
+    if not has_failed and "[" in key:
+        tx.execute(sql.ADD_BYTES_INSIDE, (len(text), seq, _outermost(key)))
     _tell_end(tx, seq, key, status, *ended, now=now)
     return True
 

@@ -81,6 +81,7 @@ def _forget_inside(tx: Tx, seq: int, key: str) -> None:
     tx.execute(sql.DROP_LOOP_ITEMS_BETWEEN, between)
     tx.execute(sql.DROP_EARLY_CALLS_BETWEEN, between)
     tx.execute(sql.DROP_LOOP_ITEMS, (seq, key))
+    tx.execute(sql.NO_BYTES_INSIDE, (seq, key))
 
 
 def _has_failed_all(graph: Graph, key: str) -> bool:

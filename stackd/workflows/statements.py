@@ -94,9 +94,11 @@ COUNT_TEXT = """
 SELECT 2 * length(input) + coalesce(length(output), 0)
        + (SELECT coalesce(sum(length(n.output)), 0) FROM node_runs n WHERE n.execution = e.seq)
 FROM executions e WHERE id = ?"""
-COUNT_OUTPUTS = "SELECT coalesce(sum(length(output)), 0) FROM node_runs WHERE execution = ?"
 COUNT_OUTPUTS_OF = """
 SELECT coalesce(sum(length(output)), 0) FROM node_runs
+WHERE execution = ? AND key IN (SELECT value FROM json_each(?))"""
+COUNT_OUTPUTS_INSIDE = """
+SELECT coalesce(sum(inside_bytes), 0) FROM node_runs
 WHERE execution = ? AND key IN (SELECT value FROM json_each(?))"""
 NAMES_OF_EXECUTION = "SELECT id, workflow_id FROM executions WHERE seq = ?"
 CALLED = """
@@ -236,6 +238,9 @@ WHERE seq = ? AND status IN ('failed', 'cancelled', 'completed')"""
 
 # Loops
 
+ADD_BYTES_INSIDE = """
+UPDATE node_runs SET inside_bytes = inside_bytes + ? WHERE execution = ? AND key = ?"""
+NO_BYTES_INSIDE = "UPDATE node_runs SET inside_bytes = 0 WHERE execution = ? AND key = ?"
 PUT_LOOP_ITEM = "INSERT OR REPLACE INTO loop_items VALUES (?, ?, ?, ?)"
 LOOP_ITEMS = "SELECT item, output FROM loop_items WHERE execution = ? AND key = ?"
 LOOP_ITEM_BYTES = (

@@ -524,6 +524,49 @@ async def test_a_wait_in_a_loop_reads_few_of_the_iterations_before_it(database):
     assert store.reads - before < 15
 
 
+async def test_a_wake_is_as_little_work_for_the_store_behind_many_iterations_as_behind_few(
+    database,
+):
+    store = WatchedStore(database)
+    world = World(store)
+    delay = "{id: wait, type: action.time.delay, params: {delaySeconds: 60}}"
+    started = await world.start(await world.load(loop(delay)), list(range(80)))
+    taken = []
+
+    while (await world.row(started)).status is not ExecutionStatus.COMPLETED:
+        before = store.steps
+        await world.work()
+        taken.append(store.steps - before)
+        world.clock.advance(61)
+        await world.fire_timers()
+
+    assert len(taken) == 81
+    assert taken[-3] == pytest.approx(taken[5], rel=0.05)
+
+
+async def test_outputs_in_a_loop_count_for_the_execution_also_behind_a_wait(world):
+    """They are of iterations that the last claim knows nothing of."""
+    world.limits = Limits(output=5_000, execution=10_000)
+    world.runtime = world.process()
+    delay = "{id: wait, type: action.time.delay, params: {delaySeconds: 60}}"
+    text = loop(
+        delay, put("a", "'{{ start.text }}'"), edges="{from: wait, to: a}",
+        params="items: [1, 2, 3, 4, 5], collect: false", extra="onError: continue",
+    )  # fmt: skip
+    started = await world.start(await world.load(text), {"text": "x" * 2_000})
+
+    for _ in range(5):
+        await world.work()
+        world.clock.advance(61)
+        await world.fire_timers()
+
+    nodes = await world.nodes(started)
+    error = loads(nodes["each"].error)
+    assert error["code"] == "execution.too_large"
+    assert nodes["each[2].a"].status is COMPLETED
+    assert nodes["each[3].a"].status is FAILED
+
+
 async def test_iterations_are_told_as_events(world):
     await world.run(loop(put("a", "'{{ item }}'")), [1, 2])
 

@@ -10,6 +10,7 @@ from support.runs import World
 
 from stackd.core.errors import ConflictError, InputError
 from stackd.core.json import loads
+from stackd.runtime.tools import Limits
 from stackd.runtime.versions import Versions
 from stackd.store.database import Database
 from stackd.testing import ok
@@ -229,6 +230,22 @@ async def test_from_a_loop_on_all_its_iterations_run_anew(world):
 
     assert (await world.row(execution)).status is COMPLETED
     assert sent(world) == ["1", "2", "1", "2"]
+
+
+async def test_what_a_loop_gave_before_it_runs_anew_counts_no_more(world):
+    world.limits = Limits(output=1_000, execution=1_000)
+    world.runtime = world.process()
+    body = "{id: put, type: transform.data.set, params: {values: {v: '{{ start }}'}}}"
+    text = chain(
+        f"{{id: each, type: logic.foreach, params: {{items: [1, 2], collect: false}}, nodes: [{body}]}}"
+    )
+    execution = await world.start(await world.load(text), "x" * 300)
+    await world.work()
+
+    await again(world, execution, "each")
+    await world.work()
+
+    assert (await world.row(execution)).status is COMPLETED
 
 
 async def test_what_is_uncertain_stays_so_and_is_asked_about(world):

@@ -6,7 +6,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -59,12 +61,18 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def start(path: Path, *, more: list[Migration] | None = None, note: str | None = None) -> None:
+def start(
+    path: Path,
+    *,
+    known: list[Migration] = SHIPPED,
+    more: list[Migration] | None = None,
+    note: str | None = None,
+) -> None:
     """Open the store as a daemon does, with `more` migrations known, write `note`, and close it."""
 
     async def run() -> None:
         async with open_database(
-            path, clock=SystemClock(), events=EventBus(), migrations=[*SHIPPED, *(more or [])]
+            path, clock=SystemClock(), events=EventBus(), migrations=[*known, *(more or [])]
         ) as store:
             if note is not None:
                 await store.write(
@@ -90,12 +98,38 @@ def notes(path: Path) -> list[str]:
     return [name for (name,) in rows(path, "SELECT name FROM queue_control ORDER BY name")]
 
 
-def rows(path: Path, sql: str) -> list[tuple[str]]:
+def rows(path: Path, sql: str) -> list[tuple[Any, ...]]:
     raw = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
         return raw.execute(sql).fetchall()
     finally:
         raw.close()
+
+
+def test_an_upgrade_counts_what_is_in_loops_that_have_begun(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    start(path, known=list(takewhile(lambda one: one.name != "bytes_in_loops", SHIPPED)))
+    raw = sqlite3.connect(path)
+    raw.executescript("""
+        INSERT INTO workflows VALUES ('w', 'w', 1, 1, NULL, 0, 0);
+        INSERT INTO workflow_versions VALUES ('w', 1, '', x'', 0);
+        INSERT INTO executions (seq, id, workflow_id, version, status, trigger_type, trigger_node, input, created_at)
+        VALUES (1, '1', 'w', 1, 'waiting', '', '', x'', 0), (2, '2', 'w', 1, 'completed', '', '', x'', 0);
+        INSERT INTO node_runs (execution, key, type, status, attempt, effect, output) VALUES
+            (1, 'each', 'logic.foreach', 'running', 1, '', NULL), (1, 'each[0].a', '', 'completed', 1, '', x'31'),
+            (1, 'each[0].in', 'logic.foreach', 'completed', 1, '', x'3131'),
+            (1, 'each[0].in[0].b', '', 'completed', 1, '', x'31313131'), (1, 'each[1].a', '', 'waiting', 1, '', NULL),
+            (1, 'each2', '', 'completed', 1, '', x'3131313131313131'), (2, 'each[0].a', '', 'completed', 1, '', x'31'),
+            (2, 'each', 'logic.foreach', 'completed', 1, '', x'3131');
+    """)
+    raw.close()
+
+    start(path)
+
+    counted = rows(
+        path, "SELECT execution, key, inside_bytes FROM node_runs WHERE inside_bytes > 0"
+    )
+    assert counted == [(1, "each", 7), (2, "each", 1)]
 
 
 @pytest.mark.parametrize("call", ["sqlite3.connect", "os.rename"])

@@ -18,6 +18,7 @@ from stackd.store.database import Database
 from stackd.testing import ok
 from stackd.workflows import executions
 from stackd.workflows.executions import FINAL, CallEnded, CancelRequested, Decision, ExecutionStatus
+from support import invariants
 from support.runs import LEASE, World
 
 Step = tuple[str, str]  # (execution, key of the node run)
@@ -121,6 +122,7 @@ class Life:
     async def through(self, execution_id: str, blow: Blow, moment: int | None) -> bool:
         """Live under a blow at that moment, then to the end; whether it lived so long. What must hold is looked at."""
         lived_so_long = await self._struck(execution_id, blow, moment)
+        await self._database.read(lambda tx: invariants.check_loops(tx._connection))
         finished, before = await self.steps("completed"), self.sent.copy()
         in_flight = {step for step in await self.steps("running", "unsafe") if before[step]}
         unknown = in_flight | await self.steps("uncertain")
@@ -189,6 +191,7 @@ class Life:
             decision = next(self._decisions)
             self._retries[execution, key] += decision == "retry"
             await world.resolve(execution, decision, key)
+        await self._database.read(lambda tx: invariants.check_loops(tx._connection))
         states = await self.states()
         assert {ExecutionStatus(one) for one in states.values()} <= FINAL, states
 

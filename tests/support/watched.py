@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
@@ -57,6 +58,7 @@ class WatchedStore:
     def __init__(self, store: Database) -> None:
         self._store = store
         self.reads = self.writes = 0
+        self.steps = 0  # of SQLite's machine, in tens: what they cost, whatever else the box does
         self.failing_reads: deque[StackdError | None] = deque()
         self.failing_writes: deque[StackdError | None] = deque()
         self._hold: Hold | None = None
@@ -81,7 +83,7 @@ class WatchedStore:
         async with self._call(self.failing_writes):
             if self._hold is not None:
                 await self._hold.wait()
-            return await self._store.write(change, **how)
+            return await self._store.write(partial(self._counted, change), **how)
 
     def hold_writes(self) -> Hold:
         """Let every further write wait until the returned hold is released."""
@@ -91,10 +93,20 @@ class WatchedStore:
     async def read(self, query: Callable[[Tx], T]) -> T:
         self.reads += 1
         async with self._call(self.failing_reads):
-            found = await self._store.read(query)
+            found = await self._store.read(partial(self._counted, query))
             if self.after_read is not None:
                 await self.after_read()
             return found
+
+    def _counted(self, function: Callable[[Tx], T], tx: Tx) -> T:
+        tx._connection.set_progress_handler(self._step, 10)
+        try:
+            return function(tx)
+        finally:
+            tx._connection.set_progress_handler(None, 0)
+
+    def _step(self) -> None:
+        self.steps += 1
 
     async def keep_reserve(self) -> None:
         async with self._call(deque()):
