@@ -26,8 +26,8 @@ class Witness:
     def __init__(self, stories: Sequence[Story]) -> None:
         self.seen: Counter[tuple[str, str]] = Counter()  # (path, execution): requests that arrived
         self.declined: Counter[tuple[str, str]] = Counter()  # of them, those that were refused
-        self.keys: dict[str, set[str]] = {}  # idempotency keys by execution; each counts once
-        self.most_at_once = 0  # executions with an open request, at the worst moment
+        self.keys: dict[tuple[str, str], set[str]] = {}  # (path, execution) -> idempotency keys
+        self.most_at_once = 0  # executions of `crash` with an open request, at the worst moment
         self._stories = stories
         self._open: dict[socket.socket, str] = {}  # connection -> execution whose request is on it
         self._held: set[int] = set()  # deliveries with a request that is held
@@ -77,7 +77,8 @@ class Witness:
         with self._lock:
             for other in [one for one in self._open if _has_hung_up(one)]:
                 del self._open[other]  # of a process that died, or an execution that was cancelled
-            self._open[connection] = execution
+            if self._stories[delivery].workflow == "crash":
+                self._open[connection] = execution
             self.most_at_once = max(self.most_at_once, len(set(self._open.values())))
             answers = self._stories[delivery].answers.get(path, ())
             turn = self.seen[path, execution]
@@ -85,7 +86,7 @@ class Witness:
             self.seen[path, execution] += 1
             self.declined[path, execution] += answer in ("busy", "later")
             if key is not None:
-                self.keys.setdefault(execution, set()).add(key)
+                self.keys.setdefault((path, execution), set()).add(key)
         return answer
 
     def hold(self, connection: socket.socket, path: str, delivery: int) -> None:

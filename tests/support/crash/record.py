@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from support.crash.far_side import Witness
 from support.crash.stories import UNSAFE, Decision
 
-Step = tuple[str, str]  # (execution, node)
+Step = tuple[str, str]  # (execution, key of the node run)
 
 
 class Told(NamedTuple):
@@ -21,6 +21,15 @@ class Told(NamedTuple):
 
     name: str
     facts: dict[str, Any]
+
+
+class ExecutionState(NamedTuple):
+    """`called_by`: the step that started it, if none of the deliveries did."""
+
+    status: str
+    workflow: str
+    output: Any
+    called_by: Step | None
 
 
 class NodeState(NamedTuple):
@@ -32,22 +41,29 @@ class NodeState(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Remains:
-    """The file between two lives, or at the end. `running`: fence by job."""
+    """The file between two lives, or at the end.
 
-    executions: dict[str, str]
+    Attributes:
+        running: fence by job.
+        limited: jobs of the workflow of which only so many may run at once.
+    """
+
+    executions: dict[str, ExecutionState]
     nodes: dict[Step, NodeState]
     running: dict[int, int]
+    limited: set[int]
 
     @property
     def finished(self) -> set[Step]:
         return {step for step, node in self.nodes.items() if node.status == "completed"}
 
-    def cut_off(self, key: str) -> set[str]:
-        """Executions whose node `key` has an intent on disk and no outcome."""
+    @property
+    def cut_off(self) -> set[Step]:
+        """Unsafe steps with an intent on disk and no outcome."""
         return {
-            execution
-            for (execution, node), state in self.nodes.items()
-            if node == key and state.status == "running"
+            (execution, key)
+            for (execution, key), state in self.nodes.items()
+            if key in UNSAFE and state.status == "running"
         }
 
 
@@ -80,16 +96,16 @@ class Ledger:
         numbers: of the deliveries.
         acknowledged: delivery -> execution.
         cancels: execution -> the status its cancel was answered with.
-        asked: execution -> decisions that were sent, answered or not.
-        decided: execution -> the last decision that was answered.
+        asked: step -> decisions that were sent, answered or not.
+        decided: step -> the last decision that was answered.
     """
 
     numbers: Sequence[int]
     witness: Witness
     acknowledged: dict[int, str] = field(default_factory=dict)
     cancels: dict[str, str] = field(default_factory=dict)
-    asked: dict[str, list[Decision]] = field(default_factory=lambda: defaultdict(list))
-    decided: dict[str, Decision] = field(default_factory=dict)
+    asked: dict[Step, list[Decision]] = field(default_factory=lambda: defaultdict(list))
+    decided: dict[Step, Decision] = field(default_factory=dict)
     lives: list[Life] = field(default_factory=list)
 
     @property
@@ -101,9 +117,9 @@ class Ledger:
         """The lives that did not end by themselves: all but the last, once that is over."""
         return self.lives[:-1]
 
-    def cut_off(self) -> set[str]:
-        """Executions whose unsafe step was in flight when a process died."""
-        return set().union(*(life.remains.cut_off(UNSAFE) for life in self.lives))
+    def cut_off(self) -> set[Step]:
+        """Unsafe steps that were in flight when a process died."""
+        return set().union(*(life.remains.cut_off for life in self.lives))
 
 
 def read_events(path: Path) -> list[Told]:
@@ -114,7 +130,18 @@ def read_events(path: Path) -> list[Told]:
 
 def read_remains(raw: sqlite3.Connection) -> Remains:
     return Remains(
-        executions=dict(raw.execute("SELECT id, status FROM executions")),
+        executions={
+            execution: ExecutionState(
+                status,
+                workflow,
+                None if output is None else json.loads(output),
+                None if parent is None else (parent, key),
+            )
+            for execution, status, workflow, output, parent, key in raw.execute(
+                "SELECT e.id, e.status, e.workflow_id, e.output, p.id, e.parent_key "
+                "FROM executions e LEFT JOIN executions p ON p.seq = e.parent"
+            )
+        },
         nodes={
             (execution, key): NodeState(status, attempt, effect, json.loads(metadata or b"{}"))
             for execution, key, status, attempt, effect, metadata in raw.execute(
@@ -127,4 +154,7 @@ def read_remains(raw: sqlite3.Connection) -> Remains:
                 "SELECT id, fence FROM jobs WHERE state = 'running' AND kind = 'execution.run'"
             )
         ),
+        limited={
+            job for (job,) in raw.execute("SELECT id FROM jobs WHERE concurrency_key IS NOT NULL")
+        },
     )

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from stackd.core.errors import NoAnswerError, UnreachableError
 from support.crash import checks
 from support.crash.far_side import Witness
-from support.crash.record import Ledger, Life, read_events, read_remains
+from support.crash.record import Ledger, Life, Step, read_events, read_remains
 from support.crash.stories import (
     DECISIONS,
     NODE_AT,
@@ -29,7 +29,7 @@ from support.crash.stories import (
     STORIES,
     UNSAFE,
     Decision,
-    workflow,
+    workflows,
 )
 from support.daemon import DaemonProcess, eventually
 
@@ -44,24 +44,27 @@ TRAFFIC = 0.6  # seconds that the traffic of one life takes, about
 # Every event of a job's and an execution's life, in the order it usually happens, and how often it is sure to
 # happen in one whole life: a death inside the last of them is a death.
 MOVES = {
-    "JobEnqueued": 16,
-    "ExecutionQueued": 16,
-    "JobClaimed": 15,
-    "ExecutionStarted": 15,
+    "JobEnqueued": 28,
+    "ExecutionQueued": 26,
+    "JobClaimed": 28,
+    "ExecutionStarted": 28,
     "JobUnblocked": 4,  # more, if deliveries come faster than they are done with
-    "NodeStarted": 44,
-    "NodeSent": 44,
+    "NodeStarted": 70,
+    "NodeSent": 70,
     "NodeSent:mail": 13,
-    "NodeAnswered": 38,
+    "NodeSent:each[1].send": 2,
+    "NodeAnswered": 62,
     "NodeAnswered:mail": 8,
-    "NodeRetried": 4,
-    "NodeFinished": 66,
+    "NodeAnswered:each[1].part": 3,
+    "NodeRetried": 6,
+    "NodeFinished": 125,
+    "CallEnded": 4,
     "CancelRequested": 2,
     "TimerSet": 1,
-    "ExecutionParked": 4,
+    "ExecutionParked": 8,
     "TimerFired": 2,
-    "JobSettled": 16,
-    "ExecutionFinished": 13,
+    "JobSettled": 28,
+    "ExecutionFinished": 22,
     "JobRescued": 1,
 }
 PATIENT_MOVES = ("TimerSet", "ExecutionParked", "TimerFired")
@@ -182,11 +185,11 @@ class CrashRun:
         return Account(
             died,
             uncertain=len(ledger.cut_off()),
-            cancelled=list(ledger.last.executions.values()).count("cancelled"),
+            cancelled=sum(state.status == "cancelled" for state in ledger.last.executions.values()),
             sent_again=sum(
                 max(count - witness.declined[at] - 1, 0)
                 for at, count in witness.seen.items()
-                if NODE_AT[at[0]] != UNSAFE
+                if NODE_AT[at[0]] not in UNSAFE
             ),
         )
 
@@ -199,7 +202,8 @@ class CrashRun:
             eventually("it is ready, or dead", self._is_ready_or_dead, within=WITHIN)
         else:
             self.daemon.start(RECORD=str(self._record), **dying)
-            self.daemon.load(workflow(self._witness.url))
+            for document in workflows(self._witness.url):
+                self.daemon.load(document)
 
     def _is_ready_or_dead(self) -> bool:
         try:
@@ -242,17 +246,19 @@ class CrashRun:
         story = STORIES[number]
         if story.cancel is not None and execution not in self.ledger.cancels:
             self._cancel(number, execution, story.cancel)
-        elif story.decision is not None and execution not in self.ledger.decided:
+        elif story.decision is not None and not self._is_decided(execution):
             self._await_state(execution, "uncertain")
             self._decide(execution, story.decision)
 
     def _deliver(self, number: int) -> None:
         """Post it once; not acknowledged if the daemon dies."""
-        body = {"delivery": number, "pauseMs": STORIES[number].pause}
+        story = STORIES[number]
+        body = {"delivery": number, "pauseMs": story.pause}
         headers = {"Content-Type": "application/json", "Idempotency-Key": f"d{number}"}
         connection = http.client.HTTPConnection("127.0.0.1", self.daemon.port, timeout=20)
         try:
-            connection.request("POST", "/api/webhooks/crash", json.dumps(body), headers)
+            path = f"/api/webhooks/{story.workflow}"
+            connection.request("POST", path, json.dumps(body), headers)
             answer = connection.getresponse()
             text = answer.read()
         except (OSError, http.client.HTTPException):
@@ -277,18 +283,25 @@ class CrashRun:
             self._witness.release(number)
 
     def _decide(self, execution: str, decision: Decision) -> None:
-        if self._state(execution) != "uncertain":
+        """About the first of its uncertain steps, if it is uncertain."""
+        step = next((step for step in self._uncertain() if step[0] == execution), None)
+        if step is None:
             return
-        self.ledger.asked[execution].append(decision)
-        body = {"decision": decision, "node": UNSAFE}
+        self.ledger.asked[step].append(decision)
+        body = {"decision": decision, "node": step[1]}
         if self._post(f"/api/executions/{execution}/resolve", body) is not None:
-            self.ledger.decided[execution] = decision
+            self.ledger.decided[step] = decision
+
+    def _is_decided(self, execution: str) -> bool:
+        return any(step[0] == execution for step in self.ledger.decided)
 
     def _decide_the_rest(self) -> None:
         """Steps that a death cut off, and stories whose second try it cut off too."""
-        for number, execution in sorted(self.ledger.acknowledged.items()):
-            turn = DECISIONS[number % len(DECISIONS)]
-            self._decide(execution, STORIES[number].decision or turn)
+        while self._uncertain():
+            for number, execution in sorted(self.ledger.acknowledged.items()):
+                turn = DECISIONS[number % len(DECISIONS)]
+                self._decide(execution, STORIES[number].decision or turn)
+            self._until("all rests", lambda: self._all_are(RESTED))
 
     def _post(self, path: str, body: Any = None) -> Any:
         """The answer; None if the daemon died over it."""
@@ -333,6 +346,13 @@ class CrashRun:
 
     def _all_are(self, states: frozenset[str]) -> bool:
         return set(self._states().values()) <= states
+
+    def _uncertain(self) -> list[Step]:
+        with self.daemon.file() as raw:
+            return raw.execute(
+                "SELECT e.id, n.key FROM executions e JOIN node_runs n ON n.execution = e.seq "
+                "WHERE e.status = 'uncertain' AND n.status = 'uncertain' ORDER BY 1, 2"
+            ).fetchall()
 
     def _states(self) -> dict[str, str]:
         with self.daemon.file() as raw:
