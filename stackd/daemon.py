@@ -62,7 +62,7 @@ from stackd.store.database import Database, StoreWritesStopped, open_database
 from stackd.supervisor.lag import LoopLag
 from stackd.supervisor.service import Pulse, Service, Spec
 from stackd.supervisor.supervisor import GONE_WITHIN, Supervisor
-from stackd.web.app import make_app
+from stackd.web.app import make_app, make_probes
 from stackd.web.bodies import Bodies
 from stackd.web.checks import Checks
 from stackd.web.connections import FILES_KEPT_FREE, Connections
@@ -259,8 +259,7 @@ class _Daemon:
                 tasks.start_soon(self._heed_giving_up)
                 tasks.start_soon(self._end_hard)
                 tasks.start_soon(self._lag.run)
-                if "api" in ROLES[self._role]:  # others are not asked
-                    tasks.start_soon(self._readiness.run)
+                tasks.start_soon(self._readiness.run)
                 await self._supervisor.run()
                 tasks.cancel_scope.cancel()
             failure = self._supervisor.failure
@@ -352,7 +351,6 @@ class _Daemon:
             lag=self._lag,
             state_dir=settings.state_dir,
         )
-        checks.into(readiness)
         context = Context(
             settings=settings,
             store=store,
@@ -418,10 +416,21 @@ class _Daemon:
                 ),
                 announce=self._announce,
             ),
+            "probes": lambda _: Api(
+                make_probes(context),
+                name="probes",
+                host="",
+                port=None,
+                socket_path=settings.state_dir / f"{self._role}-{self._identity.pid}.sock",
+                announce=lambda _host, _port: self._say_ready(),
+            ),
         }
         names = list(ROLES[self._role])
         if self._role == "api" and settings.inline_worker:
             names.insert(0, "worker")
+        if "api" not in names:
+            names.append("probes")
+        checks.into(readiness, services=names)
         silence = {
             "worker": 0.0,
             "scheduler": settings.scheduler_interval,
@@ -450,14 +459,17 @@ class _Daemon:
     def _announce(self, host: str, port: int) -> None:
         if not self._settings.public_url:
             self._links.base = _url(host, port)  # the port may have been any
-        _log.info(
-            "ready", version=__version__, role=self._role, pid=self._identity.pid,
-            url=_url(host, port), state=str(self._settings.state_dir),
-        )  # fmt: skip
+        self._say_ready(url=_url(host, port))
         if self._token is not None:  # for the person at the terminal; no log line holds it
             where = dev_token_file(self._settings.state_dir)
             with contextlib.suppress(OSError):  # nobody may be reading
                 print(f"dev token: {self._token} (kept in {where})", flush=True)  # noqa: T201
+
+    def _say_ready(self, **facts: str) -> None:
+        _log.info(
+            "ready", version=__version__, role=self._role, pid=self._identity.pid,
+            state=str(self._settings.state_dir), **facts,
+        )  # fmt: skip
 
     async def _obey_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -503,9 +515,9 @@ class _Daemon:
             self._runtime.interrupt_all()
             with anyio.move_on_after(INTERRUPT_WITHIN):
                 await self._supervisor.ended("worker")
-        self._supervisor.drain(["api"])
+        self._supervisor.drain(["api", "probes"])
         with anyio.move_on_after(INTERRUPT_WITHIN) as ended:
-            for name in (*producers, "api"):
+            for name in (*producers, "api", "probes"):
                 await self._supervisor.ended(name)
         if ended.cancelled_caught:
             self._supervisor.stop()

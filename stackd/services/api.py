@@ -29,20 +29,20 @@ _log = structlog.get_logger(__name__)
 
 
 class Api:
-    """The HTTP side. `socket_path` None: no Unix socket."""
-
-    name = "api"
+    """The HTTP side. `port` None: no TCP; `socket_path` None: no Unix socket."""
 
     def __init__(
         self,
         app: web.Application,
         *,
         host: str,
-        port: int,
+        port: int | None,
         socket_path: Path | None,
         announce: Announce,
         connections: Connections | None = None,
+        name: str = "api",
     ) -> None:
+        self.name = name
         self._app = app
         self._connections = connections or Connections()
         self._host = host
@@ -80,13 +80,15 @@ class Api:
         self._drained.set()
 
     async def _listen(self, runner: web.AppRunner, servers: list[asyncio.AbstractServer]) -> None:
-        """Open both sockets; each is added to `servers`."""
-        try:
-            sock = await anyio.to_thread.run_sync(_bind, self._host, self._port)
-        except OSError as error:
-            raise _cannot_listen(self._host, self._port, error) from error
-        servers.append(await self._serve(runner, sock, is_counted=True))
-        host, port = sock.getsockname()[:2]
+        """Open the sockets there shall be; each is added to `servers`."""
+        host, port = self._host, self._port or 0
+        if self._port is not None:
+            try:
+                sock = await anyio.to_thread.run_sync(_bind, self._host, self._port)
+            except OSError as error:
+                raise _cannot_listen(self._host, self._port, error) from error
+            servers.append(await self._serve(runner, sock, is_counted=True))
+            host, port = sock.getsockname()[:2]
         if self._socket_path is not None:
             unix = await anyio.to_thread.run_sync(_bind_unix, self._socket_path)
             self._has_bound_unix = True

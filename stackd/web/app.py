@@ -40,11 +40,26 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def make_app(context: Context) -> web.Application:
     """The application over `context`."""
+    webhooks = Webhooks()
+    app = _app(context, all_routes(webhooks))
+    webhooks.follow(app, context)
+
+    async def release_waiters(_: web.Application) -> None:
+        context.waiting.release()
+        context.stream.release()
+
+    app.on_shutdown.append(release_waiters)
+    return app
+
+
+def make_probes(context: Context) -> web.Application:
+    """What a process answers that serves no API: how it is."""
+    return _app(context, Health().routes)
+
+
+def _app(context: Context, routes: tuple[Route, ...]) -> web.Application:
     app = web.Application(middlewares=[_answer_problems])
     app[CONTEXT] = context
-    webhooks = Webhooks()
-    webhooks.follow(app, context)
-    routes = all_routes(webhooks)
     needs: dict[tuple[str, str], Scope | None] = {}
     known: dict[tuple[str, str], tuple[str, ...]] = {}
     for route in routes:
@@ -58,12 +73,6 @@ def make_app(context: Context) -> web.Application:
     app[auth.NEEDS] = needs
     app[_KNOWN] = known
     app[openapi.ROUTES_OF] = routes
-
-    async def release_waiters(_: web.Application) -> None:
-        context.waiting.release()
-        context.stream.release()
-
-    app.on_shutdown.append(release_waiters)
     return app
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -71,12 +72,15 @@ class Checks:
     def _hear(self, _: Event) -> None:
         self._worked_at = self._clock.monotonic()
 
-    def into(self, readiness: Readiness) -> None:
+    def into(self, readiness: Readiness, *, services: Collection[str]) -> None:
+        """Add those that concern a process with these services: the API's answers for all of the work."""
         readiness.add("draining", glance=self._draining)
         readiness.add("store.write", self._write, glance=self._written)
         readiness.add("store.space", self._space, glance=self._spent)
-        readiness.add("queue.work", self._work, glance=self._worked)
-        readiness.add("timers", self._timers)
+        if not {"api", "worker"}.isdisjoint(services):
+            readiness.add("queue.work", self._work, glance=self._worked)
+        if not {"api", "timers"}.isdisjoint(services):
+            readiness.add("timers", self._timers)
         readiness.add("loop", glance=self._late)
         readiness.add("clock", glance=self._clock_jumped)
 

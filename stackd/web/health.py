@@ -203,7 +203,8 @@ def _view(found: Found) -> CheckView:
 async def _queue_state(context: Context) -> QueueStateView:
     """`durable` only where what is accepted is on disk and more can be written."""
     told = await context.readiness.told()
-    parts = [told["store.write"], told["store.space"], told["queue.work"]]
+    names = ("store.write", "store.space", "queue.work")
+    parts = [told[name] for name in names if name in told]
     bad = next((one for one in parts if one.status is Status.FAIL), None)
     is_file = context.settings.queue_driver == "sqlite"
     writes = all(one.status is not Status.FAIL for one in parts[:2])

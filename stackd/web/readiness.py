@@ -86,7 +86,7 @@ class Readiness:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._checks: dict[str, _Check] = {}
-        self._asked_at = clock.monotonic()
+        self._asked_at = -ASKED_FOR  # nobody has asked yet
         self._asked = anyio.Event()
         self._looked = anyio.Event()
         self._round = anyio.Lock()
@@ -108,12 +108,11 @@ class Readiness:
     async def run(self) -> None:
         """Look while somebody asks; returns when cancelled."""
         while True:
-            await self._look_at_all()
             if self._clock.monotonic() - self._asked_at >= ASKED_FOR:
                 self._asked = anyio.Event()
-                await self._asked.wait()
-            else:
-                await self._clock.sleep(PERIOD)
+                await self._asked.wait()  # whoever asked has looked
+            await self._clock.sleep(PERIOD)
+            await self._look_at_all()
 
     async def told(self) -> dict[str, Told]:
         """What is told of each check; looks first if that was too long ago."""

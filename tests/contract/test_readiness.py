@@ -58,6 +58,8 @@ class Site:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self.readiness.run)
                 await anyio.wait_all_tasks_blocked()
+                await self.readiness.told()
+                await anyio.wait_all_tasks_blocked()
                 yield
                 tasks.cancel_scope.cancel()
 
@@ -186,6 +188,7 @@ async def test_when_nobody_asks_nobody_looks_and_the_next_question_begins_it_ane
         for _ in range(round(ASKED_FOR / PERIOD) + 3):
             await site.next_look()
         before = site.a.looks
+        assert before <= ASKED_FOR / PERIOD + 2
         site.clock.advance(3600.0)
         await anyio.wait_all_tasks_blocked()
         assert site.a.looks == before

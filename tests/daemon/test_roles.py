@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from support.daemon import DaemonProcess, FarSide, eventually
 
+from stackd.client.api import Api
+from stackd.core.errors import ApiError
 from stackd.queue.job import PROBATION
 
 Daemons = Callable[..., DaemonProcess]
@@ -449,3 +451,32 @@ def test_executions_that_were_in_bad_company_are_not_all_held_to_be_the_cause(
     assert rescues == [PROBATION] * 3 + [PROBATION + 1] * 2
     for execution_id in held:
         daemon.until(execution_id, "completed")
+
+
+# -- how each process says how it is
+
+
+@pytest.mark.parametrize("role", ["worker", "scheduler", "timers", "rotation"])
+def test_a_role_by_itself_answers_probes_on_a_socket_of_its_own(
+    daemons: Daemons, role: str
+) -> None:
+    daemon = daemons()
+    daemon.spawn(role)
+    path = daemon.state / f"{role}-{daemon.pid}.sock"
+    probes = Api(socket_path=path)
+
+    eventually("it answers", lambda: path.exists() and daemon.logged("ready"))
+    answers = {name: probes.get(f"/{name}", verbose="1") for name in ("livez", "startupz")}
+    ready = probes.request("GET", "/readyz", query={"verbose": "1"}, allow=frozenset({503})).body
+    with pytest.raises(ApiError) as refused:
+        probes.get("/api/workflows")
+
+    assert {name: answer["status"] for name, answer in answers.items()} == {
+        "livez": "pass",
+        "startupz": "pass",
+    }
+    assert {service["name"] for service in ready["services"]} == {role, "probes"}
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert refused.value.status == 404
+    assert daemon.terminate() == 0
+    assert not path.exists()
