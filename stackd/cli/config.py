@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from stackd.cli.columns import Column
 from stackd.cli.context import JsonFlag, complain, daemon, print_json, print_table, say
 from stackd.client.models import ConfigView
 from stackd.core.errors import SettingsError
@@ -49,7 +50,7 @@ def show(
         print_json(told)
     else:
         print_table(
-            ("setting", "value", "from"),
+            (Column("setting"), Column("value", "folded"), Column("from", "cut", goes=1)),
             [(row["name"], _word(row["value"]), row["source"]) for row in told["settings"]],
             empty="",
         )

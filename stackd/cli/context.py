@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -16,6 +17,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from stackd.cli.columns import GAP, Column, fitted
 from stackd.client.api import Api
 from stackd.core.errors import InputError, StackdError
 from stackd.core.json import loads_strict
@@ -143,8 +145,11 @@ def print_json(value: Any) -> None:
     _write(plain_json(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
-    """A table on a terminal, tab-separated lines elsewhere; `empty` says what to do when there is nothing."""
+def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, empty: str) -> None:
+    """A table on a terminal, as wide as that; elsewhere tab-separated lines of all there is.
+
+    `empty` says what to do when there is nothing.
+    """
     listed = [[plain(cell) for cell in row] for row in rows]
     if not is_terminal():
         _write("".join("\t".join(row) + "\n" for row in listed))
@@ -152,16 +157,29 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty:
     if not listed:
         say(empty)
         return
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    longest = [
+        max(map(cell_len, (column.title, *cells)))
+        for column, *cells in zip(columns, *listed, strict=True)
+    ]
+    widths = fitted(columns, longest, shutil.get_terminal_size().columns)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for place, width in widths.items():
+        column = columns[place]
+        if column.shown == "folded":
+            table.add_column(column.title, width=width, overflow="fold")
+        else:
+            table.add_column(column.title, width=width, no_wrap=True, overflow="ellipsis")
     for row in listed:
-        table.add_row(*map(Text, row))  # as they are: markup of others is theirs
-    console = Console()
+        table.add_row(
+            *(Text(row[place]) for place in widths)
+        )  # as they are: markup of others is theirs
+    # With the width alone rich takes that of a dumb terminal to be 80.
+    console = Console(width=sum(widths.values()) + GAP * (len(widths) - 1), height=1)
     with console.capture() as drawn:
         console.print(table)
     _write(drawn.get())

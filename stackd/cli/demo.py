@@ -451,6 +451,7 @@ def _progress(total: int, *, quiet: bool) -> Iterator[tuple[Advance, Advance]]:
 
 
 def _report(account: _Account, service: _Service, *, as_json: bool) -> None:
+    from stackd.cli.columns import Column
     from stackd.cli.context import print_json, print_table
 
     doubled = service.doubled
@@ -460,7 +461,7 @@ def _report(account: _Account, service: _Service, *, as_json: bool) -> None:
         return
     ack, run = summary["ackMs"], summary["executionMs"]
     print_table(
-        ("what", "figure"),
+        (Column("what", "folded"), Column("figure")),
         [
             ("deliveries accepted", str(summary["accepted"])),
             ("executions completed", str(summary["completed"])),

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 import typer
 
 from stackd.cli import completion
+from stackd.cli.columns import Column
 from stackd.cli.context import (
     JsonFlag,
     daemon,
@@ -62,7 +63,13 @@ def list_(
         print_json(page)
         return
     print_table(
-        ("id", "workflow", "status", "created", "error"),
+        (
+            Column("id"),
+            Column("workflow", goes=3),
+            Column("status"),
+            Column("created", goes=1),
+            Column("error", "cut", goes=2),
+        ),
         (
             (e["id"], e["workflowId"], e["status"], e["createdAt"], short_error(e["error"]))
             for e in page["items"]

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from stackd.cli import completion
+from stackd.cli.columns import Column
 from stackd.cli.context import JsonFlag, complain, daemon, print_json, print_table, say
 from stackd.client.models import NewTokenView, TokenList, TokenView
 from stackd.core.clock import SystemClock, is_instant, rfc3339
@@ -69,7 +70,14 @@ def list_(as_json: JsonFlag = False) -> None:
         print_json({"items": items, "nextCursor": None})
         return
     print_table(
-        ("id", "name", "scopes", "state", "last used", "expires"),
+        (
+            Column("id"),
+            Column("name", "cut", goes=4),
+            Column("scopes", goes=3),
+            Column("state"),
+            Column("last used", goes=1),
+            Column("expires", goes=2),
+        ),
         (
             (
                 token["id"],

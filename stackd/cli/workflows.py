@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stackd.cli import completion
+from stackd.cli.columns import Column
 from stackd.cli.context import (
     JsonFlag,
     complain,
@@ -148,7 +149,12 @@ def versions(workflow_id: IdArgument, as_json: JsonFlag = False) -> None:
         print_json({"items": items, "nextCursor": None})
         return
     print_table(
-        ("version", "created", "current", "content"),
+        (
+            Column("version"),
+            Column("created", goes=2),
+            Column("current"),
+            Column("content", goes=1),
+        ),
         (
             (str(v["version"]), v["createdAt"], "yes" if v["current"] else "no", v["contentHash"])
             for v in items
@@ -209,7 +215,13 @@ def list_(as_json: JsonFlag = False) -> None:
         print_json({"items": items, "nextCursor": None})
         return
     print_table(
-        ("id", "name", "version", "active", "updated"),
+        (
+            Column("id"),
+            Column("name", "cut", goes=2),
+            Column("version"),
+            Column("active"),
+            Column("updated", goes=1),
+        ),
         (
             (w["id"], w["name"], str(w["version"]), "yes" if w["active"] else "no", w["updatedAt"])
             for w in items

@@ -107,6 +107,64 @@ def test_zsh_and_fish_are_offered_the_same(
     assert re.findall(r"hel[a-z-]+", ended.stdout) == ["hello", "help-desk"]
 
 
+# -- tables
+
+TABLES = (
+    "workflows list",
+    "executions list",
+    "token list",
+    "workflows versions help-desk",
+    "config show",
+)
+
+
+@pytest.fixture(scope="module")
+def copied(daemon: DaemonProcess) -> dict[str, list[str]]:
+    """What people copy out of each of TABLES."""
+    name = "a-workflow-of-a-longer-name"
+    daemon.load(MANUAL.format(id=name))
+    execution = daemon.begin(name)
+    daemon.until(execution, "completed")
+    token = daemon.api.post("/api/tokens", {"name": "n" * 90, "scopes": ["read", "run"]})["id"]
+    setting = "PLATFORM_NETWORK_ALLOWLIST_IP_RANGES"  # the longest
+    ids = (["help-desk", name], [execution], [token], ["1"], [setting])
+    return dict(zip(TABLES, ids, strict=True))
+
+
+@pytest.fixture(scope="module")
+def piped(daemon: DaemonProcess, copied: dict[str, list[str]]) -> dict[str, list[list[str]]]:
+    """The lines of each of TABLES where there is no terminal, however narrow, each as its cells."""
+    environ = {"STACKD_STATE_DIR": str(daemon.state), "COLUMNS": "20"}
+    told = {words: child(*words.split(), **environ).stdout.decode() for words in copied}
+    return {words: [line.split("\t") for line in text.splitlines()] for words, text in told.items()}
+
+
+@pytest.mark.parametrize(
+    ("words", "width"), [*((words, 60) for words in TABLES), (TABLES[1], 20), (TABLES[1], 160)]
+)
+def test_ids_in_a_table_are_whole_however_narrow_the_terminal(
+    daemon: DaemonProcess,
+    copied: dict[str, list[str]],
+    piped: dict[str, list[list[str]]],
+    words: str,
+    width: int,
+) -> None:
+    environ = {"STACKD_STATE_DIR": str(daemon.state), "COLUMNS": str(width)}
+
+    shown = in_terminal(*words.split(), **environ)
+
+    lines = [line.rstrip() for line in shown.splitlines()]
+    firsts = [line.split()[0] for line in lines if not line.startswith(" ")]
+    assert set(copied[words]) <= set(firsts)
+    assert firsts[1:] == [cells[0] for cells in piped[words]]
+    assert width < 60 or max(map(len, lines)) <= width
+    assert width < 160 or lines[0].split() == ["id", "workflow", "status", "created", "error"]
+
+
+def test_where_there_is_no_terminal_a_table_is_not_cut(piped: dict[str, list[list[str]]]) -> None:
+    assert "n" * 90 in [name for _, name, *_ in piped["token list"]]
+
+
 # -- colours
 
 
