@@ -307,16 +307,22 @@ def _usable_token(token: str) -> str:
 def _problem(status: int, answer: Any) -> ApiError:
     if not isinstance(answer, dict):
         return ApiError(f"the daemon answered {status}", code="api.status", http_status=status)
-    message = plain(str(answer.get("detail", f"the daemon answered {status}")))
+    first = str(answer.get("detail", f"the daemon answered {status}"))
+    further = []
     findings, remedy = answer.get("findings"), answer.get("hint")  # of another program: anything
-    for finding in findings if isinstance(findings, list) else []:
+    for number, finding in enumerate(findings if isinstance(findings, list) else []):
         if not isinstance(finding, dict):
             continue
         place = f"{finding.get('line') or '?'}:{finding.get('column') or '?'}"
         hint = f" ({finding['hint']})" if finding.get("hint") else ""
         kind = "warning " if finding.get("severity") == "warning" else ""
-        words = f"{place} {kind}{finding.get('code')}: {finding.get('message')}{hint}"
-        message += "\n  " + plain(words)
+        words = f"{kind}{finding.get('code')}: {finding.get('message')}{hint}"
+        bare = f"{place}: {finding.get('message')}"
+        if number == 0 and bare in first:  # who sees only the detail has it from there
+            first = first.replace(bare, f"{place}: {words}", 1)
+        else:
+            further.append(plain(f"{place} {words}"))
+    message = "\n  ".join([plain(first), *further])
     return ApiError(
         message,
         code=str(answer.get("code", "api.status")),

@@ -125,6 +125,19 @@ def test_a_problem_is_told_line_by_line_and_what_it_quotes_stays_on_its_line():
     assert (caught.value.code, caught.value.http_status) == ("document.invalid", 422)
 
 
+def test_a_finding_that_the_detail_tells_is_told_there_with_its_code_and_hint_and_not_again():
+    findings = [
+        {"code": "c", "message": "m", "line": 3, "column": 5, "hint": "h"},
+        {"code": "d", "message": "n", "line": 3, "column": 15, "hint": None},
+    ]
+    problem = {"detail": "a.yaml:3:5: m (and 1 more)", "findings": findings}
+
+    with listening(said(422, problem)) as stub, pytest.raises(ApiError) as caught:
+        Api(url=stub.url).get("/x")
+
+    assert caught.value.message == "a.yaml:3:5: c: m (h) (and 1 more)\n  3:15 d: n"
+
+
 # -- where to look
 
 

@@ -152,10 +152,12 @@ def test_bytes_that_are_no_utf_8_exit_2_with_their_place(
 
     assert [one.code for one in (from_file, given, name)] == [2, 2, 2]
     assert from_file.err.startswith(
-        f"error: {tmp_path / 'bad.yaml'}:2:7: not valid UTF-8 at byte 12"
+        f"error: {tmp_path / 'bad.yaml'}:2:7: document.encoding: not valid UTF-8 at byte 12"
     )
     assert from_stdin.returncode == 2
-    assert from_stdin.stderr.startswith(b"error: standard input:1:5: not valid UTF-8 at byte 4")
+    assert from_stdin.stderr.startswith(
+        b"error: standard input:1:5: document.encoding: not valid UTF-8 at byte 4"
+    )
     assert given.err.startswith("error: --input: not valid UTF-8 at byte 7\n  try: ")
     assert name.err == "error: no workflow '%FF'\n"
 
