@@ -10,6 +10,7 @@ from stackd.access.tokens import Scope
 from stackd.runtime.blobs import BlobFile
 from stackd.web.context import of
 from stackd.web.problem import problem
+from stackd.web.ranges import part_asked
 from stackd.web.route import Content, Query, Route
 
 SLICE: Final = 64 * 1024  # bytes read at a time: what each slow reader holds
@@ -57,14 +58,12 @@ async def _send(
 
 
 def _range(request: web.Request, blob: BlobFile) -> range | None:
-    """The bytes asked for, none if there are no such; None if all are: what is no range is passed over."""
-    try:
-        asked = request.http_range
-    except ValueError:
+    """The bytes asked for, none if there are no such; None if all are: only a GET asks for a part of what it knows."""
+    asked = request.headers.getall("Range", [])
+    known = request.headers.get("If-Range", f'"{blob.id}"')
+    if request.method != "GET" or len(asked) != 1 or known != f'"{blob.id}"':
         return None
-    if (asked.start, asked.stop) == (None, None) or request.headers.get("If-Range"):
-        return None
-    return range(blob.size)[asked]
+    return part_asked(asked[0], blob.size)
 
 
 _CONTENT: Final = Content(("application/octet-stream",), {"type": "string", "format": "binary"})
@@ -75,6 +74,7 @@ ROUTES: Final = (
         {200: _CONTENT, 206: _CONTENT, 304: None},
         headers=(
             Query("Range", {"type": "string"}, "which bytes"),
+            Query("If-Range", {"type": "string"}, "the ETag of what a part is at hand of; of another, all is sent"),
             Query("If-None-Match", {"type": "string"}, "ETags of what is at hand"),
         ),
     ),

@@ -58,8 +58,11 @@ def test_who_has_a_blob_is_told_so(daemon: DaemonProcess, blob_id: str) -> None:
     assert (answer.status, answer.body) == (304, b"")
 
 
-def test_a_range_behind_the_end_of_a_blob_is_a_problem(daemon: DaemonProcess, blob_id: str) -> None:
-    answer = asked(daemon, blob_id, Range="bytes=400000-")
+@pytest.mark.parametrize("asked_for", ["bytes=400000-", "bytes=-0"])
+def test_a_range_that_is_not_in_a_blob_is_a_problem(
+    daemon: DaemonProcess, blob_id: str, asked_for: str
+) -> None:
+    answer = asked(daemon, blob_id, Range=asked_for)
 
     assert (answer.status, answer.code) == (416, "blob.range")
     assert answer.headers["content-range"] == f"bytes */{len(CONTENT)}"
@@ -87,6 +90,29 @@ def test_a_range_of_a_blob(
     if status == 206:
         start, stop, _ = part.indices(len(CONTENT))
         assert answer.headers["content-range"] == f"bytes {start}-{stop - 1}/{len(CONTENT)}"
+
+
+@pytest.mark.parametrize("asked_for", ["bytes=0-0", "bytes=-0"])
+def test_a_range_is_nothing_to_who_asks_for_the_head_of_a_blob(
+    daemon: DaemonProcess, blob_id: str, asked_for: str
+) -> None:
+    answer = daemon.http("HEAD", f"/api/blobs/{blob_id}", Range=asked_for)
+
+    assert (answer.status, answer.body) == (200, b"")
+    assert answer.headers["content-length"] == str(len(CONTENT))
+    assert "content-range" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("known", "status"),
+    [('"{}"', 206), ('W/"{}"', 200), ('"other"', 200), ("Wed, 21 Oct 2015 07:28:00 GMT", 200)],
+)
+def test_a_download_goes_on_only_with_what_it_began_with(
+    daemon: DaemonProcess, blob_id: str, known: str, status: int
+) -> None:
+    answer = asked(daemon, blob_id, Range="bytes=-10", If_Range=known.format(blob_id))
+
+    assert (answer.status, answer.body) == (status, CONTENT[-10:] if status == 206 else CONTENT)
 
 
 @pytest.mark.parametrize("other", ["0" * 64, "nonsense", "..%2f..%2fstackd.db", "A" * 64])
