@@ -8,6 +8,7 @@ import queue
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -51,14 +52,23 @@ def test_a_reader_that_does_not_read_holds_up_nobody_and_is_told_what_it_missed(
     reader, writer = pipe
     missed: queue.Queue[int] = queue.Queue()
     sink = LogSink(writer, missed.put, lines=100)
+    for _ in range(150):  # until it starts, lines wait
+        sink.write(LINE)
     sink.start()
+    told = missed.get(timeout=10)  # once half of those that waited are in the pipe
+    assert told == 50
+
     for _ in range(1000):  # a pipe holds 64 KiB: were a write waited for, this would never return
         sink.write(LINE)
-    read = 0
-    while missed.empty():
-        read += os.read(reader, len(LINE)).count(b"\n")
-    assert missed.get() >= 1000 - 100 - 65
-    assert read <= 1000
+    with ThreadPoolExecutor(1) as threads:
+        read = threads.submit(read_all, reader)
+        sink.close(10)
+        os.close(writer)
+
+    while not missed.empty():  # told whenever there is room, so perhaps in parts
+        told += missed.get()
+    assert told >= 1150 - 100 - 65
+    assert read.result().count("\n") + told == 1150
 
 
 def test_lines_without_a_reader_are_forgotten(pipe: tuple[int, int]) -> None:
