@@ -6,6 +6,7 @@ what only follows from an error that is told already is not told.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from typing import Final
@@ -24,6 +25,9 @@ from stackd.workflows.source import Place
 
 CYCLE_SHOWN: Final = 8  # nodes of a cycle that a message names
 MAX_LOOPS: Final = 4  # in each other; the keys of node runs grow with each
+
+_STAND_IN: Final = {"id": "_"}  # a node is looked at without its id, but not as one
+_WORD: Final = re.compile(r"\w+")
 
 # Node types of the plan that this version cannot run yet: a clearer answer than "unknown".
 PLANNED: Final = (
@@ -50,10 +54,12 @@ class _Lint:
         self._levels = [self._top]
         self._nodes: dict[str, NodeAt] = {}  # of all levels
         self._unread: set[str] = set()  # ids that are taken by something that cannot be used
+        self._misread: set[str] = set()  # what an expression makes of such an id: `a-b` is a less b
 
     def run(self) -> None:
         for step in (
             self._structure,
+            self._take_misread,
             self._check_nodes,
             self._check_edges,
             self._check_order,
@@ -92,14 +98,21 @@ class _Lint:
 
     def _read_node(self, level: Level, raw: Json, place: Place) -> None:
         bare, body = _parted(raw, place)
-        node, unusable = read_part(Node, bare, place, self._remarks)
+        node, unusable = read_part(Node, bare, place, self._remarks, stand_in=_STAND_IN)
+        given = raw.get("id") if isinstance(raw, dict) else None
         if node is None:
             level.is_whole = False
-            if isinstance(raw, dict) and isinstance(raw.get("id"), str):
-                self._unread.add(raw["id"])
+            if isinstance(given, str):
+                self._unread.add(given)
             return
+        if "id" in unusable:
+            node = node.model_copy(update={"id": self._called(given, place)})
         part = NodeAt(place, node, unusable, level)
-        self._add_node(part)
+        if "id" in unusable and node.id != given:
+            level.parts.append(part)
+            level.is_whole = False  # nothing leads to what has no name
+        else:
+            self._add_node(part)
         if node.type == LOOP:
             self._read_body(part, body)
         elif body:
@@ -108,6 +121,16 @@ class _Lint:
                 f"{node.id}: only {LOOP} has nodes and edges of its own",
                 next(iter(body.values()))[0],
             )
+
+    def _called(self, given: Json, place: Place) -> str:
+        """What a node is called whose id is none: as it was meant to be, if that can be known."""
+        if not isinstance(given, str) or not given:
+            return shown_path(place)
+        name = shown(given)
+        if name != given:
+            self._unread.add(given)
+        self._misread.update(_WORD.findall(given))
+        return name
 
     def _read_body(self, part: NodeAt, body: Mapping[str, tuple[Place, Json]]) -> None:
         level = Level(
@@ -134,6 +157,10 @@ class _Lint:
                 part.place,
             )
         self._read_level(level, lists)
+
+    def _take_misread(self) -> None:
+        """Let what an expression makes of an id that is none be taken too, unless a node has that name."""
+        self._unread |= self._misread - self._nodes.keys()
 
     def _add_node(self, part: NodeAt) -> None:
         part.level.parts.append(part)
@@ -321,9 +348,10 @@ class _Lint:
                 hint="read item or index in it, or leave it out: then each iteration has its own",
             )
 
-    @staticmethod
-    def _varies(root: str, level: Level) -> bool:
-        """Whether what it names, read at `level`, is another one in each iteration of a loop around."""
+    def _varies(self, root: str, level: Level) -> bool:
+        """Whether what it names, read at `level`, may be another one in each iteration of a loop around."""
+        if root in self._unread:
+            return True
         inside: Level | None = level
         while inside is not None and inside.loop is not None:
             if root in inside.nodes:

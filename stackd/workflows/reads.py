@@ -169,7 +169,7 @@ class Reads:
         for name, within in parsed.links.items():
             self._links.append(_Link(node.id, part.level, name, False, place, within))  # noqa: FBT003
         for path, within in parsed.paths.items():
-            if path[0] != node.id:
+            if path[0] != node.id and path[0] not in self._unread:
                 self._remarks.error(
                     "expression.unknown_root",
                     f"{node.id}: dedupe reads the delivery only, as {node.id!r}, "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -37,11 +38,16 @@ _WORKFLOW_ID_IS: Final = "must be letters, digits, . _ and -, at most 128, a let
 
 
 def read_part(
-    model: type[M], raw: Json, place: Place, remarks: Remarks
+    model: type[M],
+    raw: Json,
+    place: Place,
+    remarks: Remarks,
+    *,
+    stand_in: Mapping[str, Json] = MappingProxyType({}),
 ) -> tuple[M | None, set[str]]:
     """The `model` in `raw` and the keys that were left out of it, because what they hold cannot be used.
 
-    None if it cannot be understood without them.
+    None if it cannot be understood without them. `stand_in`: values that take the place of such keys.
     """
     try:
         return model.model_validate(raw), set()
@@ -53,6 +59,7 @@ def read_part(
         return None, set()
     unusable = {str(problem["loc"][0]) for problem in problems}
     rest = {key: value for key, value in raw.items() if key not in unusable}
+    rest |= {key: value for key, value in stand_in.items() if key in unusable}
     try:
         return model.model_validate(rest), unusable
     except ValidationError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -351,6 +352,45 @@ MISTAKES: dict[str, tuple[str, list[tuple[str, str, str | None]]]] = {
             ("expression.unknown_root", "nope", None),
         ],
     ),
+    "mistakes in a node whose id is none": (
+        flow(
+            "{id: a-b, type: action.http.request, params: {mehtod: GET, url: '{{ strat.v }}'}}",
+            SET("c", v="'{{ a-b.body }}'"),
+            edges="{from: start, to: a-b}, {from: a-b, to: c, on: sucess}",
+        ),
+        [
+            ("document.bad_id", "id: a-b", None),
+            ("params.unknown", "mehtod", "'method'"),
+            ("expression.unknown_root", "strat", "'start'"),
+            ("edge.unknown_case", "on: sucess", "'success'"),
+        ],
+    ),
+    "mistakes in nodes that have no id": (
+        flow("{type: action.http.request, params: {url: a, mehtod: GET}}", "{id: 7, type: transform.data.sett}"),
+        [
+            ("document.missing", "{type: action", None),
+            ("params.invalid", "url", None),
+            ("params.unknown", "mehtod", "'method'"),
+            ("document.bad_value", "id: 7", None),
+            ("node.unknown_type", "type: transform.data.sett", "'transform.data.set'"),
+        ],
+    ),
+    "a trigger whose id is none": (
+        "id: x\nnodes:\n  - {id: a-b, type: trigger.webhook.inbound, params: {dedupe: {expression: 'a-b.id'}}}\n",
+        [("document.bad_id", "id: a-b", None)],
+    ),
+    "mistakes in a loop whose id is none": (
+        flow(over(SET("a", v="'{{ nope }}'")).replace("id: l", "id: a-b"), SET("c"),
+             edges="{from: start, to: a-b}, {from: a-b, to: c}"),
+        [("document.bad_id", "id: a-b", None), ("expression.unknown_root", "nope", None)],
+    ),
+    "a node with an id that is longer than one may be": (
+        flow(SET("i" * 200), edges=f"{{from: start, to: {'i' * 200}}}"), [("document.bad_id", f"id: {'i' * 200}, ", None)],
+    ),
+    "an edge to an id that is none in a loop": (
+        flow(over(SET("a-b")), edges="{from: start, to: a-b}"),
+        [("document.bad_id", "id: a-b", None), ("edge.crosses_loop", "to: a-b", "the loop itself")],
+    ),
     # -- the text itself
     "half a character in JSON": ('{"id": "x", "vars": {"a": "b\\ud800"}}', [("document.text", '"b', "both halves")]),
     "half a character in YAML": ('id: x\nvars:\n  a: "\\ud800"\n', [("document.text", '"\\ud', "both halves")]),
@@ -378,6 +418,24 @@ def test_a_mistake_is_told_once_with_its_place_and_the_nearest_name(name):
     hints = {place(text, mark): hint for _, mark, hint in mistakes}
     for one in found:
         assert (hints[one.line, one.column] or "") in (one.hint or ""), one
+
+
+OF_A = re.compile(r"\b(id|from|to):( +)a\b(?!-)")
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, (text, _) in MISTAKES.items() if OF_A.search(text)]
+)
+def test_an_id_that_is_none_hides_no_mistake_and_makes_none(name):
+    text, _ = MISTAKES[name]
+    with_bad_id = OF_A.sub(r"\1:\2a-", text)
+    follows = {"expression.not_upstream"} if name == "a node that reads itself" else set()
+
+    expected = Counter((one.code, one.line) for one in findings(text) if one.code not in follows)
+    told = Counter((one.code, one.line) for one in findings(with_bad_id))
+
+    assert not expected - told
+    assert {code for code, _ in told - expected} <= {"document.bad_id"}
 
 
 MULTILINE = r"""
