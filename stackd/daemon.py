@@ -9,6 +9,7 @@ import contextlib
 import errno
 import faulthandler
 import fcntl
+import gc
 import os
 import random
 import resource
@@ -95,6 +96,7 @@ _log = structlog.get_logger(__name__)
 
 def run_daemon(settings: Settings, role: str, *, listeners: tuple[Listener, ...] = ()) -> int:
     """Run `role` until asked to stop; the exit code. `listeners` hear every event first."""
+    gc.freeze()  # what is loaded by now stays: neither a collection nor the end of the process goes through it
     configure_logging(level=settings.log_level, style=settings.log_style)
     give_back_large_buffers()
     for warning in settings.warnings:
