@@ -2,13 +2,16 @@
 
 import sys
 
+from stackd.core.loading import loading
+
 __all__ = ["main"]
 
 
 def main() -> None:
     """Run the command line. Loading it takes a moment, in which Ctrl-C may come."""
     try:
-        from stackd.cli.app import main as run
+        with loading():
+            from stackd.cli.app import main as run
     except KeyboardInterrupt:
         sys.exit(130)
     run()

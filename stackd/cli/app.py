@@ -26,6 +26,7 @@ from stackd.core.errors import (
     StoreFullError,
     UnreachableError,
 )
+from stackd.core.loading import loading
 from stackd.settings import Settings, ensure_dev_secrets, load_settings
 
 INTERRUPTED = 130  # as shells have it: 128 and the number of SIGINT
@@ -86,7 +87,8 @@ def start(role: RoleArgument = Role.stack) -> None:
 
 
 def _run(settings: Callable[[], Settings], role: Role) -> NoReturn:
-    from stackd.daemon import EXIT_CONFIG, EXIT_GAVE_UP, run_daemon
+    with loading():
+        from stackd.daemon import EXIT_CONFIG, EXIT_GAVE_UP, run_daemon
 
     try:
         usable = settings()

@@ -37,6 +37,16 @@ import stackd.cli.app
 print(*sys.modules, sep="\\n")
 """
 
+WHOLE_COMMAND = """
+import contextlib, gc, sys
+from stackd.__main__ import main
+sys.argv = ["stackd", "schema"]
+with contextlib.suppress(SystemExit):
+    main()
+assert gc.isenabled()
+print(len(gc.get_objects()))
+"""
+
 ABSENT_WHEN_IDLE = {
     "jinja2": "parses expressions when a workflow is read",
     "markupsafe": "of jinja2",
@@ -104,6 +114,12 @@ def test_a_collection_in_an_idle_daemon_does_not_go_through_what_is_loaded(idle)
     (objects,) = [int(word) for word in idle if word.isdecimal()]
 
     assert objects < 20_000  # of some 76,000: these take 100 ms each time, and once more at the end
+
+
+def test_nor_does_it_in_a_short_command(tmp_path):
+    (objects,) = loaded(WHOLE_COMMAND, tmp_path) - {"workflow"}
+
+    assert int(objects) < 20_000  # of some 40,000
 
 
 @pytest.mark.parametrize("module", ABSENT_WHEN_IDLE)

@@ -12,12 +12,12 @@ import json
 import os
 import signal
 import sys
+from typing import TYPE_CHECKING
 
-from blockbuster import blockbuster_ctx
+from stackd.core.loading import loading
 
-from stackd.core.events import Event, Listener
-from stackd.daemon import run_daemon
-from stackd.settings import ensure_dev_secrets, load_settings
+if TYPE_CHECKING:
+    from stackd.core.events import Event, Listener
 
 
 class Recorder:
@@ -49,6 +49,12 @@ class Assassin:
 
 
 def main() -> int:
+    with loading():  # as `stackd` loads its own
+        from blockbuster import blockbuster_ctx
+
+        from stackd.daemon import run_daemon
+        from stackd.settings import ensure_dev_secrets, load_settings
+
     listeners: list[Listener] = []
     if path := os.environ.pop("RECORD", ""):
         listeners.append(Recorder(path))  # first: the event of a death is recorded too
