@@ -89,13 +89,22 @@ def rest(client: socket.socket) -> bytes:
 # -- deadlines
 
 
-@pytest.mark.parametrize(
-    "sent", [b"", b"P", HEAD, HEAD + b"X-Part: "], ids=["nothing", "letter", "headers", "header"]
-)
+UNFINISHED = {"nothing": b"", "letter": b"P", "headers": HEAD, "header": HEAD + b"X-Part: "}
+
+
+@pytest.fixture(scope="module")
+def told(daemon: DaemonProcess) -> dict[str, bytes]:
+    """What those are told who send one of UNFINISHED and no more. They wait side by side."""
+    with contextlib.ExitStack() as clients:
+        waiting = {name: connect(daemon, clients, sent) for name, sent in UNFINISHED.items()}
+        return {name: rest(client) for name, client in waiting.items()}
+
+
+@pytest.mark.parametrize("name", UNFINISHED)
 def test_a_request_that_does_not_come_in_time_is_ended_with_408(
-    daemon: DaemonProcess, clients: contextlib.ExitStack, sent: bytes
+    told: dict[str, bytes], name: str
 ) -> None:
-    got = rest(connect(daemon, clients, sent))
+    got = told[name]
 
     assert got.startswith(b"HTTP/1.1 408 ")
     assert b"Content-Type: application/problem+json\r\n" in got
