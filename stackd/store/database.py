@@ -105,6 +105,7 @@ class Database:
         self._sweeps_at = math.inf  # when deadlines are looked at next, by the loop's clock
         self._failure: StoreError | None = None
         self._synced_at = -math.inf
+        self._refusal: StoreError | None = None
         self._busy_since: float | None = None  # when the commit under way began
         self._closing = False
         self._files: list[_File] = []  # as they were at the first commit
@@ -114,6 +115,11 @@ class Database:
     def failure(self) -> StoreError | None:
         """Why writing has stopped for good; None while it has not."""
         return self._failure
+
+    @property
+    def refusal(self) -> StoreError | None:
+        """Why the last commit was refused; None if it was not."""
+        return self._refusal
 
     @property
     def synced_at(self) -> float:
@@ -299,8 +305,13 @@ class Database:
             self._busy_since = None
             if wrote is None:
                 self._synced_at = -math.inf  # what an earlier commit proved holds no more
-            elif wrote and self._syncing:
-                self._synced_at = self._clock.monotonic()
+                self._refusal = next(
+                    (m.error for m in group if isinstance(m.error, StoreError)), None
+                )
+            elif wrote:
+                self._refusal = None
+                if self._syncing:
+                    self._synced_at = self._clock.monotonic()
         for member in group:
             for event in member.events:
                 self.events.emit(event)

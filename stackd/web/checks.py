@@ -10,6 +10,7 @@ from typing import Final
 import anyio
 
 from stackd.core.clock import Clock
+from stackd.core.errors import StoreError
 from stackd.core.events import Event, EventBus
 from stackd.core.process import ProcessIdentity, is_gone
 from stackd.queue import processes, verbs
@@ -24,22 +25,15 @@ from stackd.workflows import executions
 
 WRITE_LIMIT: Final = 1.0  # seconds a commit may take before the store counts as not working
 WRITE_FRESH: Final = 5.0  # seconds a commit stays good as evidence: probes cause no storm of syncs
-SPACE_LOW, SPACE_OUT = (
-    256 * 1024 * 1024,
-    48 * 1024 * 1024,
-)  # free bytes; the reserve and as much again must fit
-INODES_LOW, INODES_OUT = 1000, 50
-LAG_WARN, LAG_FAIL = (
-    0.25,
-    2.0,
-)  # seconds; how late the loop may be, 99 times of 100 in the last ten seconds
+SPACE_LOW: Final = 128 * 1024 * 1024  # free bytes
+INODES_LOW: Final = 1000
+# Seconds; how late the loop may be, 99 times of 100 in the last ten.
+LAG_WARN, LAG_FAIL = 0.25, 2.0
 JUMP: Final = 5.0  # seconds by which the wall clock may move against the other
 JUMP_TOLD: Final = 60.0  # seconds
 TIMER_LATE: Final = 15.0  # seconds a due timer may wait
 WORK_FRESH: Final = 30.0  # seconds a job that ended stays good as evidence
-WORK_WITHIN: Final = (
-    0.8  # seconds in which the canary should have ended; less than a check may take
-)
+WORK_WITHIN: Final = 0.8  # seconds until the canary should have ended; less than a check may take
 WORKING_ROLES: Final = frozenset({"stack", "worker", "api"})  # of processes that may run a worker
 
 
@@ -76,7 +70,8 @@ class Checks:
         """Add those that concern a process with these services: the API's answers for all of the work."""
         readiness.add("draining", glance=self._draining)
         readiness.add("store.write", self._write, glance=self._written)
-        readiness.add("store.space", self._space, glance=self._spent)
+        readiness.add("store.space", glance=self._spent)
+        readiness.add("disk", self._disk)
         if not {"api", "worker"}.isdisjoint(services):
             readiness.add("queue.work", self._work, glance=self._worked)
         if not {"api", "timers"}.isdisjoint(services):
@@ -92,8 +87,9 @@ class Checks:
     def _written(self) -> Found | None:
         """A commit of the last seconds says it, whoever made it."""
         store = self._store
-        if store.failure is not None:
-            return fail(store.failure.message)
+        refused = store.failure or store.refusal
+        if refused is not None:
+            return fail(refused.message)
         if store.is_behind(WRITE_LIMIT):
             return fail(f"no commit within {WRITE_LIMIT:g} s")
         is_fresh = self._clock.monotonic() - store.synced_at <= WRITE_FRESH
@@ -102,8 +98,11 @@ class Checks:
     async def _write(self) -> Found:
         """Commit and sync. It is a heartbeat: where nothing changes, SQLite writes nothing."""
         now = self._clock.time()
-        with anyio.move_on_after(WRITE_LIMIT) as in_time:
-            await self._store.write(lambda tx: processes.beat(tx, self._identity, now=now))
+        try:
+            with anyio.move_on_after(WRITE_LIMIT) as in_time:
+                await self._store.write(lambda tx: processes.beat(tx, self._identity, now=now))
+        except StoreError as error:
+            return fail(error.message, at_once=True)
         if in_time.cancelled_caught:
             return fail(f"no commit within {WRITE_LIMIT:g} s", at_once=True)
         return Found(GOOD.status, at_once=True)
@@ -113,16 +112,15 @@ class Checks:
             return fail("the disk is full; nothing new is taken in")
         return None
 
-    async def _space(self) -> Found:
+    async def _disk(self) -> Found:
+        """A warning only: what is full is told by who is refused there."""
         disk = await anyio.to_thread.run_sync(os.statvfs, self._state_dir)
         free = disk.f_bavail * disk.f_frsize
-        words = f"{free // 1024**2} MiB free at {self._state_dir}"
-        if free < SPACE_OUT:
-            return fail(words)
+        if free < SPACE_LOW:
+            return warn(f"{free // 1024**2} MiB free at {self._state_dir}")
         if disk.f_files and disk.f_favail < INODES_LOW:  # some file systems count none
-            few = f"{disk.f_favail} inodes free at {self._state_dir}"
-            return fail(few) if disk.f_favail < INODES_OUT else warn(few)
-        return warn(words) if free < SPACE_LOW else GOOD
+            return warn(f"{disk.f_favail} inodes free at {self._state_dir}")
+        return GOOD
 
     # -- the work
 

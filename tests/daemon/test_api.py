@@ -621,10 +621,61 @@ def test_readiness_checks_a_write_and_every_service(daemon: DaemonProcess) -> No
     checks = daemon.http("GET", "/readyz?verbose", authorized=False).json["checks"]
 
     assert set(checks) == {
-        "draining", "store.write", "store.space", "queue.work", "timers", "loop", "clock", "service.worker", "service.scheduler", "service.timers",
+        "draining", "store.write", "store.space", "disk", "queue.work", "timers", "loop", "clock", "service.worker", "service.scheduler", "service.timers",
         "service.rotation", "service.api",
     }  # fmt: skip
     assert 0 <= checks["store.write"]["ageSeconds"] <= 5
+
+
+def test_one_check_may_be_asked_for_by_its_name(daemon: DaemonProcess) -> None:
+    plain = daemon.http("GET", "/readyz/store.write", authorized=False)
+    verbose = daemon.http("GET", "/readyz/service.worker?verbose", authorized=False)
+    unknown = daemon.http("GET", "/readyz/sotre.write", authorized=False)
+
+    assert (plain.status, plain.text) == (200, "ok\n")
+    assert verbose.json["checks"] == {"service.worker": {"status": "pass", "reason": None, "ageSeconds": None, "latencyMs": None}}  # fmt: skip
+    assert (unknown.status, unknown.code) == (404, "health.unknown_check")
+
+
+def test_checks_that_are_excluded_do_not_count_and_unknown_ones_are_refused(
+    daemon: DaemonProcess,
+) -> None:
+    path = "/readyz?verbose&exclude=store.write&exclude=loop"
+    answer = daemon.http("GET", path, authorized=False)
+    unknown = daemon.http("GET", "/readyz?exclude=nope", authorized=False)
+
+    found = {name: check["status"] for name, check in answer.json["checks"].items()}
+    assert [name for name, status in found.items() if status == "excluded"] == [
+        "store.write", "loop",
+    ]  # fmt: skip
+    assert (unknown.status, unknown.code) == (400, "health.unknown_check")
+
+
+def test_the_queue_is_durable_and_works(daemon: DaemonProcess) -> None:
+    answer = daemon.http("GET", "/api/health/queue", authorized=False)
+
+    health = answer.json["health"]
+    assert (answer.status, answer.json["success"]) == (200, True)
+    assert (health["status"], health["durable"], health["error"]) == ("pass", True, None)
+    assert datetime.fromisoformat(health["checkedAt"]).tzinfo is not None
+
+
+def test_production_is_ready_when_every_check_is_good(daemon: DaemonProcess) -> None:
+    answer = daemon.http("GET", "/api/production/ready", authorized=False)
+
+    assert (answer.status, answer.json["success"], answer.json["status"]) == (200, True, "ready")
+    assert answer.json["checks"]["queue.work"] is True
+    assert answer.json["queueDetails"]["durable"] is True
+
+
+def test_readiness_tells_of_the_last_moves_of_each_service(daemon: DaemonProcess) -> None:
+    services = daemon.http("GET", "/readyz?verbose", authorized=False).json["services"]
+
+    assert [s["name"] for s in services] == ["worker", "scheduler", "timers", "rotation", "api"]
+    for service in services:
+        assert (service["state"], service["restarts"]) == ("ready", 0)
+        assert [(m["was"], m["state"]) for m in service["moves"]] == [("starting", "ready")]
+        assert (service["silentSeconds"] is None) == (service["name"] in ("rotation", "api"))
 
 
 @pytest.mark.parametrize(

@@ -477,6 +477,6 @@ def test_a_role_by_itself_answers_probes_on_a_socket_of_its_own(
     }
     assert {service["name"] for service in ready["services"]} == {role, "probes"}
     assert path.stat().st_mode & 0o777 == 0o600
-    assert refused.value.status == 404
+    assert refused.value.http_status == 404
     assert daemon.terminate() == 0
     assert not path.exists()
