@@ -71,6 +71,7 @@ from stackd.web.context import Context
 from stackd.web.event_log import log_events
 from stackd.web.event_stream import EventStream
 from stackd.web.metrics import Metrics
+from stackd.web.notes import Notes
 from stackd.web.readiness import Readiness
 from stackd.web.waiting import Waiting
 
@@ -376,6 +377,7 @@ class _Daemon:
             waiting=Waiting(store, self._clock, self._events),
             stream=EventStream(self._events, self._clock),
             metrics=Metrics(self._events),
+            notes=Notes(store, self._clock),
             token=self._token,
         )
         builders: dict[str, Callable[[Pulse], Service]] = {

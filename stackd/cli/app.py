@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from stackd import __version__
-from stackd.cli import config, executions, queue, token, workflows
+from stackd.cli import config, executions, queue, token, why, workflows
 from stackd.cli.config import Role
 from stackd.cli.context import DEBUG, complain, finish_output, print_json, say
 from stackd.core.errors import (
@@ -48,6 +48,8 @@ app.add_typer(queue.app, name="queue", help="See, pause and resume the queue.")
 app.add_typer(token.app, name="token", help="Make, list and revoke tokens of the API.")
 app.add_typer(config.app, name="config", help="See and check settings.")
 
+
+app.command(name="why")(why.why)
 
 RoleArgument = Annotated[Role, typer.Argument(help="stack runs all five in one process.")]
 

@@ -323,3 +323,29 @@ class ProductionView(Model):
     status: str
     checks: dict[str, bool]
     queue_details: QueueStateView
+
+
+class ReasonView(Model):
+    """What holds something now. `hint`: what a person may do about it."""
+
+    code: str
+    message: str
+    hint: str | None = None
+
+
+class NoteView(Model):
+    """What has befallen something, `count` times."""
+
+    code: str
+    message: str
+    first_at: str
+    last_at: str
+    count: int
+
+
+class WhyView(Model):
+    subject: str
+    kind: str
+    state: str
+    reasons: list[ReasonView]
+    notes: list[NoteView]

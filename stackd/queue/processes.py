@@ -10,6 +10,7 @@ from stackd.core.process import ProcessIdentity, is_gone
 from stackd.queue import statements as sql
 from stackd.store.connection import Tx
 
+WORKING_ROLES = frozenset({"stack", "worker", "api"})  # of processes that may run a worker
 SILENT_LEASES = 3  # a process whose heartbeat stands still for this many leases is taken for dead
 FORGET_AFTER = 24 * 3600.0  # seconds a silent process without claims stays listed
 

@@ -17,7 +17,7 @@ from stackd.core.errors import NodeError, StackdError
 from stackd.core.json import LARGE, Json, dumps
 from stackd.runtime.context import NodeContext
 from stackd.runtime.events import NodeAnswered, NodeRetried, NodeSent, NodeStarted
-from stackd.runtime.faults import foreseen, stored
+from stackd.runtime.faults import foreseen, kept, stored
 from stackd.runtime.frame import Frame
 from stackd.runtime.journal import Journal
 from stackd.runtime.node_runs import NodeRuns
@@ -90,6 +90,8 @@ class Actions:
                     self._tools.events.emit(
                         NodeRetried(self._execution_id, row.key, row.attempt, failure.code, wait)
                     )
+                    words = f"{row.key}: try {row.attempt} failed ({failure.message}); again in {wait:.1f} s"
+                    self._journal.note("node.retried", kept(words))
                     row = row._replace(status=NodeStatus.PENDING, error=stored(failure))
                     if wait > INLINE_WAIT:  # a timer offers the node again
                         self._node_runs.let_wait(frame, node, row)

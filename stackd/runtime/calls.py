@@ -78,6 +78,7 @@ class Calls:
             self._node_runs.let_wait(
                 frame, node, row._replace(output=None, metadata=None, finished_at=None)
             )
+            self._journal.note(error.code, f"{row.key} waits to be started: {error.message}")
             self._journal.set_timer(row.key, now + error.retry_after, None)
             return
         if not waits:

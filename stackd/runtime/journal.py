@@ -19,7 +19,7 @@ from stackd.queue.job import Job
 from stackd.runtime.frame import Loop
 from stackd.runtime.tools import STORE_RETRY, Tools
 from stackd.store.connection import Tx
-from stackd.workflows import executions, resume
+from stackd.workflows import executions, resume, why
 from stackd.workflows.executions import ExecutionRow, NodeFinished, NodeRow, NodeStatus
 
 T = TypeVar("T")
@@ -109,6 +109,11 @@ class Journal:
                 tx, row, key, expires_at=expires_at, now=self._tools.clock.time()
             )
         )
+
+    def note(self, code: str, message: str) -> None:
+        """Note, with what is written next, why something took another way."""
+        subject, now = self._row.id, self._tools.clock.time()
+        self._pending.others.append(lambda tx: why.note(tx, code, subject, message, now=now))
 
     def finish_item(self, loop: Loop, index: int, output: bytes | None) -> None:
         """An iteration has ended: how far the loop has come is written with what it gave."""

@@ -30,7 +30,7 @@ from stackd.runtime.run import Run
 from stackd.runtime.tools import STORE_RETRY, Tools
 from stackd.runtime.versions import Versions
 from stackd.store.connection import Tx
-from stackd.workflows import executions
+from stackd.workflows import executions, why
 from stackd.workflows.executions import ExecutionRow
 
 ROOM_PATIENCE = 2.0  # seconds a large execution waits in a worker's slot for room in memory
@@ -90,6 +90,9 @@ def rescue(tx: Tx, *, me: str, watch: Watch, now: float, anew: bool = False) -> 
     owners = verbs.dead_owners(tx, me=me, watch=watch) + ([me] if anew else [])
     taken = verbs.rescue(tx, owners=owners, now=now)
     for job in taken:
+        if isinstance(job.subject, int) and (name := executions.id_of(tx, job.subject)):
+            words = "the process that ran it died; another goes on where it was"
+            why.note(tx, "job.rescued", name, words, now=now)
         if job.discarded and isinstance(job.subject, int):
             executions.fail_abandoned(
                 tx,
@@ -145,7 +148,7 @@ class WorkflowRuntime:
             run = Run(self._tools, self._versions, graph, job, row)
             await self._run(run, claimed, graph.order)
         except OverloadedError:
-            await self._settle(job, Snooze(ROOM_RETRY), "no room")
+            await self._settle(job, Snooze(ROOM_RETRY), "no room in memory for its data")
         except LeaseLostError:
             _log.warning("a newer claim owns this execution; ended here", fence=job.fence)
         except (StoreFailedError, StoreCorruptError):
@@ -230,6 +233,9 @@ class WorkflowRuntime:
                     tx, job.subject, code="job.failed", message=message, now=now
                 )
             elif state is not None and isinstance(job.subject, int):
+                code = "job.retried" if isinstance(outcome, Fail) else "job.given_back"
+                if name := executions.id_of(tx, job.subject):
+                    why.note(tx, code, name, f"it is offered again: {message}", now=now)
                 executions.cancel_if_asked(tx, job.subject, now=now)
 
         while True:

@@ -26,7 +26,7 @@ from stackd.store import space
 from stackd.store.connection import Tx
 from stackd.store.database import Database
 from stackd.supervisor.service import Pulse
-from stackd.workflows import executions
+from stackd.workflows import executions, why
 
 PRUNE_BATCH = 500  # rows per transaction: small steps never hold up the writer
 PRUNE_BATCHES = 20  # per round; the rest follows in the next
@@ -116,6 +116,7 @@ class Scheduler:
             _log.info("took back jobs of dead processes", jobs=rescued)
         unused_since = now - (math.inf if self._has_just_slept(now) else BLOB_GRACE)
         keys = await self._prune(lambda tx, some: executions.prune_keys(tx, now=now, limit=some))
+        await self._prune(lambda tx, some: why.prune(tx, now=now, limit=some))
         jobs = await self._prune(
             lambda tx, some: verbs.prune(tx, before=now - JOBS_KEPT, limit=some)
         )

@@ -9,7 +9,7 @@ import structlog
 from aiohttp import web
 
 from stackd.access.tokens import Scope
-from stackd.core.errors import InputError, StackdError
+from stackd.core.errors import BusyError, InputError, StackdError, StoreFullError
 from stackd.core.names import nearest
 from stackd.core.text import shown
 from stackd.web import (
@@ -22,13 +22,15 @@ from stackd.web import (
     problem,
     resume,
     tokens,
+    why,
     workflows,
 )
 from stackd.web.connections import connection_of
-from stackd.web.context import CONTEXT, Context
+from stackd.web.context import CONTEXT, Context, of
 from stackd.web.health import Health
 from stackd.web.route import Route
 from stackd.web.webhooks import Webhooks
+from stackd.workflows.why import QUEUE
 
 _log = structlog.get_logger(__name__)
 
@@ -47,6 +49,7 @@ def make_app(context: Context) -> web.Application:
     async def release_waiters(_: web.Application) -> None:
         context.waiting.release()
         context.stream.release()
+        context.notes.flush()
 
     app.on_shutdown.append(release_waiters)
     return app
@@ -88,6 +91,7 @@ def all_routes(webhooks: Webhooks) -> tuple[Route, ...]:
         *events.ROUTES,
         *tokens.ROUTES,
         *config.ROUTES,
+        *why.ROUTES,
         *openapi.ROUTES,
     )
 
@@ -102,6 +106,10 @@ async def _answer_problems(request: web.Request, handler: Handler) -> web.Stream
         _refuse_odd_query(request)
         return await handler(request)
     except StackdError as error:
+        if isinstance(error, BusyError | StoreFullError):  # refused for what is so of all
+            of(request).notes.add(
+                error.code, QUEUE, f"{request.method} was refused: {error.message}"
+            )
         if error.status >= 500:
             _log.warning("request failed", path=request.path, code=error.code, reason=error.message)
         return problem.of_error(error)

@@ -34,7 +34,6 @@ JUMP_TOLD: Final = 60.0  # seconds
 TIMER_LATE: Final = 15.0  # seconds a due timer may wait
 WORK_FRESH: Final = 30.0  # seconds a job that ended stays good as evidence
 WORK_WITHIN: Final = 0.8  # seconds until the canary should have ended; less than a check may take
-WORKING_ROLES: Final = frozenset({"stack", "worker", "api"})  # of processes that may run a worker
 
 
 class Checks:
@@ -155,7 +154,8 @@ class Checks:
 
     def _is_anybody_working(self, tx: Tx) -> bool:
         return any(
-            row.role in WORKING_ROLES and not is_gone(row.identity) for row in processes.listed(tx)
+            row.role in processes.WORKING_ROLES and not is_gone(row.identity)
+            for row in processes.listed(tx)
         )
 
     async def _timers(self) -> Found:

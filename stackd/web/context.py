@@ -26,6 +26,7 @@ from stackd.supervisor.supervisor import Supervisor
 from stackd.web.bodies import Bodies
 from stackd.web.event_stream import EventStream
 from stackd.web.metrics import Metrics
+from stackd.web.notes import Notes
 from stackd.web.readiness import Readiness
 from stackd.web.waiting import Waiting
 
@@ -71,6 +72,7 @@ class Context:
     waiting: Waiting
     stream: EventStream
     metrics: Metrics
+    notes: Notes
     token: str | None
 
 

@@ -59,6 +59,8 @@ async def resume_node(request: web.Request) -> web.StreamResponse:
     try:
         return await _resume(request)
     except GoneError as error:
+        words = f"a call to its link was refused: {error.message}"
+        of(request).notes.add(error.code, request.match_info["execution"], words)
         if not _is_browser(request):
             raise
         return _page(

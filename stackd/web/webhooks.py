@@ -84,6 +84,8 @@ class Webhooks:
             context.metrics.count_webhook(outcome)
         body = started(taken.execution_id, taken.workflow_id)
         if taken.is_duplicate:
+            words = "a delivery with the same key came again, and started nothing"
+            context.notes.add("delivery.duplicate", taken.execution_id, words)
             body["duplicate"] = True
             return web.Response(body=dumps(body), content_type="application/json")
         if taken.waits_for_reply:
@@ -106,6 +108,8 @@ class Webhooks:
             self._routes[path] = route
         if not route.active:
             self._routes.pop(path, None)
+            words = f"a delivery to {path} started nothing: it is not active"
+            context.notes.add("workflow.inactive", route.workflow_id, words)
             raise NotFoundError(
                 f"workflow {route.workflow_id!r} is not active",
                 code="workflow.inactive",
@@ -115,6 +119,8 @@ class Webhooks:
         node = graph.nodes[route.node_id]
         methods = [str(m).upper() for m in node.settings.get("methods") or ["POST"]]
         if request.method not in methods:
+            words = f"a {request.method} to {path} started nothing: it takes {', '.join(methods)}"
+            context.notes.add("method.not_allowed", route.workflow_id, words)
             raise web.HTTPMethodNotAllowed(request.method, methods)
         return route, node
 

@@ -382,6 +382,11 @@ def node_rows_after(tx: Tx, seq: int, key: str, *, limit: int) -> list[NodeRow]:
     return _nodes(tx.rows(sql.NODE_RUNS_AFTER, (seq, key, limit)))
 
 
+def uncertain_node_rows(tx: Tx, seq: int) -> list[NodeRow]:
+    """Those of its node runs that nobody knows the outcome of."""
+    return _nodes(tx.rows(sql.UNCERTAIN_NODE_RUNS, (seq,)))
+
+
 def open_node_rows(tx: Tx, seq: int, *, loop: str | None) -> list[NodeRow]:
     """Those of its node runs that have not ended, or nobody knows how; with `loop`, only inside of that one."""
     between = ("", "\x7f") if loop is None else (f"{loop}[", f"{loop}\\")  # "\\" comes after "["
@@ -728,7 +733,7 @@ def resolve(
             f"execution {execution_id} is {row.status.value}, not uncertain",
             code="execution.not_uncertain",
         )
-    uncertain = _nodes(tx.rows(sql.UNCERTAIN_NODE_RUNS, (row.seq,)))
+    uncertain = uncertain_node_rows(tx, row.seq)
     chosen = [n for n in uncertain if node in (None, n.key)]
     if len(chosen) != 1:
         keys = ", ".join(n.key for n in uncertain)

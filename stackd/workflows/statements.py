@@ -273,6 +273,32 @@ DROP_EARLY_CALLS = """
 DELETE FROM early_calls WHERE execution = ? AND key IN (SELECT value FROM json_each(?))"""
 DROP_EARLY_CALLS_BETWEEN = "DELETE FROM early_calls WHERE execution = ? AND key > ? AND key < ?"
 
+# Why
+
+COUNT_WHY = """
+UPDATE why SET count = count + ?, last_at = ? WHERE id = (
+    SELECT id FROM (SELECT id, code, message, last_at FROM why WHERE subject = ? ORDER BY id DESC LIMIT 20)
+    WHERE code = ? AND message = ? AND last_at >= ? LIMIT 1)"""
+INSERT_WHY = (
+    "INSERT INTO why (code, subject, message, first_at, last_at, count) VALUES (?, ?, ?, ?, ?, ?)"
+)
+WHY_OF = """
+SELECT code, message, first_at, last_at, count FROM why WHERE subject = ? ORDER BY id DESC LIMIT ?"""
+PRUNE_WHY = (
+    "DELETE FROM why WHERE id IN (SELECT id FROM why WHERE last_at < ? ORDER BY last_at LIMIT ?)"
+)
+PRUNE_WHY_BEYOND = "DELETE FROM why WHERE id <= (SELECT max(id) FROM why) - ?"
+JOB_OF_EXECUTION = """
+SELECT state, due_at, blocked, concurrency_limit, concurrency_key, rescues, error FROM jobs
+WHERE kind = 'execution.run' AND subject = ? AND finished_at IS NULL"""
+JOBS_AHEAD = """
+SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state = 'available' AND blocked = 0 AND rescues < 5
+                      AND due_at < ? LIMIT ?)"""
+OWNER_OF_EXECUTION = """
+SELECT p.role, p.pid, p.heartbeat_at, j.rescues FROM jobs j JOIN processes p ON p.id = j.owner
+WHERE j.kind = 'execution.run' AND j.subject = ? AND j.finished_at IS NULL"""
+TIMER_OF = "SELECT due_at FROM timers WHERE execution = ? AND key = ? AND state = 'pending'"
+
 # Blobs
 
 RENEW_BLOB = "UPDATE blobs SET created_at = ?, puts = puts + 1 WHERE id = ?"

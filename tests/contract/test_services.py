@@ -41,6 +41,7 @@ from stackd.web.bodies import Bodies
 from stackd.web.context import Context
 from stackd.web.event_stream import EventStream
 from stackd.web.metrics import Metrics
+from stackd.web.notes import Notes
 from stackd.web.readiness import Readiness
 from stackd.web.waiting import Waiting
 from stackd.workflows.executions import ExecutionFinished, TimerFired
@@ -97,6 +98,7 @@ class Site:
             waiting=Waiting(database, clock, events),
             stream=EventStream(events, clock),
             metrics=Metrics(events),
+            notes=Notes(database, clock),
             token=None,
         )
 

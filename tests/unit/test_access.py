@@ -100,6 +100,7 @@ EXPECTED = {
     ("GET", "/api/config"): "admin",
     ("GET", "/metrics"): "read",
     ("GET", "/api/events"): "read",
+    ("GET", "/api/why/{id}"): "read",
     ("GET", "/api/openapi.json"): "read",
 }
 OPEN = {

@@ -1,0 +1,48 @@
+"""Notes of what the API refused or skipped: gathered for a second, so that a flood of them is a few writes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Final
+
+from stackd.core.clock import Clock
+from stackd.store.connection import Tx
+from stackd.store.database import Database
+from stackd.workflows import why
+
+GATHERED: Final = 1.0  # seconds
+MOST: Final = 100  # different ones at a time; who floods us is not helped by more
+
+
+class Notes:
+    """What `stackd why` will tell. One that is gathered when the process is killed is lost."""
+
+    def __init__(self, store: Database, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._gathered: Counter[tuple[str, str, str]] = Counter()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, code: str, subject: str, message: str) -> None:
+        """Note that this happened to `subject`: an execution, a workflow, or the queue."""
+        key = code, subject, message
+        if key in self._gathered or len(self._gathered) < MOST:
+            self._gathered[key] += 1
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(GATHERED, self.flush)
+
+    def flush(self) -> None:
+        """Hand over what was gathered, to be written with what commits next."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        gathered, self._gathered = self._gathered, Counter()
+        now = self._clock.time()
+
+        def change(tx: Tx) -> None:
+            for (code, subject, message), count in gathered.items():
+                why.note(tx, code, subject, message, now=now, count=count)
+
+        if gathered:
+            self._store.write_soon(change)
