@@ -322,6 +322,12 @@ def status(tx: Tx, execution_id: str) -> ExecutionStatus:
     return ExecutionStatus(row[0])
 
 
+def find(tx: Tx, seq: int) -> ExecutionRow | None:
+    """The execution with this number, if it is there."""
+    row = tx.one(sql.GET_EXECUTION_BY_SEQ, (seq,))
+    return None if row is None else _execution(row)
+
+
 def input_of(tx: Tx, row: ExecutionRow) -> bytes:
     """What the trigger gave, as JSON text, however large."""
     if row.input is not None:
@@ -506,19 +512,21 @@ def end(
     is_final = status in FINAL
     tx.execute(sql.END_EXECUTION, (status.value, output, error, now if is_final else None, row.seq))
     if is_final:
+        # What has completed without being woken has never set its deadline.
+        if status is not ExecutionStatus.COMPLETED or row.wakes:
+            tx.execute(sql.CANCEL_TIMERS, (row.seq,))
         if status is not ExecutionStatus.COMPLETED:  # what has completed left nothing open
             tx.execute(sql.END_OPEN_NODES, (now, row.seq))
-            tx.execute(sql.CANCEL_TIMERS, (row.seq,))
             for (called,) in tx.rows(sql.ALL_CALLED, (row.seq,)):
                 cancel(tx, called, now=now)
         tx.emit(ExecutionFinished(row.id, row.workflow_id, status.value))
         if row.parent_key is not None:
-            _end_call(tx, row, status, output or b"null", error, now=now, limit=limit)
+            end_call(tx, row, status, output or b"null", error, now=now, limit=limit)
     else:
         tx.emit(ExecutionParked(row.id, row.workflow_id, status.value))
 
 
-def _end_call(
+def end_call(
     tx: Tx,
     row: ExecutionRow,
     status: ExecutionStatus,
@@ -528,7 +536,7 @@ def _end_call(
     now: float,
     limit: int | None,
 ) -> None:
-    """End the node run that waits for the execution: with its output, or as failed."""
+    """End the node run that waits for the execution: with its output, or as failed. Arguments as of `end`."""
     seq, key = row.parent, row.parent_key
     if seq is None or key is None:
         return
@@ -560,6 +568,11 @@ def cancel_called(tx: Tx, seq: int, key: str, *, now: float) -> None:
         cancel(tx, called, now=now)
 
 
+def cancel_timer(tx: Tx, seq: int, key: str) -> None:
+    """Let nothing happen to the node run `key` at the time it has waited for."""
+    tx.execute(sql.CANCEL_TIMER, (seq, key))
+
+
 def id_of(tx: Tx, seq: int) -> str | None:
     """The public name of an execution; None if it is not there any more."""
     return names(tx, seq)[0] or None
@@ -567,8 +580,8 @@ def id_of(tx: Tx, seq: int) -> str | None:
 
 def fail_abandoned(tx: Tx, seq: int, *, code: str, message: str, now: float) -> None:
     """Fail an execution whose job will not run again."""
-    found = tx.one(sql.GET_EXECUTION_BY_SEQ, (seq,))
-    if found is None or (row := _execution(found)).status in FINAL:
+    row = find(tx, seq)
+    if row is None or row.status in FINAL:
         return
     error = dumps({"code": code, "message": message})
     end(tx, row, ExecutionStatus.FAILED, output=None, error=error, now=now)
@@ -623,6 +636,7 @@ def give_up_wait(tx: Tx, seq: int, key: str, *, now: float) -> None:
     """Skip a node run that waits, or is to be offered again; not one that has ended."""
     ended = tx.one(sql.SKIP_WAITING_NODE, (now, seq, key))
     if ended is not None:
+        cancel_timer(tx, seq, key)
         _tell_end(tx, seq, key, NodeStatus.SKIPPED, *ended, now=now)
 
 
@@ -681,11 +695,8 @@ def cancel(tx: Tx, execution_id: str, *, now: float) -> ExecutionStatus:
 
 def cancel_if_asked(tx: Tx, seq: int, *, now: float) -> None:
     """End the execution if its cancel was asked for and no run holds it any more."""
-    found = tx.one(sql.GET_EXECUTION_BY_SEQ, (seq,))
-    if found is None:
-        return
-    row = _execution(found)
-    if row.cancel_requested and row.status not in FINAL:
+    row = find(tx, seq)
+    if row is not None and row.cancel_requested and row.status not in FINAL:
         verbs.cancel_pending(tx, kind=JOB_KIND, subject=seq, now=now)
         _end_cancelled(tx, row, now=now)
 

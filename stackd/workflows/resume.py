@@ -62,7 +62,7 @@ def resume(tx: Tx, execution_id: str, key: str, output: bytes, *, now: float) ->
     """
     row = callable_execution(tx, execution_id, key, now=now)
     if executions.end_wait(tx, row.seq, key, NodeStatus.COMPLETED, output, now=now):
-        tx.execute(sql.CANCEL_TIMER, (row.seq, key))
+        executions.cancel_timer(tx, row.seq, key)
         _go_on(tx, row, key, now=now)
     else:
         tx.execute(sql.KEEP_EARLY_CALL, (row.seq, key, output))

@@ -306,6 +306,8 @@ async def test_a_failed_loop_skips_what_waits_in_its_other_iterations(world):
     assert states["each[0].wait"] is SKIPPED
     assert states["each"] is FAILED
     assert await output_of(world, done) == {"v": 1}
+    world.clock.advance(501)
+    assert await world.fire_timers() == 0, "it left a timer for nobody"
 
 
 async def test_an_iteration_in_flight_ends_before_a_failed_loop_does(world):
