@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -290,9 +291,17 @@ class _Daemon:
             readers=settings.reader_count,
         ) as store:
             now = self._clock.time()
+            resolved = await anyio.to_thread.run_sync(
+                partial(processes.resolve, self._path, settings.state_dir, lease=settings.lease)
+            )
             await store.write(
                 lambda tx: processes.register(
-                    tx, self._identity, role=self._role, now=now, excluded=_excluded(self._role)
+                    tx,
+                    self._identity,
+                    role=self._role,
+                    now=now,
+                    excluded=_excluded(self._role),
+                    resolved=resolved,
                 )
             )
             yield store

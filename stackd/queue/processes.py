@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
 
+from stackd import __version__
 from stackd.core.clock import Clock
-from stackd.core.process import ProcessIdentity, is_gone
+from stackd.core.json import dumps, loads
+from stackd.core.process import ProcessIdentity, is_gone, pid_namespace
 from stackd.queue import statements as sql
 from stackd.store.connection import Tx
+from stackd.store.migrations import schema_version
 
 WORKING_ROLES = frozenset({"stack", "worker", "api"})  # of processes that may run a worker
 SILENT_LEASES = 3  # a process whose heartbeat stands still for this many leases is taken for dead
@@ -16,13 +21,40 @@ FORGET_AFTER = 24 * 3600.0  # seconds a silent process without claims stays list
 
 
 @dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a process found where all on one store must agree.
+
+    Attributes:
+        store, state: device and inode of the file, and of the state directory, by whatever path; locks and blobs
+            are in the latter.
+        store_path, state_path: those paths; they may differ.
+        schema: of the file when the process had opened it, which is the one that its code knows.
+        version: of stackd.
+        lease: seconds.
+    """
+
+    store: str
+    store_path: str
+    state: str
+    state_path: str
+    lease: float
+    version: str = __version__
+    schema: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessRow:
-    """One process. `started_at`, `heartbeat_at`: epoch seconds."""
+    """One process. `started_at`, `heartbeat_at`: epoch seconds. `resolved`: None if it has not said."""
 
     identity: ProcessIdentity
     role: str
     started_at: float
     heartbeat_at: float
+    resolved: Resolved | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.role} (pid {self.identity.pid})"
 
 
 class Watch:
@@ -66,6 +98,7 @@ def register(
     role: str,
     now: float,
     excluded: Collection[str] = (),
+    resolved: Resolved | None = None,
 ) -> None:
     """Make `identity` known, so that it may own claims; forget who is gone and was silent for long.
 
@@ -73,7 +106,10 @@ def register(
         excluded: roles that nobody else can run now, because this process holds a lock which they need.
             A process of another pid namespace that is known under one of them has ended: so a container
             that starts again takes back at once what its predecessor held.
+        resolved: what it found, but for the schema.
     """
+    if resolved is not None:
+        resolved = replace(resolved, schema=schema_version(tx))
     tx.execute(
         sql.REGISTER_PROCESS,
         (
@@ -85,6 +121,7 @@ def register(
             identity.start_ticks,
             now,
             now,
+            None if resolved is None else dumps(asdict(resolved)).decode(),
         ),
     )
     for row in listed(tx):
@@ -109,8 +146,63 @@ def forget(tx: Tx, identity: ProcessIdentity) -> None:
 
 def listed(tx: Tx) -> list[ProcessRow]:
     return [
-        ProcessRow(ProcessIdentity(boot, namespace, pid, ticks), role, started_at, heartbeat_at)
-        for _, role, boot, namespace, pid, ticks, started_at, heartbeat_at in tx.rows(
+        ProcessRow(
+            ProcessIdentity(boot, namespace, pid, ticks),
+            role,
+            started_at,
+            heartbeat_at,
+            _read(resolved),
+        )
+        for role, boot, namespace, pid, ticks, started_at, heartbeat_at, resolved in tx.rows(
             sql.LIST_PROCESSES
         )
     ]
+
+
+def _read(resolved: str | None) -> Resolved | None:
+    """What a process wrote down; None also where another version of stackd wrote what this one cannot read."""
+    try:
+        return None if resolved is None else Resolved(**loads(resolved))
+    except (TypeError, ValueError):
+        return None
+
+
+def resolve(store: Path, state: Path, *, lease: float) -> Resolved:
+    """What this process finds. Looks at files: nothing for the event loop."""
+    return Resolved(_place(store), str(store), _place(state), str(state), lease)
+
+
+def _place(path: Path) -> str:
+    found = path.stat()
+    return f"{found.st_dev}:{found.st_ino}"
+
+
+def differences(rows: Sequence[ProcessRow], *, now: float) -> Iterator[str]:
+    """Where processes that live do not agree: both named, with what each found."""
+    living = [row for row in rows if row.resolved is not None and _may_live(row, now=now)]
+    for one, other in pairwise(living):
+        for what, found in _found(one).items():
+            if found[0] != (others := _found(other)[what])[0]:
+                yield f"{what}: {one.name} has {found[1]}, {other.name} has {others[1]}"
+
+
+def _found(row: ProcessRow) -> dict[str, tuple[object, str]]:
+    """What is compared, and how it is told, by its name."""
+    found = row.resolved
+    assert found is not None  # noqa: S101  # others are left out
+    return {
+        "store": (found.store, f"{found.store_path} ({found.store})"),
+        "state directory": (found.state, f"{found.state_path} ({found.state})"),
+        "schema": (found.schema, str(found.schema)),
+        "version": (found.version, found.version),
+        "EXECUTION_LOCK_DURATION_MS": (found.lease, f"{found.lease * 1000:g}"),
+    }
+
+
+def _may_live(row: ProcessRow, *, now: float) -> bool:
+    """Whether the process lives; of one in another pid namespace only its heartbeat tells."""
+    if is_gone(row.identity):
+        return False
+    lease = row.resolved.lease if row.resolved is not None else 0.0
+    is_here = row.identity.namespace == pid_namespace()
+    return is_here or now - row.heartbeat_at < SILENT_LEASES * lease

@@ -119,13 +119,15 @@ SET_CONTROL = "INSERT INTO queue_control VALUES (?, ?) ON CONFLICT (name) DO UPD
 GET_CONTROL = "SELECT value FROM queue_control WHERE name = ?"
 
 REGISTER_PROCESS = """
-INSERT INTO processes VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (id) DO UPDATE SET role = excluded.role, heartbeat_at = excluded.heartbeat_at"""
+INSERT INTO processes (id, role, boot_id, pid_namespace, pid, start_ticks, started_at, heartbeat_at, resolved)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET
+    role = excluded.role, heartbeat_at = excluded.heartbeat_at, resolved = excluded.resolved"""
 BEAT = "UPDATE processes SET heartbeat_at = ? WHERE id = ?"
 FORGET_PROCESS = "DELETE FROM processes WHERE id = ?"
 SILENT_PROCESSES = """
 SELECT id, boot_id, pid_namespace, pid, start_ticks FROM processes WHERE heartbeat_at < ?
 AND NOT EXISTS (SELECT 1 FROM jobs WHERE owner = processes.id AND state = 'running')"""
 LIST_PROCESSES = """
-SELECT id, role, boot_id, pid_namespace, pid, start_ticks, started_at, heartbeat_at FROM processes
+SELECT role, boot_id, pid_namespace, pid, start_ticks, started_at, heartbeat_at, resolved FROM processes
 ORDER BY started_at"""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stackd.core.errors import SchemaError
-from stackd.store.connection import begin, translate, uri
+from stackd.store.connection import Tx, begin, translate, uri
 from stackd.store.file import unusable
 
 FOLDER = Path(__file__).parent / "migrations"
@@ -72,6 +72,12 @@ def migrate(
         return _apply(raw, path, wanted, now)
     except OSError as error:
         raise unusable(path, error) from error
+
+
+def schema_version(tx: Tx) -> int:
+    """The schema that the file has."""
+    row = tx.one("SELECT max(version) FROM schema_migrations")
+    return 0 if row is None else int(row[0])
 
 
 def _apply(raw: sqlite3.Connection, path: Path, wanted: list[Migration], now: float) -> list[int]:

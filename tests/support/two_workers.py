@@ -132,7 +132,7 @@ class TwoWorkers:
         self._processes[slot] = WorkerProcess(name, self._store, self._graphs, self.clock, self)
         self._write(
             lambda tx: tx.execute(
-                "INSERT INTO processes VALUES (?, 'worker', ?, ?, ?, ?, 0, 0)",
+                "INSERT INTO processes VALUES (?, 'worker', ?, ?, ?, ?, 0, 0, NULL)",
                 (name, real.boot_id, real.namespace, real.pid, real.start_ticks),
             )
         )
