@@ -75,6 +75,7 @@ from stackd.web.metrics import Metrics
 from stackd.web.notes import Notes
 from stackd.web.readiness import Readiness
 from stackd.web.waiting import Waiting
+from stackd.workflows.reconciliation import Reconciliation
 
 EXIT_OK: Final = 0
 EXIT_GAVE_UP: Final = 75  # EX_TEMPFAIL of sysexits.h
@@ -389,6 +390,7 @@ class _Daemon:
             notes=Notes(store, self._clock),
             token=self._token,
         )
+        reconciliation = Reconciliation(store, self._clock)
         builders: dict[str, Callable[[Pulse], Service]] = {
             "worker": lambda pulse: Worker(
                 store=store,
@@ -409,6 +411,7 @@ class _Daemon:
                 lease=settings.lease,
                 interval=settings.scheduler_interval,
                 pulse=pulse,
+                reconciliation=reconciliation,
             ),
             "timers": lambda pulse: Timers(
                 store=store,

@@ -80,6 +80,13 @@ UPDATE jobs SET state = 'cancelled', finished_at = ?
 WHERE kind = ? AND subject = ? AND finished_at IS NULL AND state <> 'running'
 RETURNING id, fence, concurrency_key"""
 
+DISCARD = """
+UPDATE jobs SET state = 'discarded', error = ?, owner = NULL, leased_until = NULL, finished_at = ?
+WHERE id = ? AND finished_at IS NULL RETURNING kind, subject, fence, concurrency_key"""
+OFFER_AGAIN = """
+UPDATE jobs SET state = 'available', blocked = 0, owner = NULL, leased_until = NULL
+WHERE id = ? AND state = 'running' AND owner IS NULL RETURNING kind, subject, rescues, concurrency_key"""
+
 RUNNING_OWNERS = """
 SELECT DISTINCT jobs.owner, processes.boot_id, processes.pid_namespace, processes.pid,
        processes.start_ticks, processes.heartbeat_at

@@ -165,6 +165,29 @@ def cancel_pending(tx: Tx, *, kind: str, subject: int | str, now: float) -> bool
     return bool(rows)
 
 
+def discard(tx: Tx, job_id: int, *, error: str, now: float) -> bool:
+    """End a live job that shall not run, whoever holds it; False if it has ended.
+
+    Who runs it finds its claim lost.
+    """
+    row = tx.one(sql.DISCARD, (error, now, job_id))
+    if row is None:
+        return False
+    kind, subject, fence, key = row
+    fill_places(tx, key)
+    tx.emit(JobSettled(job_id, kind, subject, fence, JobState.DISCARDED))
+    return True
+
+
+def offer_again(tx: Tx, job_id: int) -> None:
+    """Take back a job that is running and nobody's."""
+    row = tx.one(sql.OFFER_AGAIN, (job_id,))
+    if row is not None:
+        kind, subject, rescues, key = row
+        fill_places(tx, key)
+        tx.emit(JobRescued(job_id, kind, subject, JobState.AVAILABLE, rescues))
+
+
 def dead_owners(tx: Tx, *, me: str, watch: Watch) -> list[str]:
     """Processes that hold running jobs and are proven dead: gone by pid and start time, or silent too long.
 
@@ -215,12 +238,25 @@ def fill_places(tx: Tx, concurrency_key: str | None) -> None:
     first = tx.one(sql.FIRST_BLOCKED, (concurrency_key,))
     if first is None:
         return
-    free = UNBLOCK_BATCH
-    if first[0] is not None:
-        taken = _count(tx, sql.COUNT_RUNNING_OF_KEY, concurrency_key)
-        free = first[0] - taken - _count(tx, sql.COUNT_OFFERED_OF_KEY, concurrency_key)
+    free = UNBLOCK_BATCH if first[0] is None else _free_places(tx, concurrency_key, first[0])
     for row in tx.rows(sql.UNBLOCK, (concurrency_key, max(free, 0))):
         tx.emit(JobUnblocked(*row))
+
+
+def _free_places(tx: Tx, key: str, limit: int) -> int:
+    taken = _count(tx, sql.COUNT_RUNNING_OF_KEY, key)
+    return limit - taken - _count(tx, sql.COUNT_OFFERED_OF_KEY, key)
+
+
+def keys_with_free_places(tx: Tx) -> list[str]:
+    """The concurrency keys, of those with a limit, of which a job is set aside beside a free place."""
+    return [
+        key
+        for (key,) in tx.rows(sql.BLOCKED_KEYS)
+        if (first := tx.one(sql.FIRST_BLOCKED, (key,))) is not None
+        and first[0] is not None
+        and _free_places(tx, key, first[0]) > 0
+    ]
 
 
 def fill_all_places(tx: Tx) -> None:

@@ -1,4 +1,4 @@
-"""Keeps the queue whole: takes back the claims of dead processes and forgets what has expired or is not used.
+"""Keeps the queue whole: takes back claims of the dead, mends what does not fit together, forgets what has expired.
 
 Also keeps disk space aside for a full disk, and gives back what the store needs no more.
 
@@ -27,6 +27,7 @@ from stackd.store.connection import Tx
 from stackd.store.database import Database
 from stackd.supervisor.service import Pulse
 from stackd.workflows import executions, why
+from stackd.workflows.reconciliation import Reconciliation
 
 PRUNE_BATCH = 500  # rows per transaction: small steps never hold up the writer
 PRUNE_BATCHES = 20  # per round; the rest follows in the next
@@ -67,6 +68,7 @@ class Scheduler:
         lease: float,
         interval: float,
         pulse: Pulse,
+        reconciliation: Reconciliation,
     ) -> None:
         self._store = store
         self._blobs = blobs
@@ -75,6 +77,7 @@ class Scheduler:
         self._watch = Watch(clock, patience=SILENT_LEASES * lease)
         self._interval = interval
         self._pulse = pulse
+        self._reconciliation = reconciliation
         self._clocks_apart = clock.time() - clock.monotonic()
         self._slept_at = -math.inf  # by the monotonic clock
         self._working = anyio.CancelScope()
@@ -114,6 +117,7 @@ class Scheduler:
         rescued = await self._store.write(take_back, durable=False)
         if rescued:
             _log.info("took back jobs of dead processes", jobs=rescued)
+        await self._reconciliation.round(beat=self._pulse.beat)
         unused_since = now - (math.inf if self._has_just_slept(now) else BLOB_GRACE)
         keys = await self._prune(lambda tx, some: executions.prune_keys(tx, now=now, limit=some))
         await self._prune(lambda tx, some: why.prune(tx, now=now, limit=some))

@@ -13,6 +13,7 @@ from stackd.queue.job import JobRescued, QueuePaused, QueueResumed
 from stackd.store.database import StoreWritesStopped
 from stackd.supervisor.supervisor import ServiceMoved
 from stackd.workflows.catalogue import WorkflowChanged
+from stackd.workflows.consistency import ConsistencyRepaired
 from stackd.workflows.executions import (
     JOB_KIND,
     ExecutionFinished,
@@ -38,22 +39,26 @@ _log = structlog.get_logger("stackd.events")
 def log_events(events: EventBus, *, level: str) -> None:
     """Log the events of `events`; the many that only `debug` shows are not even heard at other levels."""
     events.subscribe(lambda event: _log.info(_words(event), **_facts(event)), *TOLD)
-    events.subscribe(_tell_bad_end, ExecutionFinished, ExecutionParked)
+    events.subscribe(_tell_bad, ExecutionFinished, ExecutionParked, ConsistencyRepaired)
     if level == "debug":
         events.subscribe(_tell_rest, Event)
 
 
-def _is_bad_end(event: Event) -> bool:
-    return isinstance(event, ExecutionFinished | ExecutionParked) and event.status in BAD_ENDS
+def _is_bad(event: Event) -> bool:
+    match event:
+        case ExecutionFinished() | ExecutionParked():
+            return event.status in BAD_ENDS
+        case _:
+            return isinstance(event, ConsistencyRepaired)
 
 
-def _tell_bad_end(event: Event) -> None:
-    if _is_bad_end(event):
+def _tell_bad(event: Event) -> None:
+    if _is_bad(event):
         _log.warning(_words(event), **_facts(event))
 
 
 def _tell_rest(event: Event) -> None:
-    if not (isinstance(event, TOLD) or _is_bad_end(event)):
+    if not (isinstance(event, TOLD) or _is_bad(event)):
         _log.debug(_words(event), **_facts(event))
 
 

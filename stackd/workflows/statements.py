@@ -2,6 +2,8 @@
 
 from functools import cache
 
+from stackd.queue.job import MAX_RESCUES
+
 # Workflows and versions
 
 GET_WORKFLOW = """
@@ -313,3 +315,114 @@ SELECT id FROM blobs WHERE refs = 0 AND created_at < ? ORDER BY created_at LIMIT
 BLOBS_PUT_ONCE = """
 SELECT b.id FROM json_each(?) CROSS JOIN blobs b ON b.id = value WHERE b.refs = 0 AND b.puts = 1"""
 BLOB_TOTALS = "SELECT count, bytes FROM blob_totals WHERE one = 1"
+
+# Consistency (consistency.py says what each finds). Each looks at what is live only, gives the number of an
+# execution and its name for people first, and takes the numbers between which it looks: all, or one.
+# +seq is seq without its affinity: with it, SQLite would not look up a subject, which has none, in its index.
+
+_FINAL = "('completed', 'failed', 'cancelled')"
+_LIVE_JOB = "j.kind = 'execution.run' AND j.finished_at IS NULL"
+_HAS_JOB = f"EXISTS (SELECT 1 FROM jobs j WHERE j.subject = +e.seq AND {_LIVE_JOB})"  # noqa: S608  # constants, here and below
+_HAS_TIMER = """
+EXISTS (SELECT 1 FROM timers t WHERE t.execution = n.execution AND t.key = n.key AND t.state = 'pending')"""
+_OPEN_NODE = "n.status IN ('pending', 'running', 'waiting')"  # as the index says it
+_OPEN_NODES = f"""
+FROM node_runs n INDEXED BY node_runs_open CROSS JOIN executions e ON e.seq = n.execution
+WHERE {_OPEN_NODE} AND n.execution BETWEEN ? AND ?"""
+_AWAITED = f"""
+{_OPEN_NODES} AND n.status = 'waiting' AND e.status NOT IN {_FINAL} AND NOT {_HAS_TIMER}"""
+# The execution that a waiting node run says it has started.
+_CALLED = """
+iif(n.type = 'action.workflow.run' AND json_valid(CAST(n.metadata AS TEXT)),
+    json_extract(CAST(n.metadata AS TEXT), '$.executionId'), NULL)"""
+_IS_CALLED = f"c.id = {_CALLED} AND c.parent = n.execution AND c.parent_key = n.key"
+
+FIND_WITHOUT_JOB = f"""
+SELECT e.seq, e.id FROM executions e
+WHERE e.status IN ('queued', 'running') AND e.status <> 'completed' AND e.seq BETWEEN ? AND ?
+AND NOT {_HAS_JOB}"""  # noqa: S608
+FIND_JOB_ALONE = f"""
+SELECT j.subject, 'job ' || j.id, j.id FROM jobs j
+WHERE {_LIVE_JOB} AND j.subject BETWEEN ? AND ?
+AND NOT EXISTS (SELECT 1 FROM executions e WHERE e.seq = j.subject)"""  # noqa: S608
+FIND_JOB_OF_ENDED = f"""
+SELECT e.seq, e.id, j.id FROM jobs j CROSS JOIN executions e ON e.seq = j.subject
+WHERE {_LIVE_JOB} AND j.subject BETWEEN ? AND ? AND e.status IN {_FINAL}"""  # noqa: S608
+FIND_JOB_OF_RESTING = f"""
+SELECT e.seq, e.id, iif(j.state = 'running', 'running', 'queued')
+FROM executions e CROSS JOIN jobs j ON j.subject = +e.seq
+WHERE e.status IN ('waiting', 'uncertain') AND e.status <> 'completed' AND e.seq BETWEEN ? AND ? AND {_LIVE_JOB}"""  # noqa: S608
+FIND_CLAIM_OF_QUEUED = """
+SELECT e.seq, e.id, 'running' FROM jobs j INDEXED BY jobs_running CROSS JOIN executions e ON e.seq = j.subject
+WHERE j.state = 'running' AND j.kind = 'execution.run' AND j.subject BETWEEN ? AND ? AND e.status = 'queued'"""
+FIND_ENDED_AND_LIVE = f"""
+SELECT j.subject, 'job ' || j.id, j.id FROM jobs j
+WHERE {_LIVE_JOB} AND j.subject BETWEEN ? AND ? AND j.state IN ('completed', 'cancelled', 'discarded')"""  # noqa: S608
+FIND_CLAIM_BY_NOBODY = """
+SELECT j.subject, 'job ' || j.id, j.id FROM jobs j
+WHERE j.state = 'running' AND j.owner IS NULL AND j.kind = 'execution.run' AND j.subject BETWEEN ? AND ?"""
+FIND_ODD_COUNTS = f"""
+SELECT j.subject, 'job ' || j.id FROM jobs j
+WHERE {_LIVE_JOB} AND j.subject BETWEEN ? AND ?
+AND (j.rescues NOT BETWEEN 0 AND {MAX_RESCUES} OR j.attempt < 0 OR j.fence < 0)"""  # noqa: S608
+CLAIMS_OF = """
+SELECT subject, 'job ' || id, fence FROM jobs WHERE owner = ? AND state = 'running' AND leased_until < ?"""
+
+FIND_NOTHING_AWAITED = f"""
+SELECT e.seq, e.id FROM executions e
+WHERE e.status = 'waiting' AND e.status <> 'completed' AND e.seq BETWEEN ? AND ? AND NOT {_HAS_JOB}
+AND NOT EXISTS (SELECT 1 FROM node_runs n INDEXED BY node_runs_open
+                WHERE n.execution = e.seq AND {_OPEN_NODE} AND n.status = 'waiting')"""  # noqa: S608
+FIND_NODE_LEFT = f"""
+SELECT e.seq, e.id {_OPEN_NODES} AND n.status <> 'waiting' AND n.type <> 'logic.foreach'
+AND e.status = 'waiting' AND NOT {_HAS_JOB} GROUP BY n.execution"""
+FIND_NOTHING_UNCERTAIN = f"""
+SELECT e.seq, e.id FROM executions e
+WHERE e.status = 'uncertain' AND e.status <> 'completed' AND e.seq BETWEEN ? AND ? AND NOT {_HAS_JOB}
+AND NOT EXISTS (SELECT 1 FROM node_runs n WHERE n.execution = e.seq AND n.status = 'uncertain')"""  # noqa: S608
+FIND_WAIT_ENDLESS = f"""
+SELECT e.seq, e.id || ':' || n.key, n.key, n.type, n.metadata {_AWAITED} AND {_CALLED} IS NULL"""
+FIND_CALL_UNHEARD = f"""
+SELECT e.seq, e.id || ':' || n.key, c.seq
+FROM node_runs n INDEXED BY node_runs_open CROSS JOIN executions e ON e.seq = n.execution
+CROSS JOIN executions c ON {_IS_CALLED}
+WHERE {_OPEN_NODE} AND n.execution BETWEEN ? AND ? AND n.status = 'waiting' AND e.status NOT IN {_FINAL}
+AND c.status IN {_FINAL}"""  # noqa: S608
+FIND_CALL_LOST = f"""
+SELECT e.seq, e.id || ':' || n.key, n.key {_AWAITED} AND {_CALLED} IS NOT NULL
+AND NOT EXISTS (SELECT 1 FROM executions c WHERE {_IS_CALLED})"""  # noqa: S608
+FIND_OPEN_AFTER_END = f"""
+SELECT e.seq, e.id {_OPEN_NODES} AND e.status IN {_FINAL} GROUP BY n.execution"""
+FIND_CANCEL_UNHEARD = f"""
+SELECT e.seq, e.id FROM executions e INDEXED BY executions_to_cancel
+WHERE e.cancel_requested = 1 AND e.finished_at IS NULL AND e.seq BETWEEN ? AND ? AND e.status NOT IN {_FINAL}
+AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.subject = +e.seq AND {_LIVE_JOB} AND j.state = 'running')"""  # noqa: S608
+
+FIND_TIMER_ALONE = f"""
+SELECT t.execution, coalesce(e.id, 'execution ' || t.execution) || ':' || t.key, t.id
+FROM timers t INDEXED BY timers_pending LEFT JOIN executions e ON e.seq = t.execution
+WHERE t.state = 'pending' AND t.execution BETWEEN ? AND ?
+AND (e.seq IS NULL OR e.status IN {_FINAL} OR (t.key <> '' AND NOT EXISTS (
+    SELECT 1 FROM node_runs n WHERE n.execution = t.execution AND n.key = t.key AND n.status = 'waiting')))"""  # noqa: S608
+FIND_TIMERS_OVERDUE = """
+SELECT t.execution, e.id || ':' || t.key, t.id FROM timers t JOIN executions e ON e.seq = t.execution
+WHERE t.state = 'pending' AND t.due_at < ? ORDER BY t.due_at LIMIT ?"""
+# Those that are kept longest: there may be many millions.
+FIND_KEYS_ALONE = """
+SELECT 0, k.execution_id FROM (SELECT execution_id FROM dedupe_keys ORDER BY expires_at DESC LIMIT ?) k
+WHERE NOT EXISTS (SELECT 1 FROM executions e WHERE e.id = k.execution_id)"""
+
+
+def first(statement: str, rows: int) -> str:
+    """Gives no more than the first `rows` of what `statement` finds."""
+    return f"{statement} LIMIT {rows}"
+
+
+def counted(statement: str) -> str:
+    """Gives how many rows `statement` finds."""
+    return f"SELECT count(*) FROM ({statement})"  # noqa: S608  # a constant
+
+
+TAKE_UP = """
+UPDATE executions SET status = ?, wakes = wakes + 1 WHERE seq = ? AND status IN ('queued', 'waiting', 'uncertain')"""
+DROP_TIMER = "UPDATE timers SET state = 'cancelled' WHERE id = ? AND state = 'pending'"

@@ -201,6 +201,34 @@ async def test_ended_job_is_never_claimed_again(
     assert await queue.claim() == []
 
 
+async def test_discard_ends_a_live_job_whoever_holds_it_and_frees_its_place(queue: Queue) -> None:
+    narrow = {"concurrency_key": "k", "concurrency_limit": 1}
+    held, waits = await queue.enqueue(NewJob("a", **narrow), NewJob("a", **narrow))
+    (job,) = await queue.claim()
+
+    done = [await queue.do(verbs.discard, job_id=held, error="x", now=queue.now) for _ in range(2)]
+
+    assert done == [True, False]
+    assert await queue.states() == {held: "discarded", waits: "available"}
+    assert [job.id for job in await queue.claim()] == [waits]
+    assert await queue.settle(job, Complete()) is None
+    query = "SELECT owner, leased_until, error FROM jobs WHERE id = ?"
+    assert await queue.database.read(lambda tx: tx.one(query, (held,))) == (None, None, "x")
+
+
+async def test_only_a_claim_that_is_nobodys_is_offered_again(queue: Queue) -> None:
+    mine, nobodys = await queue.enqueue(NewJob("a"), NewJob("a"))
+    await queue.claim()
+    await queue.database.write(
+        lambda tx: tx.execute("UPDATE jobs SET owner = NULL WHERE id = ?", (nobodys,))
+    )
+
+    for job_id in (mine, nobodys):
+        await queue.do(verbs.offer_again, job_id=job_id)
+
+    assert await queue.states() == {mine: "running", nobodys: "available"}
+
+
 async def test_cancel_of_a_waiting_job_ends_it_and_of_a_running_one_does_not(queue: Queue) -> None:
     await queue.enqueue(NewJob("a", subject=1), NewJob("a", subject=2))
     (running,) = await queue.claim(1)

@@ -45,6 +45,7 @@ from stackd.web.notes import Notes
 from stackd.web.readiness import Readiness
 from stackd.web.waiting import Waiting
 from stackd.workflows.executions import ExecutionFinished, TimerFired
+from stackd.workflows.reconciliation import Reconciliation
 
 THIS_PROCESS = current_process()  # read here: a test may not block its loop
 WITHIN = 5.0  # seconds of real time after which a test that hangs fails
@@ -124,6 +125,7 @@ class Site:
             lease=LEASE,
             interval=5.0,
             pulse=Pulse(self.world.clock),
+            reconciliation=Reconciliation(self.database, self.world.clock),
         )
 
     def timers(self) -> Service:

@@ -38,6 +38,7 @@ from stackd.store.database import Database, open_database
 from stackd.supervisor.service import Pulse, Service
 from stackd.workflows import blobs, executions
 from stackd.workflows.executions import NewExecution, NodeRow, NodeStatus, TimerFired
+from stackd.workflows.reconciliation import Reconciliation
 
 THIS_PROCESS = current_process()  # read here: a test may not block its loop
 INTERVAL = 5.0
@@ -83,6 +84,7 @@ class Site:
             lease=LEASE,
             interval=INTERVAL,
             pulse=Pulse(self.clock),
+            reconciliation=Reconciliation(self.store, self.clock),  # type: ignore[arg-type]
         )
 
     def timers(self, store: Any = None, *, batch: int = BATCH) -> Timers:

@@ -47,6 +47,7 @@ def test_config_file_is_what_the_settings_table_says():
         ("settings", documents.settings_part),
         ("events", documents.events_part),
         ("errors", documents.errors_part),
+        ("findings", documents.findings_part),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -81,6 +82,13 @@ def test_every_event_says_what_happened():
 
     assert documents.events()
     assert silent == []
+
+
+def test_every_code_of_a_finding_is_in_its_table_and_no_other():
+    source = (documents.ROOT / "stackd" / "workflows" / "consistency.py").read_text()
+    written = set(re.findall(r'"(queue\.[a-z_]+)", f?"', source))
+
+    assert {code.strip("`") for code, *_ in rows(section("Queue consistency"))[1:]} == written
 
 
 # -- commands

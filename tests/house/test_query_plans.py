@@ -33,6 +33,9 @@ LIVE_ROWS = {
     "jobs_waiting",
 }
 
+# Of what nobody bounds, this looks at a bounded part, and only when somebody asks.
+WALKS = {"FIND_KEYS_ALONE"}
+
 SORTS = {
     "COUNT_LIVE_BY_STATE": "groups every live row",
     "COUNT_ENDED_BY_STATE": "groups the ended rows that are kept; only the queue's status asks",
@@ -111,7 +114,7 @@ def test_file_has_no_statistics(file):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in ALL if name not in COUNTS_ALL | NARROWED_BY.keys()]
+    "name", [name for name in ALL if name not in COUNTS_ALL | WALKS | NARROWED_BY.keys()]
 )
 def test_statement_walks_over_no_table_that_grows(file, name):
     steps = plan(file, ALL[name])
@@ -127,6 +130,15 @@ def test_list_is_narrowed_down_by_an_index(file, name):
 
     assert step.startswith("SEARCH executions ")
     assert NARROWED_BY[name] in step
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name.startswith("FIND_")])
+def test_what_looks_at_all_live_rows_looks_the_rest_up(file, name):
+    """A walk for each of a hundred thousand rows, even over no more, takes minutes."""
+    steps = [step for step in plan(file, ALL[name]) if step.startswith(("SCAN", "SEARCH"))]
+
+    assert [step for step in steps[1:] if re.match("SCAN (?!k$)", step)] == []
+    assert [step for step in steps if "PRIMARY KEY (rowid>?" in step] == []
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from stackd import settings
 from stackd.core import errors
 from stackd.core.errors import StackdError
 from stackd.core.events import Event
+from stackd.workflows.consistency import CHECKS, Mended
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -77,6 +78,21 @@ def errors_part() -> str:
     )
 
 
+def findings_part() -> str:
+    by = {Mended.ITSELF: "itself", Mended.REPAIR: "`queue repair`", Mended.NONE: "a person"}
+    return _table(
+        ("code", "what does not fit together", "mended by", "how"),
+        (
+            (_code(check.code), _capital(check.about), by[check.mended], _capital(check.mending))
+            for check in CHECKS
+        ),
+    )
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
 def events() -> list[type[Event]]:
     """Every kind of event in the package, by module, in the order written there."""
     for module in pkgutil.walk_packages(stackd.__path__, "stackd."):
@@ -122,6 +138,7 @@ def readme(text: str) -> str:
         ("settings", settings_part()),
         ("events", events_part()),
         ("errors", errors_part()),
+        ("findings", findings_part()),
     ):
         text = with_part(text, name, part)
     return text

@@ -16,7 +16,7 @@ from stackd.runtime.events import NodeSent
 from stackd.runtime.workflow_runtime import claim
 from stackd.store.database import Database
 from stackd.testing import ok
-from stackd.workflows import executions
+from stackd.workflows import consistency, executions
 from stackd.workflows.executions import FINAL, CallEnded, CancelRequested, Decision, ExecutionStatus
 from support import invariants
 from support.runs import LEASE, World
@@ -122,11 +122,12 @@ class Life:
     async def through(self, execution_id: str, blow: Blow, moment: int | None) -> bool:
         """Live under a blow at that moment, then to the end; whether it lived so long. What must hold is looked at."""
         lived_so_long = await self._struck(execution_id, blow, moment)
-        await self._database.read(lambda tx: invariants.check_loops(tx._connection))
+        await self._all_fits_together()
         finished, before = await self.steps("completed"), self.sent.copy()
         in_flight = {step for step in await self.steps("running", "unsafe") if before[step]}
         unknown = in_flight | await self.steps("uncertain")
         await self._to_the_end()
+        await self._all_fits_together()
         await self._nothing_is_left()
         for step in finished:
             assert self.sent[step] == before[step], f"{step} was finished and sent again"
@@ -188,6 +189,7 @@ class Life:
             if not rows:
                 break
             execution, key = rows[0]
+            await self._all_fits_together()
             decision = next(self._decisions)
             self._retries[execution, key] += decision == "retry"
             await world.resolve(execution, decision, key)
@@ -212,6 +214,7 @@ class Life:
             due_at = await self._database.read(executions.next_timer)
             if due_at is None:
                 return
+            await self._all_fits_together()
             world.clock.advance(max(due_at - world.clock.time(), 0.0) + 0.001)
             await world.fire_timers()
 
@@ -237,17 +240,19 @@ class Life:
         rows = await self._database.read(lambda tx: tx.rows(query, values))
         return {(execution, key) for execution, key in rows}
 
+    async def _all_fits_together(self) -> None:
+        found = await self._database.read(lambda tx: consistency.findings(tx, now=0.0))
+        assert found == []
+        await self._database.read(lambda tx: invariants.check_loops(tx._connection))
+
     async def _nothing_is_left(self) -> None:
         left = {
             "jobs": "SELECT * FROM jobs WHERE state IN ('available', 'running', 'scheduled', 'retryable')",
-            "timers": "SELECT * FROM timers t JOIN executions e ON e.seq = t.execution "
-            "JOIN node_runs n ON n.execution = t.execution AND n.key = t.key "
-            "WHERE t.state = 'pending' AND n.status = 'waiting'",
+            "timers": "SELECT * FROM timers WHERE state = 'pending'",
             "loop items": "SELECT * FROM loop_items l JOIN executions e ON e.seq = l.execution "
             "WHERE e.status = 'completed'",  # of others, a person may let them go on
-            "open": "SELECT e.status, n.key, n.status FROM node_runs n "
-            "JOIN executions e ON e.seq = n.execution "
-            "WHERE n.status IN ('pending', 'running', 'waiting')",
+            "open": "SELECT execution, key, status FROM node_runs "
+            "WHERE status IN ('pending', 'running', 'waiting')",
         }
         for what, query in left.items():
             rows = await self._database.read(lambda tx, query=query: tx.rows(query))
