@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 
-from stackd.cli.context import JsonFlag, daemon, print_json, say
-from stackd.client.models import QueueView
+from stackd.cli.context import (
+    JsonFlag,
+    complain,
+    daemon,
+    print_json,
+    say,
+    waiting,
+)
+from stackd.client.models import QueueCheckView, QueueRepairView, QueueView
+
+SHOWN = 3  # ids of a finding
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -28,6 +39,60 @@ def pause(as_json: JsonFlag = False) -> None:
 def resume(as_json: JsonFlag = False) -> None:
     """Claim again."""
     _show(daemon().post("/api/queue/resume", None, QueueView), as_json=as_json)
+
+
+@app.command()
+def check(as_json: JsonFlag = False) -> None:
+    """What does not fit together in the store; ends with 1 if anything does."""
+    with waiting("looking through the store"):
+        view = daemon().get("/api/queue/check", QueueCheckView)
+    if as_json:
+        print_json(view)
+    else:
+        _show_findings(view)
+    if not view["sound"]:
+        sys.exit(1)
+
+
+@app.command()
+def repair(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Mend what does not fit together; ends with 1 if anything is left."""
+    with waiting("looking through the store"):
+        view = daemon().post("/api/queue/repair", {"dryRun": dry_run}, QueueRepairView)
+    if as_json:
+        print_json(view)
+    else:
+        for repaired in view["repaired"]:
+            say(f"mended {repaired['code']}: {repaired['count']}")
+        _show_findings(view)
+    if not view["sound"]:
+        sys.exit(1)
+
+
+def _show_findings(view: dict[str, Any]) -> None:
+    if view["sound"]:
+        say("all fits together")
+        return
+    for finding in view["findings"]:
+        say(f"{finding['code']}: {finding['about']}")
+        of = _some(finding["ids"], finding["count"])
+        say(f"  {finding['count']}, {_MENDED[finding['repair']]}: {of}")
+    complain("README, Queue consistency, says what each of these means")
+
+
+_MENDED = {
+    "itself": "mended by itself",
+    "repair": "mended by `stackd queue repair`",
+    "none": "for a person to look at",
+}
+
+
+def _some(ids: Sequence[str], count: int) -> str:
+    more = f" and {count - SHOWN} more" if count > SHOWN else ""
+    return ", ".join(ids[:SHOWN]) + more
 
 
 def _show(view: dict[str, Any], *, as_json: bool) -> None:

@@ -215,6 +215,47 @@ class QueueView(Model):
     processes: list[ProcessView]
 
 
+class QueueFindingView(Model):
+    """Something in the store that does not fit together.
+
+    `ids`: of what, fifty at most; `count`: how many in all. `repair`: `itself`, at the next reconciliation at the
+    latest; `repair`, when somebody asks for it; `none`, a person must look.
+    """
+
+    code: str
+    about: str
+    count: int
+    ids: list[str]
+    repair: Literal["itself", "repair", "none"]
+
+
+class QueueCheckView(Model):
+    """`sound`: there are no findings."""
+
+    sound: bool
+    checked_at: str
+    duration_ms: float
+    findings: list[QueueFindingView]
+
+
+class QueueRepairRequest(Model):
+    """`dry_run`: only look."""
+
+    dry_run: bool = False
+
+
+class RepairedView(Model):
+    code: str
+    count: int
+
+
+class QueueRepairView(QueueCheckView):
+    """What was mended, and what is left."""
+
+    dry_run: bool
+    repaired: list[RepairedView]
+
+
 class TokenView(Model):
     """A token without its secret. `state`: usable, expired or revoked."""
 

@@ -92,6 +92,8 @@ EXPECTED = {
     ("POST", "/api/executions/{id}/retry"): "run",
     ("GET", "/api/blobs/{id}"): "read",
     ("GET", "/api/queue"): "read",
+    ("GET", "/api/queue/check"): "read",
+    ("POST", "/api/queue/repair"): "admin",
     ("POST", "/api/queue/pause"): "admin",
     ("POST", "/api/queue/resume"): "admin",
     ("GET", "/api/tokens"): "admin",
