@@ -355,6 +355,7 @@ class _Daemon:
             roll=random.random,
         )
         readiness = self._readiness
+        reconciliation = Reconciliation(store, self._clock)
         checks = Checks(
             store=store,
             supervisor=self._supervisor,
@@ -363,6 +364,7 @@ class _Daemon:
             identity=self._identity,
             lag=self._lag,
             state_dir=settings.state_dir,
+            reconciliation=reconciliation,
         )
         context = Context(
             settings=settings,
@@ -390,7 +392,6 @@ class _Daemon:
             notes=Notes(store, self._clock),
             token=self._token,
         )
-        reconciliation = Reconciliation(store, self._clock)
         builders: dict[str, Callable[[Pulse], Service]] = {
             "worker": lambda pulse: Worker(
                 store=store,

@@ -22,6 +22,7 @@ from stackd.supervisor.lag import LoopLag
 from stackd.supervisor.supervisor import Supervisor
 from stackd.web.readiness import GOOD, Found, Readiness, fail, warn
 from stackd.workflows import executions
+from stackd.workflows.reconciliation import Reconciliation
 
 WRITE_LIMIT: Final = 1.0  # seconds a commit may take before the store counts as not working
 WRITE_FRESH: Final = 5.0  # seconds a commit stays good as evidence: probes cause no storm of syncs
@@ -49,6 +50,7 @@ class Checks:
         identity: ProcessIdentity,
         lag: LoopLag,
         state_dir: Path,
+        reconciliation: Reconciliation,
     ) -> None:
         self._store = store
         self._supervisor = supervisor
@@ -56,6 +58,7 @@ class Checks:
         self._identity = identity
         self._lag = lag
         self._state_dir = state_dir
+        self._reconciliation = reconciliation
         self._worked_at = -WORK_FRESH
         self._sent_at = -WORK_FRESH
         self._apart = clock.time() - clock.monotonic()
@@ -73,6 +76,8 @@ class Checks:
         readiness.add("disk", self._disk)
         if not {"api", "worker"}.isdisjoint(services):
             readiness.add("queue.work", self._work, glance=self._worked)
+        if "scheduler" in services:  # which reconciles
+            readiness.add("queue.consistency", glance=self._consistent)
         if not {"api", "timers"}.isdisjoint(services):
             readiness.add("timers", self._timers)
         readiness.add("loop", glance=self._late)
@@ -157,6 +162,15 @@ class Checks:
             row.role in processes.WORKING_ROLES and not is_gone(row.identity)
             for row in processes.listed(tx)
         )
+
+    def _consistent(self) -> Found:
+        last = self._reconciliation.last
+        if last is None:
+            return fail("the store was not looked through yet")
+        if last.is_sound:
+            return GOOD
+        told = ", ".join(f"{found.code} ({found.count})" for found in last.left)
+        return fail(f"does not fit together: {told}; see `stackd queue check`")
 
     async def _timers(self) -> Found:
         now = self._clock.time()

@@ -20,7 +20,7 @@ from stackd.core.process import ProcessIdentity, is_gone
 from stackd.queue import processes, verbs
 from stackd.queue import statements as of_jobs
 from stackd.store.connection import Tx
-from stackd.workflows import executions
+from stackd.workflows import executions, why
 from stackd.workflows import statements as sql
 from stackd.workflows.executions import CallEnded, NodeStatus
 from stackd.workflows.resume import EXPIRES
@@ -117,6 +117,7 @@ def repair(tx: Tx, *, check: Check, rows: Sequence[Row], now: float) -> int:
     """Mend what was found as `rows`, as far as it still is so; how many."""
     count = 0 if check.repair is None else check.repair(tx, rows, now)
     if count:
+        why.note(tx, check.code, why.QUEUE, f"{check.about}: {check.mending}", now=now, count=count)
         tx.emit(ConsistencyRepaired(check.code, tuple(str(row[1]) for row in rows[:IDS]), count))
     return count
 

@@ -643,3 +643,26 @@ def test_deliveries_are_counted_by_what_became_of_them(daemon: DaemonProcess) ->
     after = counts()
     grown = {outcome: after[outcome] - before.get(outcome, 0.0) for outcome in after}
     assert grown == {"accepted": 1, "duplicate": 1, "refused": 1}
+
+
+# -- what is told of those that started nothing
+
+
+def test_why_tells_of_deliveries_that_started_nothing(daemon: DaemonProcess) -> None:
+    daemon.load(echo("why", path="why"))
+    first = daemon.deliver("why", {}, Idempotency_Key="k").json["executionId"]
+    for _ in range(3):
+        daemon.deliver("why", {}, Idempotency_Key="k")
+    daemon.deliver("why", {}, method="PUT")
+    daemon.api.post("/api/workflows/why/deactivate")
+    daemon.deliver("why", {})
+
+    def notes(subject: str) -> dict[str, int]:
+        view = daemon.api.get(f"/api/why/{subject}")
+        return {note["code"]: note["count"] for note in view["notes"]}
+
+    refused = {"method.not_allowed": 1, "workflow.inactive": 1}
+    eventually("the refusals are told", lambda: notes("why") == refused)
+    eventually("the duplicates are told", lambda: notes(first) == {"delivery.duplicate": 3})
+    (reason,) = daemon.api.get("/api/why/why")["reasons"]
+    assert reason["hint"] == "stackd workflows activate why"
