@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from support.held import held
 from support.runs import LEASE, World
 
+from stackd import __version__
 from stackd.core.clock import SystemClock
 from stackd.core.errors import NodeError
 from stackd.core.events import EventBus
@@ -25,6 +26,7 @@ from stackd.queue import processes
 from stackd.runtime.workflow_runtime import Claimed, claim
 from stackd.store.connection import Tx
 from stackd.store.database import Database, open_database
+from stackd.store.migrations import known_migrations
 from stackd.testing import FakeClock
 from stackd.workflows import executions, reconciliation, resume
 from stackd.workflows.consistency import CHECKS, ConsistencyRepaired
@@ -40,6 +42,7 @@ from stackd.workflows.reconciliation import (
 )
 
 THIS_PROCESS = current_process()  # read here: a test may not block its loop
+SCHEMA = len(known_migrations())
 _PARENT = psutil.Process().ppid()
 OTHER_PROCESS = replace(THIS_PROCESS, pid=_PARENT, start_ticks=start_ticks(_PARENT) or 0)
 
@@ -788,8 +791,8 @@ async def register(busy: Busy, identity: ProcessIdentity, **other: Any) -> None:
     [
         ({"store": "1:9"}, "store: stack (pid {}) has /x/stackd.db (1:1), worker (pid {}) has /x/stackd.db (1:9)"),
         ({"state": "1:9", "state_path": "/y"}, "state directory: stack (pid {}) has /x (1:2), worker (pid {}) has /y (1:9)"),
-        ({"version": "9"}, "version: stack (pid {}) has 0.1.0, worker (pid {}) has 9"),
-        ({"schema": 99}, "schema: stack (pid {}) has 7, worker (pid {}) has 99"),
+        ({"version": "9"}, f"version: stack (pid {{}}) has {__version__}, worker (pid {{}}) has 9"),
+        ({"schema": 99}, f"schema: stack (pid {{}}) has {SCHEMA}, worker (pid {{}}) has 99"),
         ({"lease": 5.0}, "EXECUTION_LOCK_DURATION_MS: stack (pid {}) has 60000, worker (pid {}) has 5000"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
