@@ -76,7 +76,7 @@ def test_what_was_damaged_while_no_daemon_ran_is_mended_when_one_starts(
     assert quiet.terminate() == 0
 
 
-def test_what_nobody_can_mend_is_logged_and_keeps_nothing_from_starting(
+def test_what_nobody_can_mend_is_logged_and_keeps_it_from_being_called_ready(
     quiet: DaemonProcess,
 ) -> None:
     quiet.api.post("/api/queue/pause")
@@ -84,10 +84,17 @@ def test_what_nobody_can_mend_is_logged_and_keeps_nothing_from_starting(
     quiet.kill()
     damage(quiet, f"UPDATE jobs SET rescues = 99 WHERE id IN (SELECT id FROM {of('jobs', 'subject')})", queued)  # fmt: skip
 
-    quiet.start()
+    quiet.spawn()
 
     (told,) = eventually("it is told", lambda: quiet.logged("does not fit together"))
     assert (told["code"], told["count"], told["level"]) == ("queue.odd_counts", 1, "warning")
+    eventually("it listens", lambda: quiet.logged("ready"))
+    ready = quiet.http("GET", "/readyz?verbose", authorized=False)
+    assert ready.status == 503
+    failing = [name for name, check in ready.json["checks"].items() if check["status"] == "fail"]
+    assert failing == ["queue.consistency"]
+    assert "queue.odd_counts (1)" in ready.json["checks"]["queue.consistency"]["reason"]
+    assert quiet.http("GET", "/livez", authorized=False).status == 200
     assert quiet.terminate() == 0
 
 
