@@ -16,11 +16,11 @@ import structlog
 
 from stackd.core.clock import Clock
 
-STEP = 0.1  # seconds between two looks
+STEP = 0.25  # seconds between two looks; at 0.1 an idle daemon took a tenth of a percent more of a core
 KEPT = 60.0  # seconds of them
 TELL_AFTER = 2.0  # seconds without a turn of the loop, then the thread prints the stacks
 TELL_REGARDLESS_AFTER = 8.0  # seconds, then the timer does
-REARM_EVERY = 1.0  # seconds; each time starts a thread in C
+REARM_EVERY = 2.0  # seconds; each time starts a thread in C
 
 _log = structlog.get_logger(__name__)
 
@@ -75,7 +75,7 @@ class LoopLag:
     def _watch(self) -> None:
         """Print the stacks once for each time that the loop is held up."""
         told_of = 0.0
-        while not self._over.wait(TELL_AFTER / 4):
+        while not self._over.wait(TELL_AFTER / 2):
             turned_at = self._turned_at
             if self._clock.monotonic() - turned_at >= TELL_AFTER and told_of != turned_at:
                 told_of = turned_at
