@@ -27,6 +27,7 @@ MAX_RESTARTS_OF_ALL = 12  # within the window of all
 WINDOW_OF_ALL = 600.0  # seconds
 TRY_AGAIN_AFTER = 300.0  # seconds until one that is not essential, and failed, is tried again
 LOOK_EVERY = 1.0  # seconds between looks for those that hang
+LATE_LOOK = 1.0  # seconds a look may be late; beyond, nobody ran: the process was stopped, or its loop held up
 GONE_WITHIN = 5.0  # seconds one that is stopped has to be gone; then it is stuck
 MOVES_KEPT = 100  # of each service
 
@@ -142,6 +143,14 @@ class _Entry:
         self.lose_readiness()
         self.life = self.current = self.pulse = None
         self.over.set()
+
+    def forgive(self, seconds: float) -> None:
+        """Let a time in which it could not run count for nothing."""
+        if self.state is ServiceState.STARTING:
+            self.began_at += seconds
+        self.asked_at += seconds
+        if self.pulse is not None:
+            self.pulse.at += seconds
 
     def lose_readiness(self) -> None:
         """It is not ready any more. Who waits for the event that is not set yet goes on waiting for it."""
@@ -402,11 +411,16 @@ class Supervisor:
     # -- those that hang
 
     async def _look_forever(self) -> None:
+        self.looked_at = self._clock.monotonic()
         while True:
             await self._clock.sleep(LOOK_EVERY)
-            self.looked_at = self._clock.monotonic()
+            now = self._clock.monotonic()
+            held_up = max(now - self.looked_at - LOOK_EVERY - LATE_LOOK, 0.0)
+            self.looked_at = now
             for entry in self._entries.values():
-                self._look_at(entry, self.looked_at)
+                if held_up:
+                    entry.forgive(held_up)
+                self._look_at(entry, now)
 
     def _look_at(self, entry: _Entry, now: float) -> None:
         if entry.life is None:
