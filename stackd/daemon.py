@@ -40,12 +40,13 @@ from stackd.core.errors import (
     first_error,
 )
 from stackd.core.events import EventBus, Listener
+from stackd.core.handover import Handover, handed_over
 from stackd.core.log import configure_logging
 from stackd.core.process import ProcessIdentity, current_process, give_back_large_buffers
 from stackd.http.client import HttpClient
 from stackd.http.egress import EgressPolicy
 from stackd.http.proxy import Proxy
-from stackd.queue import processes
+from stackd.queue import processes, verbs
 from stackd.queue.admission import Admission
 from stackd.queue.job import RetryPolicy
 from stackd.queue.processes import SILENT_LEASES
@@ -59,8 +60,9 @@ from stackd.services.rotation import Rotation
 from stackd.services.scheduler import Scheduler
 from stackd.services.timers import Timers
 from stackd.services.worker import Worker
-from stackd.settings import Settings, dev_token_file, ensure_dev_token
+from stackd.settings import Settings, dev_token_file, ensure_dev_token, take_handed
 from stackd.store.database import Database, StoreWritesStopped, open_database
+from stackd.supervisor.herald import Herald
 from stackd.supervisor.lag import LoopLag
 from stackd.supervisor.service import Pulse, Service, Spec
 from stackd.supervisor.supervisor import GONE_WITHIN, Supervisor
@@ -104,6 +106,7 @@ def run_daemon(settings: Settings, role: str, *, listeners: tuple[Listener, ...]
     give_back_large_buffers()
     for warning in settings.warnings:
         _log.warning("setting", problem=warning)
+    handover = handed_over(take_handed())
     code = EXIT_OK
     try:
         with _locks(settings.state_dir, ROLES[role]), _state(settings) as (path, blobs):
@@ -111,11 +114,13 @@ def run_daemon(settings: Settings, role: str, *, listeners: tuple[Listener, ...]
             identity, token = current_process(), _token(settings, role)
 
             async def main() -> int:
-                return await _Daemon(settings, role, path, blobs, identity, token, listeners).run()
+                return await _Daemon(
+                    settings, role, path, blobs, identity, token, handover, listeners
+                ).run()
 
             code = anyio.run(main, backend_options={"use_uvloop": True})
     except* StackdError as group:  # task groups wrap what ended them
-        code = _say_why(group)
+        code = _say_why(group, handover)
     return code
 
 
@@ -129,12 +134,13 @@ def _raise_file_limit() -> int:
     return soft if soft != resource.RLIM_INFINITY else sys.maxsize
 
 
-def _say_why(group: BaseExceptionGroup[StackdError]) -> int:
-    """Log what keeps the daemon from going on; the exit code."""
+def _say_why(group: BaseExceptionGroup[StackdError], handover: Handover) -> int:
+    """Say what keeps the daemon from going on, in the log and to the service manager; the exit code."""
     error = first_error(group)
     assert isinstance(error, StackdError)  # noqa: S101  # a group of these holds nothing else
     reason = "; ".join(error.problems) if isinstance(error, SettingsError) else error.message
     _log.error("cannot go on", code=error.code, reason=reason, hint=error.hint)
+    handover.notifier.status(f"cannot go on: {reason}")
     return _exit_code(error)
 
 
@@ -233,6 +239,7 @@ class _Daemon:
         blobs: Path,
         identity: ProcessIdentity,
         token: str | None,
+        handover: Handover,
         listeners: tuple[Listener, ...],
     ) -> None:
         self._settings = settings
@@ -253,18 +260,22 @@ class _Daemon:
         )
         self._runtime: WorkflowRuntime | None = None
         self._readiness = Readiness(self._clock)
+        self._handover = handover
+        self._herald: Herald | None = None
 
     async def run(self) -> int:
         async with self._store() as store, self._http() as http:
             self._events.subscribe(lambda _: self._give_up(store), StoreWritesStopped)
             log_events(self._events, level=self._settings.log_level)
             self._add_services(store, http)
+            self._herald = self._make_herald(store)
             async with anyio.create_task_group() as tasks:
                 await tasks.start(self._obey_signals)
                 tasks.start_soon(self._heed_giving_up)
                 tasks.start_soon(self._end_hard)
                 tasks.start_soon(self._lag.run)
                 tasks.start_soon(self._readiness.run)
+                tasks.start_soon(self._herald.run)
                 await self._supervisor.run()
                 tasks.cancel_scope.cancel()
             failure = self._supervisor.failure
@@ -273,6 +284,7 @@ class _Daemon:
                     await store.write(lambda tx: processes.forget(tx, self._identity))
         if failure is not None:
             _log.error("gave up", code=failure.code, reason=failure.message, hint=failure.hint)
+            self._handover.notifier.status(f"gave up: {failure.message}")
             return _exit_code(failure)
         _log.info("stopped")
         return EXIT_OK
@@ -280,6 +292,22 @@ class _Daemon:
     def _give_up(self, store: Database) -> None:
         assert store.failure is not None  # noqa: S101  # it has just said so
         self._supervisor.give_up(store.failure)
+
+    def _make_herald(self, store: Database) -> Herald:
+        def running() -> int:
+            return 0 if self._runtime is None else self._runtime.running
+
+        async def queued() -> int:
+            return sum((await store.read(verbs.live_counts)).values())
+
+        return Herald(
+            self._handover,
+            self._supervisor,
+            self._events,
+            clock=self._clock,
+            queued=queued,
+            running=running,
+        )
 
     @asynccontextmanager
     async def _store(self) -> AsyncIterator[Database]:
@@ -523,6 +551,8 @@ class _Daemon:
 
     async def _drain(self) -> None:
         """No new work, finish what is in hand, then end the API; cut off what outlasts the deadline."""
+        if self._herald is not None:
+            self._herald.drain(self._settings.drain_timeout)
         producers = ["scheduler", "timers", "rotation", "worker"]
         self._supervisor.drain(producers)
         with anyio.move_on_after(self._settings.drain_timeout) as in_time:

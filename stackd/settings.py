@@ -18,7 +18,7 @@ import re
 import secrets
 import stat
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -28,6 +28,7 @@ from dotenv.parser import Binding, parse_stream
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from stackd.core import handover
 from stackd.core.errors import SettingsError, StoreFullError
 
 Mode = Literal["dev", "start"]
@@ -758,6 +759,12 @@ def foreign(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     environ = os.environ if environ is None else environ
     ours = _our_names()
     return {name: value for name, value in environ.items() if not _is_meant(name, ours)}
+
+
+def take_handed(environ: MutableMapping[str, str] | None = None) -> dict[str, str]:
+    """What a service manager told this process by its environment; taken out of it, as no child is meant."""
+    environ = os.environ if environ is None else environ
+    return {name: environ.pop(name) for name in handover.NAMES if name in environ}
 
 
 def _odd_names(found: Mapping[str, _Given]) -> tuple[list[str], list[str]]:
