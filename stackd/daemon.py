@@ -14,6 +14,7 @@ import os
 import random
 import resource
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -40,7 +41,7 @@ from stackd.core.errors import (
     first_error,
 )
 from stackd.core.events import EventBus, Listener
-from stackd.core.handover import Handover, handed_over
+from stackd.core.handover import Handover, handed_over, listening_sockets
 from stackd.core.log import configure_logging
 from stackd.core.process import ProcessIdentity, current_process, give_back_large_buffers
 from stackd.http.client import HttpClient
@@ -109,19 +110,32 @@ def run_daemon(settings: Settings, role: str, *, listeners: tuple[Listener, ...]
     handover = handed_over(take_handed())
     code = EXIT_OK
     try:
+        sockets = _sockets(handover, role)
         with _locks(settings.state_dir, ROLES[role]), _state(settings) as (path, blobs):
             # What touches files at start does so here, before there is a loop to hold up.
             identity, token = current_process(), _token(settings, role)
 
             async def main() -> int:
                 return await _Daemon(
-                    settings, role, path, blobs, identity, token, handover, listeners
+                    settings, role, path, blobs, identity, token, handover, sockets, listeners
                 ).run()
 
             code = anyio.run(main, backend_options={"use_uvloop": True})
     except* StackdError as group:  # task groups wrap what ended them
         code = _say_why(group, handover)
     return code
+
+
+def _sockets(handover: Handover, role: str) -> tuple[socket.socket, ...]:
+    """What the API is to listen on, if that was handed over.
+
+    Raises:
+        SettingsError: it is nothing that can be served on, or `role` serves nothing.
+    """
+    sockets = listening_sockets(handover)
+    if sockets and "api" not in ROLES[role]:
+        raise SettingsError([f"role {role} serves no API, but sockets were handed over for one"])
+    return sockets
 
 
 def _raise_file_limit() -> int:
@@ -240,6 +254,7 @@ class _Daemon:
         identity: ProcessIdentity,
         token: str | None,
         handover: Handover,
+        sockets: tuple[socket.socket, ...],
         listeners: tuple[Listener, ...],
     ) -> None:
         self._settings = settings
@@ -261,6 +276,7 @@ class _Daemon:
         self._runtime: WorkflowRuntime | None = None
         self._readiness = Readiness(self._clock)
         self._handover = handover
+        self._sockets = sockets
         self._herald: Herald | None = None
 
     async def run(self) -> int:
@@ -460,6 +476,7 @@ class _Daemon:
                     limit=self._connection_limit(), patience=settings.client_patience
                 ),
                 announce=self._announce,
+                handed=self._sockets,
             ),
             "probes": lambda _: Api(
                 make_probes(context),
@@ -508,7 +525,8 @@ class _Daemon:
         if self._token is not None:  # for the person at the terminal; no log line holds it
             where = dev_token_file(self._settings.state_dir)
             with contextlib.suppress(OSError):  # nobody may be reading
-                print(f"dev token: {self._token} (kept in {where})", flush=True)  # noqa: T201
+                # Its end is in the same write, or a line of the log might come before it.
+                print(f"dev token: {self._token} (kept in {where})\n", end="", flush=True)  # noqa: T201
 
     def _say_ready(self, **facts: str) -> None:
         _log.info(

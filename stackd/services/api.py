@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from stackd.web.connections import Connection, Connections
 
 BACKLOG = 1024
 CLOSE_WITHIN = 1.0  # seconds open requests get once the API ends
+ASK_WITHIN = 0.25  # seconds who has just connected gets then to ask, and to send all of it: it found an open door
 
 Announce = Callable[[str, int], None]  # told host and port once both can be connected to
 
@@ -29,7 +30,14 @@ _log = structlog.get_logger(__name__)
 
 
 class Api:
-    """The HTTP side. `port` None: no TCP; `socket_path` None: no Unix socket."""
+    """The HTTP side.
+
+    Args:
+        port: None: no TCP.
+        socket_path: None: no Unix socket.
+        handed: sockets that listen already. They stay open when it ends, so that whoever connects then waits
+            for the next process; of a kind that is among them none is bound.
+    """
 
     def __init__(
         self,
@@ -41,8 +49,10 @@ class Api:
         announce: Announce,
         connections: Connections | None = None,
         name: str = "api",
+        handed: Sequence[socket.socket] = (),
     ) -> None:
         self.name = name
+        self._handed = handed
         self._app = app
         self._connections = connections or Connections()
         self._host = host
@@ -70,6 +80,8 @@ class Api:
             for server in servers:
                 server.close()
             with anyio.CancelScope(shield=True):
+                await anyio.lowlevel.checkpoint()  # who was let in just now is counted first
+                await self._connections.heard(within=ASK_WITHIN)
                 await runner.cleanup()
                 if self._socket_path is not None and self._has_bound_unix:
                     await anyio.to_thread.run_sync(
@@ -81,19 +93,36 @@ class Api:
 
     async def _listen(self, runner: web.AppRunner, servers: list[asyncio.AbstractServer]) -> None:
         """Open the sockets there shall be; each is added to `servers`."""
+        tcp = [sock for sock in self._handed if sock.family != socket.AF_UNIX]
+        unix = [sock for sock in self._handed if sock.family == socket.AF_UNIX]
+        for sock in self._handed:
+            copy = (
+                sock.dup()
+            )  # the server closes its own, and a restart of this service needs another
+            servers.append(await self._serve(runner, copy, is_counted=sock in tcp))
         host, port = self._host, self._port or 0
-        if self._port is not None:
+        if tcp:
+            host, port = tcp[0].getsockname()[:2]
+            if (host, port) != (self._host, self._port):
+                _log.warning("the handed socket wins over HOST and PORT", host=host, port=port)
+        elif self._port is not None:
             try:
-                sock = await anyio.to_thread.run_sync(_bind, self._host, self._port)
+                own = await anyio.to_thread.run_sync(_bind, self._host, self._port)
             except OSError as error:
                 raise _cannot_listen(self._host, self._port, error) from error
-            servers.append(await self._serve(runner, sock, is_counted=True))
-            host, port = sock.getsockname()[:2]
-        if self._socket_path is not None:
-            unix = await anyio.to_thread.run_sync(_bind_unix, self._socket_path)
+            servers.append(await self._serve(runner, own, is_counted=True))
+            host, port = own.getsockname()[:2]
+        if self._socket_path is not None and not unix:
+            local = await anyio.to_thread.run_sync(_bind_unix, self._socket_path)
             self._has_bound_unix = True
-            servers.append(await self._serve(runner, unix, is_counted=False))
-        _log.info("listening", host=host, port=port, socket=str(self._socket_path or ""))
+            servers.append(await self._serve(runner, local, is_counted=False))
+        _log.info(
+            "listening",
+            host=host,
+            port=port,
+            socket=str(self._socket_path or ""),
+            handed=len(self._handed),
+        )
         self._announce(host, port)
 
     async def _serve(

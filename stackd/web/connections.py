@@ -75,6 +75,7 @@ class Connections:
         self._serving: dict[Connection, None] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._made_room = self._refused = 0  # since the last sweep
+        self._changed = anyio.Event()  # since somebody waits for it
 
     def admit(self, one: Connection) -> bool:
         """Take up a new connection; False if there is no place for it."""
@@ -109,6 +110,7 @@ class Connections:
         if one in self._idle:
             del self._idle[one]
             self._serving[one] = None
+            self._changed.set()
 
     def rest(self, one: Connection) -> None:
         """`one` has none any more."""
@@ -122,6 +124,24 @@ class Connections:
             if one in some:
                 del some[one]
                 self._counted -= one.is_counted
+                self._changed.set()
+
+    async def heard(self, *, within: float) -> None:
+        """Return once a request of each that is open has wholly arrived; `within` seconds at most.
+
+        What arrives of one after its connection was told to close is not read any more.
+        """
+        with anyio.move_on_after(within):
+            while not (
+                all(one.has_asked for one in self._idle)
+                and all(one.has_whole_request for one in self._serving)
+            ):
+                self._changed = anyio.Event()
+                await self._changed.wait()
+
+    def note_more(self) -> None:
+        """More of a request has arrived."""
+        self._changed.set()
 
     def _sweep_later(self) -> None:
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
@@ -144,6 +164,7 @@ class Connection(web.RequestHandler):
     """One connection.
 
     Attributes:
+        has_asked: for anything yet.
         is_counted: by the limit.
         is_spare: over the limit, so that only probes are answered.
         local_peer: who connected over the Unix socket; None over TCP.
@@ -153,7 +174,6 @@ class Connection(web.RequestHandler):
     __slots__ = (
         "_connections",
         "_first_body",
-        "_has_asked",
         "_has_sent_all",
         "_head_since",
         "_is_served",
@@ -162,6 +182,7 @@ class Connection(web.RequestHandler):
         "_slow_since",
         "_stuck_since",
         "_taken_before",
+        "has_asked",
         "is_counted",
         "is_spare",
         "local_peer",
@@ -187,7 +208,7 @@ class Connection(web.RequestHandler):
         self._is_served = False
         self._first_body: StreamReader | None = None  # of what it serves
         self._has_sent_all = False
-        self._has_asked = False  # for anything yet
+        self.has_asked = False
         self.wait_since = loop.time()
         self._head_since: float | None = None  # when the first part of a request's head arrived
         self._stuck_since: float | None = None  # when the client took no more of its answer
@@ -222,13 +243,15 @@ class Connection(web.RequestHandler):
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's protocols may say so
         """Answer a client that has sent all it wants and closes its side, then close. It looks like one that left."""
-        if not self._is_served or not self._has_whole_request():
+        if not self._is_served or not self.has_whole_request:
             return False
         self._has_sent_all = True
         self._tell()
         return True
 
-    def _has_whole_request(self) -> bool:
+    @property
+    def has_whole_request(self) -> bool:
+        """Whether the body of the request in hand has arrived."""
         request = self._current_request  # None as long as aiohttp is about to take it up
         body = self._first_body if request is None else request.content
         return body is not None and body.is_eof()
@@ -269,9 +292,10 @@ class Connection(web.RequestHandler):
                 return
         if self._is_served:
             self._notice_broken_body()
+            self._connections.note_more()
             return
         if self._messages:
-            self._is_served = self._has_asked = True
+            self._is_served = self.has_asked = True
             self._first_body = self._messages[0][1]
             self._head_since, self.wait_since = None, self.now
             self._passed_over = None
@@ -350,7 +374,7 @@ class Connection(web.RequestHandler):
             self.abort()
         if self._is_served:
             return
-        since = self._head_since if self._has_asked else self.wait_since
+        since = self._head_since if self.has_asked else self.wait_since
         if since is not None and now - since > patience:
             self._say(problem(408, "client.too_slow", "the request did not arrive in time"))
             self.force_close()

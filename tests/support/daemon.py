@@ -78,6 +78,7 @@ class DaemonProcess:
         self.process: subprocess.Popen[bytes] | None = None
         self.log = state.parent / f"{state.name}.log"
         self.stderr: int | None = None  # a file descriptor instead of the log
+        self.files: tuple[int, ...] = ()  # descriptors that it gets
 
     @property
     def url(self) -> str:
@@ -103,6 +104,7 @@ class DaemonProcess:
                 stdout=log,
                 stderr=log if self.stderr is None else self.stderr,
                 cwd=self.state.parent,
+                pass_fds=self.files,
             )
         return self.process
 
