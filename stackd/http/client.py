@@ -136,6 +136,56 @@ class _BrokenOffError(Exception):
         self.error = error
 
 
+class _Rules:
+    """One policy, what was judged by it, and the sessions whose connections lead where it allows.
+
+    Entered while a request is under way; once they are over, the last one to leave closes them.
+    """
+
+    def __init__(
+        self, policy: EgressPolicy, sessions: dict[tuple[bool, bool], aiohttp.ClientSession]
+    ) -> None:
+        self.policy = policy
+        self.sessions = sessions
+        self.allowed = lru_cache(NAMES_REMEMBERED)(self._allow)
+        self._under_way = 0
+        self._is_over = False
+
+    async def __aenter__(self) -> _Rules:
+        self._under_way += 1
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._under_way -= 1
+        if self._is_over:
+            await self.end()
+
+    async def end(self) -> None:
+        """Let what is under way end as it began, then close."""
+        self._is_over = True
+        if not self._under_way:
+            await self.close()
+
+    async def close(self) -> None:
+        with anyio.CancelScope(shield=True):
+            while self.sessions:
+                await self.sessions.popitem()[1].close()
+
+    def _allow(self, raw_host: str) -> tuple[str, bool]:
+        """(the host, whether it is an address); refused if the rules deny it. The same for good: it may be kept."""
+        host = normal_host(raw_host)
+        self.policy.check_host(host)
+        is_literal = _is_literal(host)
+        if is_literal:
+            self.policy.check_address(host, host)
+        return host, is_literal
+
+
 class HttpClient(AbstractAsyncContextManager["HttpClient"]):
     """Used inside its own `async with`; any number of requests at a time.
 
@@ -158,7 +208,7 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         ca_file: Path | None = None,
         proxy: Proxy | None = None,
     ) -> None:
-        self._policy = policy
+        self._rules = _Rules(policy, {})
         self._clock = clock
         self._resolver = resolver
         self._connect_timeout = connect_timeout
@@ -166,17 +216,13 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         self._names_kept = names_kept
         self._contexts = Contexts(ca_file)
         self._proxy = proxy
-        self._allowed = lru_cache(NAMES_REMEMBERED)(self._allow)
-        self._sessions: dict[tuple[bool, bool], aiohttp.ClientSession] = {}
         self._resolved: TTLCache[str, list[str] | None] = TTLCache(
             NAMES_REMEMBERED, names_kept, timer=clock.monotonic
         )
 
     async def __aenter__(self) -> HttpClient:
         await self._contexts.of(DEFAULT_TLS)  # the operator's file is read now, or the start fails
-        for fresh in (False, True):
-            for proxied in (False, True) if self._proxy else (False,):
-                self._sessions[fresh, proxied] = self._session(fresh=fresh, proxied=proxied)
+        self._rules = self._opened(self._rules.policy)
         return self
 
     async def __aexit__(
@@ -185,17 +231,32 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with anyio.CancelScope(shield=True):
-            while self._sessions:
-                await self._sessions.popitem()[1].close()
+        await self._rules.close()
 
-    def _session(self, *, fresh: bool, proxied: bool) -> aiohttp.ClientSession:
+    async def use(self, policy: EgressPolicy) -> None:
+        """Judge by `policy` from now on, also where a request that is under way is redirected to.
+
+        Nothing is reused that another policy has let pass: no verdict, address or connection.
+        """
+        if policy != self._rules.policy:
+            before, self._rules = self._rules, self._opened(policy)
+            await before.end()
+
+    def _opened(self, policy: EgressPolicy) -> _Rules:
+        sessions = {
+            (fresh, proxied): self._session(policy, fresh=fresh, proxied=proxied)
+            for fresh in (False, True)
+            for proxied in ((False, True) if self._proxy else (False,))
+        }
+        return _Rules(policy, sessions)
+
+    def _session(
+        self, policy: EgressPolicy, *, fresh: bool, proxied: bool
+    ) -> aiohttp.ClientSession:
         found = self._resolver or aiohttp.ThreadedResolver()
         connector = aiohttp.TCPConnector(
             # The proxy is the operator's own: its name is not judged. Through it, only it is connected to.
-            resolver=aiohttp.ThreadedResolver()
-            if proxied
-            else _JudgingResolver(self._policy, found),
+            resolver=aiohttp.ThreadedResolver() if proxied else _JudgingResolver(policy, found),
             limit=CONNECTIONS,
             limit_per_host=self._per_host,
             ttl_dns_cache=self._names_kept,
@@ -259,19 +320,20 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         headers = _checked(request.headers)
         tls = request.tls
         for redirects in range(MAX_REDIRECTS + 1):
-            way = _Way(await self._judge(url), await self._contexts.of(tls))
-            sent.is_proxied = way.proxy is not None
-            async with self._send(request, method, url, headers, body, way) as answer:
-                if sent.is_proxied and answer.status == 407:
-                    raise proxy_refused(request.url, 407, sent=sent.is_true)
-                target = answer.headers.get("Location")
-                if not (request.follow_redirects and answer.status in _REDIRECTS and target):
-                    return await read(answer, request, redirects)
-                if answer.status == 303 or (answer.status in (301, 302) and method == "POST"):
-                    method, body = ("HEAD" if method == "HEAD" else "GET"), None
-                    headers = {
-                        k: v for k, v in headers.items() if not k.lower().startswith("content-")
-                    }
+            async with self._rules as rules:
+                way = _Way(await self._judge(url, rules), await self._contexts.of(tls))
+                sent.is_proxied = way.proxy is not None
+                async with self._send(rules, request, method, url, headers, body, way) as answer:
+                    if sent.is_proxied and answer.status == 407:
+                        raise proxy_refused(request.url, 407, sent=sent.is_true)
+                    target = answer.headers.get("Location")
+                    if not (request.follow_redirects and answer.status in _REDIRECTS and target):
+                        return await read(answer, request, redirects)
+                    if answer.status == 303 or (answer.status in (301, 302) and method == "POST"):
+                        method, body = ("HEAD" if method == "HEAD" else "GET"), None
+                        headers = {
+                            k: v for k, v in headers.items() if not k.lower().startswith("content-")
+                        }
             next_url = _joined(url, target, sent)
             if next_url.origin() != url.origin():
                 headers = {k: v for k, v in headers.items() if k.lower() in _CARRIED}
@@ -285,32 +347,23 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
             answered=True,
         )
 
-    async def _judge(self, url: URL) -> Proxy | None:
+    async def _judge(self, url: URL, rules: _Rules) -> Proxy | None:
         """Refuse a target that the rules deny, as far as that is known before it is connected to; the proxy to ask for it.
 
         Through a proxy, no address that was judged is connected to: the proxy resolves the name again. So all
         addresses that it has here must be allowed; of a name that has none here, only the name is judged.
         """
-        host, is_literal = self._allowed(url.raw_host or "")  # in ASCII, as it is resolved
+        host, is_literal = rules.allowed(url.raw_host or "")  # in ASCII, as it is resolved
         proxy = self._proxy
         if proxy is None or proxy.exempts_name(host):
             return None
         addresses = [host] if is_literal else await self._addresses_of(host, url.port or 0)
         if addresses is None:
-            self._policy.check_unresolved(host)
+            rules.policy.check_unresolved(host)
             return proxy
         for address in addresses:
-            self._policy.check_address(host, address)
+            rules.policy.check_address(host, address)
         return None if all(map(proxy.exempts_address, addresses)) else proxy
-
-    def _allow(self, raw_host: str) -> tuple[str, bool]:
-        """(the host, whether it is an address); refused if the rules deny it. The same for good: it may be kept."""
-        host = normal_host(raw_host)
-        self._policy.check_host(host)
-        is_literal = _is_literal(host)
-        if is_literal:
-            self._policy.check_address(host, host)
-        return host, is_literal
 
     async def _addresses_of(self, host: str, port: int) -> list[str] | None:
         """What `host` resolves to here, remembered for a while; None if it does not."""
@@ -324,6 +377,7 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
 
     def _send(
         self,
+        rules: _Rules,
         request: Request,
         method: str,
         url: URL,
@@ -331,9 +385,9 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         body: Body | None,
         way: _Way,
     ) -> Any:
-        assert self._sessions, "used outside its `async with`"  # noqa: S101
+        assert rules.sessions, "used outside its `async with`"  # noqa: S101
         proxy = way.proxy
-        session = self._sessions[request.fresh_connection, proxy is not None]
+        session = rules.sessions[request.fresh_connection, proxy is not None]
         data, headers = encoded(body, headers)
         through: dict[str, Any] = {}
         if proxy is not None:
