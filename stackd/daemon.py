@@ -42,7 +42,7 @@ from stackd.core.errors import (
 )
 from stackd.core.events import EventBus, Listener
 from stackd.core.handover import Handover, handed_over, listening_sockets
-from stackd.core.log import configure_logging
+from stackd.core.log import configure_logging, set_log_level
 from stackd.core.process import ProcessIdentity, current_process, give_back_large_buffers
 from stackd.http.client import HttpClient
 from stackd.http.egress import EgressPolicy
@@ -61,7 +61,7 @@ from stackd.services.rotation import Rotation
 from stackd.services.scheduler import Scheduler
 from stackd.services.timers import Timers
 from stackd.services.worker import Worker
-from stackd.settings import Settings, dev_token_file, ensure_dev_token, take_handed
+from stackd.settings import Flags, Settings, dev_token_file, ensure_dev_token, take_handed
 from stackd.store.database import Database, StoreWritesStopped, open_database
 from stackd.supervisor.herald import Herald
 from stackd.supervisor.lag import LoopLag
@@ -77,6 +77,7 @@ from stackd.web.event_stream import EventStream
 from stackd.web.metrics import Metrics
 from stackd.web.notes import Notes
 from stackd.web.readiness import Readiness
+from stackd.web.reload import Reloader
 from stackd.web.waiting import Waiting
 from stackd.workflows.reconciliation import Reconciliation
 
@@ -278,13 +279,14 @@ class _Daemon:
         self._handover = handover
         self._sockets = sockets
         self._herald: Herald | None = None
+        self._reloader: Reloader | None = None
 
     async def run(self) -> int:
         async with self._store() as store, self._http() as http:
             self._events.subscribe(lambda _: self._give_up(store), StoreWritesStopped)
-            log_events(self._events, level=self._settings.log_level)
-            self._add_services(store, http)
             self._herald = self._make_herald(store)
+            self._reloader = self._make_reloader(http, self._herald)
+            self._add_services(store, http, self._reloader)
             async with anyio.create_task_group() as tasks:
                 await tasks.start(self._obey_signals)
                 tasks.start_soon(self._heed_giving_up)
@@ -351,23 +353,35 @@ class _Daemon:
             )
             yield store
 
+    def _make_reloader(self, http: HttpClient, herald: Herald) -> Reloader:
+        log_at = log_events(self._events, level=self._settings.log_level)
+
+        async def apply(flags: Flags) -> None:
+            set_log_level(flags.log_level)
+            log_at(flags.log_level)
+            await http.use(self._egress(flags))
+
+        return Reloader(self._settings, self._role, apply=apply, herald=herald)
+
+    def _egress(self, flags: Flags) -> EgressPolicy:
+        return EgressPolicy(
+            allow_domains=flags.network_allow_domains,
+            allow_ranges=flags.network_allow_ranges,
+            deny_domains=flags.network_deny_domains,
+            deny_ranges=flags.network_deny_ranges,
+            allow_loopback=self._settings.env == "development",
+        )
+
     def _http(self) -> HttpClient:
         settings = self._settings
-        policy = EgressPolicy(
-            allow_domains=settings.network_allow_domains,
-            allow_ranges=settings.network_allow_ranges,
-            deny_domains=settings.network_deny_domains,
-            deny_ranges=settings.network_deny_ranges,
-            allow_loopback=settings.env == "development",
-        )
         return HttpClient(
-            policy,
+            self._egress(Flags.of(settings)),
             clock=self._clock,
             ca_file=settings.tls_ca_file,
             proxy=Proxy.of(settings.http_proxy, settings.no_proxy) if settings.http_proxy else None,
         )
 
-    def _add_services(self, store: Database, http: HttpClient) -> None:
+    def _add_services(self, store: Database, http: HttpClient, reloader: Reloader) -> None:
         settings = self._settings
         versions = Versions(store)
         blobs = BlobFolder(
@@ -412,6 +426,7 @@ class _Daemon:
         )
         context = Context(
             settings=settings,
+            reloader=reloader,
             store=store,
             versions=versions,
             blobs=blobs,
@@ -542,7 +557,7 @@ class _Daemon:
                 async for received in signals:
                     if received == signal.SIGHUP and self._settings.env == "production":
                         # Of a service it asks to read its settings again; in `dev` the terminal was closed.
-                        _log.warning("SIGHUP changes nothing: restart to apply changed settings")
+                        tasks.start_soon(self._reload)
                     elif asked:
                         _log.warning("stopping now", signal=received.name)
                         self._supervisor.stop()
@@ -566,6 +581,11 @@ class _Daemon:
         _log.error("cannot end; the stacks follow")
         faulthandler.dump_traceback(all_threads=True)
         os._exit(EXIT_GAVE_UP)
+
+    async def _reload(self) -> None:
+        assert self._reloader is not None  # noqa: S101  # signals are obeyed once all is wired
+        with contextlib.suppress(SettingsError):  # it has said so
+            await self._reloader.reload()
 
     async def _drain(self) -> None:
         """No new work, finish what is in hand, then end the API; cut off what outlasts the deadline."""

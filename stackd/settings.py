@@ -19,7 +19,7 @@ import secrets
 import stat
 import tomllib
 from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -436,6 +436,7 @@ class Settings(BaseSettings):
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
     _warnings: tuple[str, ...] = PrivateAttr(default=())
+    _overruled: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def settings_customise_sources(
@@ -449,9 +450,16 @@ class Settings(BaseSettings):
         """Only what `load_settings` hands in: it has merged the sources and knows each value's."""
         return (init_settings,)
 
-    def told(self, sources: Mapping[str, str], warnings: tuple[str, ...]) -> Settings:
+    def told(
+        self,
+        sources: Mapping[str, str],
+        warnings: tuple[str, ...],
+        overruled: Mapping[str, str] | None = None,
+    ) -> Settings:
         """The same settings, knowing where each value came from and what is to be said about them."""
         self._sources, self._warnings = dict(sources), warnings
+        if overruled is not None:
+            self._overruled = dict(overruled)
         return self
 
     @property
@@ -463,6 +471,11 @@ class Settings(BaseSettings):
     def sources(self) -> Mapping[str, str]:
         """Where each value that is no default came from, by name."""
         return self._sources
+
+    @property
+    def overruled(self) -> Mapping[str, str]:
+        """What wins over the config file, by the names that stand in this."""
+        return self._overruled
 
     @property
     def database_path(self) -> Path:
@@ -520,6 +533,84 @@ def _masked(row: Row, value: Any) -> Any:
     return "" if value is None else str(value) if isinstance(value, Path) else value
 
 
+# -- what may change while the process runs
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What a reload changes, all of it at once. Its fields are named as those of `Settings`.
+
+    Whoever minds one is told of the new ones or asks for them; nobody keeps a copy.
+    """
+
+    log_level: str
+    network_allow_domains: tuple[str, ...]
+    network_allow_ranges: tuple[IPv4Network | IPv6Network, ...]
+    network_deny_domains: tuple[str, ...]
+    network_deny_ranges: tuple[IPv4Network | IPv6Network, ...]
+
+    @classmethod
+    def of(cls, settings: Settings) -> Flags:
+        return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A setting that is read as another value now, both as people write them; secrets are masked."""
+
+    name: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """What came of reading the settings again.
+
+    Attributes:
+        settings: those that the process has from now on.
+        changed: what differs between them and those before.
+        waiting: what was read and takes a restart to apply.
+    """
+
+    settings: Settings
+    changed: tuple[Change, ...]
+    waiting: tuple[Change, ...]
+
+
+def read_again(present: Settings, role: str) -> Settings:
+    """The settings as the command that `present` were read for would read them now.
+
+    Raises:
+        SettingsError: they cannot be used; holds every problem.
+    """
+    mode: Mode = "dev" if present.env == "development" else "start"
+    return with_dev_secrets(load_settings(mode, role=role))
+
+
+def reloaded(present: Settings, fresh: Settings) -> Reload:
+    """`present` with the flags of `fresh`, and what else is another value in `fresh`."""
+    reloadable = {field.name for field in fields(Flags)}
+    changed: list[Change] = []
+    waiting: list[Change] = []
+    sources = dict(present.sources)
+    for row in table():
+        before, after = getattr(present, row.attribute), getattr(fresh, row.attribute)
+        is_flag = row.attribute in reloadable
+        if is_flag:
+            sources.pop(row.name, None)
+            if row.name in fresh.sources:
+                sources[row.name] = fresh.sources[row.name]
+        if before != after:
+            change = Change(row.name, _masked(row, before), _masked(row, after))
+            (changed if is_flag else waiting).append(change)
+    flags = Flags.of(fresh)
+    settings = present.model_copy(update={name: getattr(flags, name) for name in reloadable}).told(
+        sources, fresh.warnings, fresh.overruled
+    )
+    return Reload(settings, tuple(changed), tuple(waiting))
+
+
 # -- merging the sources
 
 
@@ -573,7 +664,8 @@ def read_settings(
     environ = os.environ if environ is None else environ
     problems: list[str] = []
     warnings: list[str] = []
-    found = _merge(mode, overrides or {}, environ, cwd or Path(), problems, warnings)
+    overruled: dict[str, str] = {}
+    found = _merge(mode, overrides or {}, environ, cwd or Path(), problems, warnings, overruled)
     refused, doubtful = _odd_names(found)
     (problems if mode == "start" else warnings).extend(refused)
     warnings.extend(doubtful)
@@ -592,7 +684,7 @@ def read_settings(
     problems += [said for said in together if not any(name in said for name in bad)]
     sources = {name: given.source for name, given in values.items()}
     sources |= {name: f"default, for the bad value ({sources[name]})" for name in bad}
-    return settings.told(sources, tuple(warnings)), problems
+    return settings.told(sources, tuple(warnings), overruled), problems
 
 
 def _merge(
@@ -602,8 +694,12 @@ def _merge(
     cwd: Path,
     problems: list[str],
     warnings: list[str],
+    overruled: dict[str, str] | None = None,
 ) -> dict[str, _Given]:
-    """Every name meant for us that is given somewhere, from the source that wins; an empty value is no value."""
+    """Every name meant for us that is given somewhere, from the source that wins; an empty value is no value.
+
+    `overruled` gets the sources that win over the config file, by name.
+    """
     ours = _our_names()
     layers: list[dict[str, _Given]] = [
         {name: _Given(value, "command line") for name, value in overrides.items()},
@@ -613,6 +709,7 @@ def _merge(
             if _is_meant(name, ours)
         },
     ]
+    layers.append(_credentials(environ.get("CREDENTIALS_DIRECTORY"), problems))
     if mode == "dev":
         layers.append(_dotenv(cwd / ".env", ours, problems, warnings))
     merged: dict[str, _Given] = {}
@@ -621,8 +718,24 @@ def _merge(
             if given.value != "":
                 merged.setdefault(name, given)
     for name, given in _config_file(mode, merged, problems).items():
+        if name in merged and overruled is not None:
+            overruled[name] = merged[name].source
         merged.setdefault(name, given)
     return merged
+
+
+def _credentials(folder: str | None, problems: list[str]) -> dict[str, _Given]:
+    """The secrets that the service manager keeps for us in `folder`, a file for each (systemd.exec(5), Credentials)."""
+    found: dict[str, _Given] = {}
+    for row in table():
+        path = Path(folder or "/") / row.name.lower()
+        if folder is None or not row.secret or not os.access(path, os.F_OK):
+            continue
+        try:
+            found[row.name] = _Given(_read_text(path).strip(), str(path))
+        except _UnreadableError as error:
+            problems.append(str(error))
+    return found
 
 
 def _dotenv(

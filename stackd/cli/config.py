@@ -10,7 +10,7 @@ import typer
 
 from stackd.cli.columns import Column
 from stackd.cli.context import JsonFlag, complain, daemon, print_json, print_table, say
-from stackd.client.models import ConfigView
+from stackd.client.models import ConfigView, ProblemView, ReloadView
 from stackd.core.errors import SettingsError
 from stackd.settings import Settings, read_settings, with_dev_secrets
 
@@ -85,6 +85,42 @@ def check(
         if not problems:
             say("settings can be used")
     sys.exit(2 if problems else 0)
+
+
+@app.command()
+def reload(as_json: JsonFlag = False) -> None:
+    """Let the daemon read its settings again; exit 2, and nothing has changed, if they cannot be used."""
+    api = daemon()
+    answer = api.request("POST", "/api/config/reload", allow=frozenset({422}))
+    is_refused = answer.status == 422
+    told = api.shaped(answer, ProblemView if is_refused else ReloadView).body
+    if as_json:
+        print_json(told)
+    elif is_refused:
+        complain(f"error: {told['detail']}")
+        for problem in told.get("problems") or ():
+            complain(f"problem: {problem}")
+    else:
+        _tell_reload(told)
+    sys.exit(2 if is_refused else 0)
+
+
+def _tell_reload(told: dict[str, Any]) -> None:
+    for change in told["changed"]:
+        say(f"{change['name']}: {_worded(change)}")
+    if not told["changed"]:
+        say("nothing has changed")
+    for change in told["needsRestart"]:
+        say(f"{change['name']}: restart the daemon to apply {_worded(change)}")
+    for one in told["overruled"]:
+        say(f"{one['name']}: what the config file says has no effect: {one['source']} wins")
+    for warning in told["warnings"]:
+        complain(f"warning: {warning}")
+
+
+def _worded(change: dict[str, Any]) -> str:
+    before, after = (_word(change[key]) or "(nothing)" for key in ("before", "after"))
+    return f"{before} → {after}"
 
 
 def _read(mode: Mode, role: Role) -> tuple[Settings, list[str]]:

@@ -294,8 +294,35 @@ class ConfigView(Model):
     problems: list[str]
 
 
+class ChangeView(Model):
+    """A setting that is read as another value than before; secrets are masked."""
+
+    name: str
+    before: Any
+    after: Any
+
+
+class OverruledView(Model):
+    """A setting of the config file that another source wins over."""
+
+    name: str
+    source: str
+
+
+class ReloadView(Model):
+    """What came of reading the settings again. `needs_restart`: read, and not applied."""
+
+    changed: list[ChangeView]
+    needs_restart: list[ChangeView]
+    overruled: list[OverruledView]
+    warnings: list[str]
+
+
 class ProblemView(Model):
-    """An RFC 9457 problem. `code` is stable; `detail` is for people; `hint`: what to do next."""
+    """An RFC 9457 problem. `code` is stable; `detail` is for people; `hint`: what to do next.
+
+    `problems`: of settings that cannot be used, all that is wrong with them.
+    """
 
     type: str
     title: str
@@ -304,6 +331,7 @@ class ProblemView(Model):
     detail: str
     hint: str | None = None
     findings: list[FindingView] | None = None
+    problems: list[str] | None = None
 
 
 class CheckView(Model):

@@ -111,7 +111,7 @@ def configure_logging(*, level: str, style: Literal["json", "console"]) -> None:
     processors.append(structlog.processors.format_exc_info if style == "json" else _plain)
     structlog.configure(
         processors=[*processors, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(level.lower()),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", STDERR)),
         cache_logger_on_first_use=False,  # the level is reloadable
     )
@@ -120,3 +120,8 @@ def configure_logging(*, level: str, style: Literal["json", "console"]) -> None:
         format="%(levelname)s %(name)s %(message)s",
         stream=cast("TextIO", STDERR),
     )
+
+
+def set_log_level(level: str) -> None:
+    """From now on, log what is of `level` or above."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))

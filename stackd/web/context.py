@@ -28,6 +28,7 @@ from stackd.web.event_stream import EventStream
 from stackd.web.metrics import Metrics
 from stackd.web.notes import Notes
 from stackd.web.readiness import Readiness
+from stackd.web.reload import Reloader
 from stackd.web.waiting import Waiting
 
 LONGEST_KEY = 255
@@ -52,10 +53,12 @@ class Context:
 
     Attributes:
         answers: memory for large answers; not that of bodies, or who reads slowly would stop deliveries.
+        reloader: the settings that may change while the process runs, as they are now.
         token: the bearer token, None if none was made.
     """
 
     settings: Settings
+    reloader: Reloader
     store: Database
     versions: Versions
     blobs: BlobFolder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import fields
 
 import structlog
@@ -36,12 +37,23 @@ BAD_ENDS = (ExecutionStatus.FAILED, ExecutionStatus.UNCERTAIN)
 _log = structlog.get_logger("stackd.events")
 
 
-def log_events(events: EventBus, *, level: str) -> None:
-    """Log the events of `events`; the many that only `debug` shows are not even heard at other levels."""
+def log_events(events: EventBus, *, level: str) -> Callable[[str], None]:
+    """Log the events of `events`; the many that only `debug` shows are not even heard at other levels.
+
+    What it returns takes another level.
+    """
     events.subscribe(lambda event: _log.info(_words(event), **_facts(event)), *TOLD)
     events.subscribe(_tell_bad, ExecutionFinished, ExecutionParked, ConsistencyRepaired)
-    if level == "debug":
-        events.subscribe(_tell_rest, Event)
+    unsubscribe: Callable[[], None] | None = None
+
+    def use(level: str) -> None:
+        nonlocal unsubscribe
+        if unsubscribe is not None:
+            unsubscribe()
+        unsubscribe = events.subscribe(_tell_rest, Event) if level == "debug" else None
+
+    use(level)
+    return use
 
 
 def _is_bad(event: Event) -> bool:

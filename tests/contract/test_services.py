@@ -18,8 +18,10 @@ from support.daemon import free_port
 from support.runs import LEASE, World
 
 from stackd.core.budget import Budget
+from stackd.core.clock import Clock
 from stackd.core.errors import StackdError
-from stackd.core.events import Event
+from stackd.core.events import Event, EventBus
+from stackd.core.handover import Handover
 from stackd.core.process import current_process
 from stackd.queue import verbs
 from stackd.queue.admission import Admission
@@ -33,6 +35,7 @@ from stackd.services.worker import Worker
 from stackd.settings import Settings
 from stackd.store.connection import Tx
 from stackd.store.database import Database
+from stackd.supervisor.herald import Herald
 from stackd.supervisor.lag import LoopLag
 from stackd.supervisor.service import Pulse, Service
 from stackd.supervisor.supervisor import Supervisor
@@ -43,6 +46,7 @@ from stackd.web.event_stream import EventStream
 from stackd.web.metrics import Metrics
 from stackd.web.notes import Notes
 from stackd.web.readiness import Readiness
+from stackd.web.reload import Reloader
 from stackd.web.waiting import Waiting
 from stackd.workflows.executions import ExecutionFinished, TimerFired
 from stackd.workflows.reconciliation import Reconciliation
@@ -78,6 +82,7 @@ class Site:
         )
         self.context = Context(
             settings=self.settings,
+            reloader=self._reloader(clock, events),
             store=database,
             versions=Versions(database),
             blobs=self.blobs,
@@ -102,6 +107,17 @@ class Site:
             notes=Notes(database, clock),
             token=None,
         )
+
+    def _reloader(self, clock: Clock, events: EventBus) -> Reloader:
+        async def nothing(_: object) -> None: ...
+
+        async def none() -> int:
+            return 0
+
+        herald = Herald(
+            Handover(), Supervisor(clock, events), events, clock=clock, queued=none, running=int
+        )
+        return Reloader(self.settings, "stack", apply=nothing, herald=herald)
 
     def worker(self) -> Service:
         return Worker(

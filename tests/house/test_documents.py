@@ -19,7 +19,10 @@ from stackd.settings import CLIENT_NAMES, HELPER_NAMES, PLANNED, Settings, load_
 
 README = documents.README.read_text()
 NAMES = {row.name for row in table()}
-FOREIGN = {"CI"}  # read, but not ours: the origin's rule for the inline worker
+FOREIGN = {  # read, but not ours
+    "CI",  # the origin's rule for the inline worker
+    "CREDENTIALS_DIRECTORY",  # of a service manager
+}
 
 
 def section(title: str) -> str:

@@ -31,7 +31,8 @@ CONFIG_HEAD = """\
 #
 # stackd reads the file that STACKD_CONFIG names, else stackd.toml in the state directory, else
 # /etc/stackd/stackd.toml. Command line and environment (and `.env` with `stackd dev`) win over it; the
-# environment takes the same names. `stackd config show` prints each value and where it came from.
+# environment takes the same names. `stackd config show` prints each value and where it came from;
+# `stackd config reload` lets a daemon that runs read it again.
 #
 # STACKD_ENV is not here: `stackd dev` sets it to development, `stackd start` to production.
 """

@@ -100,6 +100,7 @@ EXPECTED = {
     ("POST", "/api/tokens"): "admin",
     ("DELETE", "/api/tokens/{id}"): "admin",
     ("GET", "/api/config"): "admin",
+    ("POST", "/api/config/reload"): "admin",
     ("GET", "/metrics"): "read",
     ("GET", "/api/events"): "read",
     ("GET", "/api/why/{id}"): "read",

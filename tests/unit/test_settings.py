@@ -13,13 +13,16 @@ import pytest
 from stackd.core.errors import SettingsError
 from stackd.settings import (
     PLANNED,
+    Change,
     Connection,
+    Flags,
     Mode,
     Settings,
     connection_settings,
     ensure_dev_secrets,
     load_settings,
     read_settings,
+    reloaded,
     table,
     with_dev_secrets,
 )
@@ -952,3 +955,100 @@ def test_client_minds_no_setting_that_only_the_daemon_needs(box: Box):
     client = looks(box, STACKD_CONFIG=str(box.config), STACKD_BOGUS="1", QUEUE_DRIVER="none")
 
     assert client.socket_path == box.state / "stackd.sock"
+
+
+# -- reading them again
+
+
+def test_a_reload_takes_the_flags_alone_and_says_what_waits_for_a_restart(box: Box):
+    box.config.write_text('PORT = 5000\nSTACKD_LOG_LEVEL = "info"\n')
+    before = box.load()
+    box.config.write_text(
+        'PORT = 6000\nSTACKD_LOG_LEVEL = "debug"\nPLATFORM_NETWORK_DENYLIST_DOMAINS = ["a.example"]\n'
+    )
+
+    found = reloaded(before, box.load())
+
+    assert found.changed == (
+        Change("STACKD_LOG_LEVEL", "info", "debug"),
+        Change("PLATFORM_NETWORK_DENYLIST_DOMAINS", "", "a.example"),
+    )
+    assert found.waiting == (Change("PORT", 5000, 6000),)
+    assert Flags.of(found.settings) == Flags.of(box.load())
+    assert found.settings.port == 5000
+    assert found.settings.sources["PLATFORM_NETWORK_DENYLIST_DOMAINS"] == str(box.config)
+    assert reloaded(found.settings, box.load()).changed == ()
+
+
+def test_a_flag_that_is_taken_out_of_the_file_goes_back_to_its_default(box: Box):
+    box.config.write_text('STACKD_LOG_LEVEL = "debug"\n')
+    before = box.load()
+    box.config.write_text("")
+
+    found = reloaded(before, box.load())
+
+    assert found.settings.log_level == "info"
+    assert "STACKD_LOG_LEVEL" not in found.settings.sources
+
+
+def test_a_reload_shows_no_secret(box: Box):
+    found = reloaded(box.load(ENCRYPTION_MASTER_KEY=KEY), box.load(ENCRYPTION_MASTER_KEY=KEY[::-1]))
+
+    assert found.waiting == (Change("ENCRYPTION_MASTER_KEY", "(set)", "(set)"),)
+
+
+def test_what_wins_over_the_config_file_is_known(box: Box):
+    box.config.write_text('PORT = 6000\nSTACKD_LOG_LEVEL = "debug"\n')
+
+    read = box.load(PORT="5000")
+
+    assert read.overruled == {"PORT": "environment"}
+
+
+# -- credentials
+
+
+def credential(box: Box, name: str, text: str) -> dict[str, str]:
+    folder = box.folder / "credentials"
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(text)
+    return {"CREDENTIALS_DIRECTORY": str(folder)}
+
+
+def test_a_secret_comes_from_the_credential_of_its_name(box: Box):
+    read = box.load("start", **credential(box, "encryption_master_key", f"{KEY}\n"))
+
+    assert read.encryption_master_key == KEY
+    source = str(box.folder / "credentials" / "encryption_master_key")
+    assert read.sources["ENCRYPTION_MASTER_KEY"] == source
+
+
+def test_the_environment_wins_over_a_credential_and_that_over_the_config_file(box: Box):
+    given = credential(box, "encryption_master_key", KEY)
+    box.config.write_text(f'ENCRYPTION_MASTER_KEY = "{KEY}-of-the-file"\n')
+
+    assert box.load(**given).encryption_master_key == KEY
+    assert box.load(**given).overruled.keys() == {"ENCRYPTION_MASTER_KEY"}
+    other = KEY[::-1]
+    assert box.load(**given, ENCRYPTION_MASTER_KEY=other).encryption_master_key == other
+
+
+def test_other_credentials_and_a_folder_that_is_not_there_are_no_matter(box: Box):
+    credential(box, "port", "1")
+    credential(box, "tls.pem", "-")
+
+    assert box.load(CREDENTIALS_DIRECTORY=str(box.folder / "credentials")).port == 5000
+    assert box.load(CREDENTIALS_DIRECTORY=str(box.folder / "none")).warnings == ()
+
+
+@pytest.mark.parametrize("mode", ["dev", "start"])
+def test_a_credential_that_cannot_be_used_is_named_and_not_shown(box: Box, mode: Mode):
+    given = credential(box, "encryption_master_key", "weak-weak-weak")
+    _, problems = box.read(mode, **given)
+    (problem,) = [said for said in problems if "ENCRYPTION_MASTER_KEY" in said]
+    assert "too weak" in problem
+    assert "weak-weak" not in problem
+
+    (box.folder / "credentials" / "encryption_master_key").write_bytes(b"\xff\xfe")
+    _, problems = box.read(mode, **given)
+    assert any("encryption_master_key is not UTF-8 text" in said for said in problems)

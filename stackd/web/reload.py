@@ -1,0 +1,65 @@
+"""The settings of the process as they are now, and how they are read again while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import anyio
+import structlog
+
+from stackd.core.errors import SettingsError
+from stackd.settings import Flags, Reload, Settings, read_again, reloaded
+from stackd.supervisor.herald import Herald
+
+_log = structlog.get_logger(__name__)
+
+
+class Reloader:
+    """Swaps the settings for others, all that may change of them at once.
+
+    Args:
+        apply: told of the new flags, if there are any.
+        herald: tells the service manager of each reload, whatever comes of it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        role: str,
+        *,
+        apply: Callable[[Flags], Awaitable[None]],
+        herald: Herald,
+    ) -> None:
+        self.settings = settings
+        self._role = role
+        self._apply = apply
+        self._herald = herald
+        self._turn = anyio.Lock()
+
+    async def reload(self) -> Reload:
+        """Read the settings again; those that can be used are the process's own afterwards, as far as they may.
+
+        Raises:
+            SettingsError: they cannot be used. Those from before stay.
+        """
+        async with self._turn:
+            with self._herald.reloading():
+                try:
+                    fresh = await anyio.to_thread.run_sync(read_again, self.settings, self._role)
+                except SettingsError as error:
+                    _log.error("settings not reloaded", problems=error.problems)
+                    self._herald.remark = "settings not reloaded, they cannot be used"
+                    raise
+                found = reloaded(self.settings, fresh)
+                if found.changed:
+                    await self._apply(Flags.of(found.settings))
+                self.settings = found.settings
+                waiting = [change.name for change in found.waiting]
+                self._herald.remark = f"restart to apply {', '.join(waiting)}" if waiting else None
+                _log.info(
+                    "settings reloaded",
+                    changed=[change.name for change in found.changed],
+                    needs_restart=waiting,
+                    overruled=dict(found.settings.overruled),
+                )
+            return found
