@@ -728,11 +728,13 @@ def _credentials(folder: str | None, problems: list[str]) -> dict[str, _Given]:
     """The secrets that the service manager keeps for us in `folder`, a file for each (systemd.exec(5), Credentials)."""
     found: dict[str, _Given] = {}
     for row in table():
-        path = Path(folder or "/") / row.name.lower()
-        if folder is None or not row.secret or not os.access(path, os.F_OK):
+        if folder is None or not row.secret:
             continue
+        path = Path(folder) / row.name.lower()
         try:
             found[row.name] = _Given(_read_text(path).strip(), str(path))
+        except _MissingError:
+            continue
         except _UnreadableError as error:
             problems.append(str(error))
     return found
@@ -772,6 +774,10 @@ class _UnreadableError(Exception):
     """A file that cannot be used as it is; the message names it and says why."""
 
 
+class _MissingError(_UnreadableError):
+    """It is not there."""
+
+
 def _bindings(text: str) -> list[Binding]:
     """The lines of `text`: NAME=value, with or without `export` before it and quotes around the value."""
     return list(parse_stream(io.StringIO(text)))
@@ -785,7 +791,8 @@ def _read_text(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(FILE_BYTES + 1)
     except OSError as error:
-        raise _UnreadableError(f"{path} cannot be read ({error.strerror})") from error
+        kind = _MissingError if isinstance(error, FileNotFoundError) else _UnreadableError
+        raise kind(f"{path} cannot be read ({error.strerror})") from error
     if len(content) > FILE_BYTES:
         raise _UnreadableError(f"{path} is larger than {FILE_BYTES:,} bytes")
     try:

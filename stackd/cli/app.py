@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from stackd import __version__
-from stackd.cli import config, executions, queue, token, why, workflows
+from stackd.cli import config, executions, queue, systemd, token, why, workflows
 from stackd.cli.config import Role
 from stackd.cli.context import DEBUG, complain, finish_output, print_json, say
 from stackd.core.errors import (
@@ -46,7 +46,10 @@ app.add_typer(
 app.add_typer(executions.app, name="executions", help="List, show, cancel and resolve executions.")
 app.add_typer(queue.app, name="queue", help="See, pause and resume the queue.")
 app.add_typer(token.app, name="token", help="Make, list and revoke tokens of the API.")
-app.add_typer(config.app, name="config", help="See and check settings.")
+app.add_typer(config.app, name="config", help="See, check and reload settings.")
+app.add_typer(
+    systemd.app, name="systemd", help="Run as a service: print, install and remove units."
+)
 
 
 app.command(name="why")(why.why)
