@@ -1,0 +1,335 @@
+"""The service as a real systemd runs it: installed by stackd, started, killed, hung, reloaded, restarted, removed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+from support.booted import PYTHON, Booted, CannotBootError, booted, hindrance
+from support.daemon import eventually
+
+from stackd.client.api import Api
+from stackd.core.errors import NoAnswerError, UnreachableError
+
+pytestmark = [
+    pytest.mark.systemd,
+    pytest.mark.timeout(180),  # the first boots it
+    pytest.mark.skipif(hindrance() is not None, reason=str(hindrance())),
+]
+
+SERVICE, SOCKET = "stackd.service", "stackd.socket"
+LOOPBACK = 'PLATFORM_NETWORK_ALLOWLIST_IP_RANGES = ["127.0.0.0/8"]\n'
+
+# Delivers over a connection each, one after the other, until its input ends; then prints what became of them.
+STEADY = """
+import http.client, json, sys, threading
+told, trouble, over = 0, [], threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+while not over.is_set():
+    connection = http.client.HTTPConnection("127.0.0.1", 5000, timeout=30)
+    try:
+        connection.request("POST", "/api/webhooks/hooked", b"{}", {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        answer.read()
+        if answer.status != 202:
+            trouble.append(answer.status)
+        told += 1
+    except Exception as error:
+        trouble.append(repr(error))
+    finally:
+        connection.close()
+print(json.dumps({"told": told, "trouble": trouble}))
+"""
+# Answers one request, after some seconds.
+SLOW = """
+import socket, sys, time
+with socket.create_server(("127.0.0.1", 7000)) as door:
+    print("listening", flush=True)
+    client, _ = door.accept()
+    client.recv(65536)
+    time.sleep(float(sys.argv[1]))
+    client.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nok")
+    client.close()
+"""
+HOOKED = """
+id: hooked
+nodes:
+  - {id: hook, type: trigger.webhook.inbound, params: {path: hooked}}
+"""
+CALLING = """
+id: calling
+nodes:
+  - {id: start, type: trigger.time.manual}
+  - {id: call, type: action.http.request, params: {url: "http://127.0.0.1:7000/"}}
+edges: [{from: start, to: call}]
+"""
+
+
+class System:
+    """A booted system on which stackd was installed."""
+
+    def __init__(self, machine: Booted) -> None:
+        self.machine = machine
+
+    @property
+    def api(self) -> Api:
+        return Api(socket_path=self.machine.root / "var/lib/stackd/stackd.sock")
+
+    def ctl(self, *words: str, check: bool = True) -> int:
+        return self.machine.run("systemctl", *words, check=check).returncode
+
+    def shown(self, name: str) -> str:
+        return self.machine.shown(SERVICE, name)
+
+    @property
+    def pid(self) -> int:
+        return int(self.shown("MainPID"))
+
+    def signal(self, number: signal.Signals) -> None:
+        self.machine.run("kill", f"-{number.name.removeprefix('SIG')}", str(self.pid))
+
+    def again(self, pid: int) -> None:
+        """Wait until another process than `pid` is active."""
+
+        def look() -> bool:
+            return self.shown("ActiveState") == "active" and self.pid not in (0, pid)
+
+        eventually("it is active again", look, within=30)
+
+    def settings(self, text: str) -> None:
+        folder = self.machine.root / "etc/stackd"
+        folder.mkdir(exist_ok=True)
+        (folder / "stackd.toml").write_text(text)
+
+    @contextmanager
+    def edited(self, text: str) -> Iterator[None]:
+        """With what `systemctl edit` would have made of `text`, from the next start on."""
+        dropin = self.machine.root / f"etc/systemd/system/{SERVICE}.d/test.conf"
+        dropin.parent.mkdir(exist_ok=True)
+        dropin.write_text(f"[Service]\n{text}\n")
+        self.ctl("daemon-reload")
+        try:
+            yield
+        finally:
+            dropin.unlink()
+            self.ctl("daemon-reload")
+
+    @contextmanager
+    def script(self, text: str, *words: str) -> Iterator[subprocess.Popen[str]]:
+        """A Python program that runs in it."""
+        command = self.machine.command(
+            "env", "LD_LIBRARY_PATH=/opt/python/lib", PYTHON, "-c", text, *words
+        )
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as running:
+            try:
+                yield running
+            finally:
+                running.kill()
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    place = tmp_path_factory.mktemp("systemd") / "place"
+    place.mkdir()
+    with ExitStack() as stack:
+        try:
+            machine = stack.enter_context(booted(place))
+        except CannotBootError as error:
+            pytest.skip(f"systemd cannot be booted here: {error}")
+        ran = machine.stackd("systemd", "install", "--now")
+        assert ran.stdout.splitlines()[-1] == f"started {SERVICE}"
+        yield System(machine)
+
+
+@pytest.fixture
+def system(installed: System) -> System:
+    """The service active, whatever the test before has left; restarts are counted anew."""
+    installed.settings(LOOPBACK)
+    installed.ctl("reset-failed", SERVICE, SOCKET, check=False)
+    installed.ctl("start", SOCKET, check=False)
+    installed.ctl("restart", SERVICE)
+    assert installed.shown("NRestarts") == "0"
+    return installed
+
+
+def test_install_has_started_what_is_ready_and_a_second_one_changes_nothing(
+    installed: System,
+) -> None:
+    assert installed.shown("StatusText").startswith("ready: 5 services")
+    assert installed.machine.stackd("health").stdout == "healthy\n"  # commands of root find it
+    status = (installed.machine.root / f"proc/{installed.pid}/status").read_text()
+    owner = (installed.machine.root / "var/lib/stackd").stat().st_uid
+    assert owner != 0
+    assert f"\nUid:\t{owner}\t" in status
+    assert installed.machine.stackd("systemd", "install", "--now").stdout == "nothing has changed\n"
+
+
+def test_the_key_comes_as_a_credential(installed: System) -> None:
+    rows = installed.api.get("/api/config")["settings"]
+    (key,) = [row for row in rows if row["name"] == "ENCRYPTION_MASTER_KEY"]
+
+    assert key["value"] == "(set)"
+    assert key["source"] == f"/run/credentials/{SERVICE}/encryption_master_key"
+
+
+def test_start_returns_once_it_is_ready(system: System) -> None:
+    system.ctl("stop", SERVICE)
+    system.ctl("start", "--no-block", SERVICE)
+
+    seen = [system.shown("ActiveState")]
+    while seen[-1] != "active":
+        seen.append(system.shown("ActiveState"))
+
+    assert system.api.get("/readyz", verbose="1")["status"] == "pass"
+    assert "activating" in seen
+    assert set(seen) <= {"inactive", "activating", "active"}  # the first until systemd takes it up
+
+
+def test_after_a_kill_it_is_active_again(system: System) -> None:
+    before = system.pid
+    system.signal(signal.SIGKILL)
+
+    system.again(before)
+    assert system.shown("NRestarts") == "1"
+
+
+def test_stop_drains_and_is_a_success(system: System) -> None:
+    system.ctl("stop", SERVICE)
+
+    assert system.shown("Result") == "success"
+    assert system.shown("ExecMainStatus") == "0"
+    assert any(
+        '"event": "stopped"' in line for line in system.machine.journal(SERVICE).splitlines()
+    )
+
+
+def test_a_drain_that_goes_on_gets_more_time_than_the_unit_gives(system: System) -> None:
+    system.settings(LOOPBACK + "STACKD_DRAIN_SECONDS = 20\n")
+    with system.edited("TimeoutStopSec=2s"), system.script(SLOW, "4") as far_side:
+        assert far_side.stdout is not None
+        assert far_side.stdout.readline() == "listening\n"
+        system.ctl("restart", SERVICE)
+        system.api.post("/api/workflows", CALLING.encode(), activate="true")
+        execution = system.api.post("/api/workflows/calling/run", {"input": None})["executionId"]
+        eventually("it runs", lambda: view(system, execution)["status"] == "running")
+
+        began = time.monotonic()
+        system.ctl("stop", SERVICE)
+
+        assert time.monotonic() - began > 2.5
+        assert system.shown("Result") == "success"
+    system.ctl("start", SERVICE)
+    assert view(system, execution)["status"] == "completed"
+
+
+def view(system: System, execution: str) -> Any:
+    return system.api.get(f"/api/executions/{execution}")
+
+
+def test_settings_that_cannot_be_used_fail_the_unit_and_it_is_not_tried_again(
+    system: System,
+) -> None:
+    system.settings("STACKD_LOG_LEVEL = 'loud'\n")
+
+    assert system.ctl("restart", SERVICE, check=False) != 0
+
+    assert system.shown("ActiveState") == "failed"
+    assert system.shown("ExecMainStatus") == "78"
+    assert system.shown("NRestarts") == "0"
+    assert "STACKD_LOG_LEVEL='loud'" in system.machine.journal(SERVICE)
+
+
+def test_reload_applies_what_is_good_and_fails_on_what_is_bad(system: System) -> None:
+    before = system.pid
+    system.settings(LOOPBACK + 'STACKD_LOG_LEVEL = "debug"\n')
+    assert system.ctl("reload", SERVICE) == 0
+    assert level(system) == "debug"
+    assert system.shown("ActiveState") == "active"
+
+    system.settings("STACKD_LOG_LEVEL = 'loud'\n")
+    assert system.ctl("reload", SERVICE, check=False) != 0
+    assert level(system) == "debug"
+    assert system.shown("ActiveState") == "active"
+    assert system.shown("StatusText").endswith("settings not reloaded, they cannot be used")
+
+    system.settings(LOOPBACK)
+    assert system.ctl("reload", SERVICE) == 0
+    assert (level(system), system.pid) == ("info", before)
+
+
+def level(system: System) -> str:
+    rows = system.api.get("/api/config")["settings"]
+    return next(str(row["value"]) for row in rows if row["name"] == "STACKD_LOG_LEVEL")
+
+
+def test_restarts_under_steady_deliveries_refuse_none(system: System) -> None:
+    system.api.post("/api/workflows", HOOKED.encode(), activate="true")
+    with system.script(STEADY) as steady:
+        for _ in range(2):
+            delivered(system)
+            system.ctl("restart", SERVICE)
+        delivered(system)
+        told, _ = steady.communicate()
+
+    outcome = json.loads(told)
+    assert outcome["trouble"] == []
+    assert outcome["told"] > 30
+
+
+def delivered(system: System, more: int = 20) -> None:
+    """Wait until so many more executions have ended."""
+
+    def ended() -> int:
+        try:
+            text = system.api.request("GET", "/api/queue").body["counts"]
+        except (UnreachableError, NoAnswerError):
+            return 0
+        return int(text["completed"])
+
+    wanted = ended() + more
+    eventually(f"{more} more deliveries", lambda: ended() >= wanted)
+
+
+def test_one_that_hangs_is_killed_by_the_watchdog_and_active_again(system: System) -> None:
+    with system.edited("WatchdogSec=1s\nTimeoutAbortSec=1s"):
+        system.ctl("restart", SERVICE)
+        before = system.pid
+        system.signal(signal.SIGSTOP)
+
+        system.again(before)
+        assert system.shown("NRestarts") == "1"
+    assert "Watchdog timeout" in system.machine.journal(SERVICE)
+
+
+def test_one_that_stops_itself_is_not_started_again_until_somebody_connects(
+    system: System,
+) -> None:
+    system.signal(signal.SIGTERM)
+    eventually("it is over", lambda: system.shown("ActiveState") == "inactive")
+    assert system.shown("Result") == "success"
+
+    with system.script(STEADY) as steady:
+        eventually("it is active again", lambda: system.shown("ActiveState") == "active")
+        told, _ = steady.communicate()
+    assert json.loads(told)["told"] > 0
+
+
+def test_uninstall_stops_it_and_leaves_the_state(system: System) -> None:
+    ran = system.machine.stackd("systemd", "uninstall")
+
+    assert f"stopped {SERVICE}" in ran.stdout
+    assert system.shown("LoadState") == "not-found"
+    assert (system.machine.root / "var/lib/stackd/stackd.db").exists()
+    again = system.machine.stackd("systemd", "uninstall", "--purge")
+    assert again.stdout.splitlines() == [
+        "removed /var/lib/stackd",
+        "removed /etc/credstore/stackd.encryption_master_key",
+    ]
