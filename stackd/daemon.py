@@ -74,6 +74,7 @@ from stackd.web.connections import FILES_KEPT_FREE, Connections
 from stackd.web.context import Context
 from stackd.web.event_log import log_events
 from stackd.web.event_stream import EventStream
+from stackd.web.health import TURNS_WITHIN
 from stackd.web.metrics import Metrics
 from stackd.web.notes import Notes
 from stackd.web.readiness import Readiness
@@ -315,6 +316,10 @@ class _Daemon:
         def running() -> int:
             return 0 if self._runtime is None else self._runtime.running
 
+        async def passes() -> bool:
+            await self._readiness.told()
+            return self._readiness.has_passed
+
         async def queued() -> int:
             return sum((await store.read(verbs.live_counts)).values())
 
@@ -325,7 +330,15 @@ class _Daemon:
             clock=self._clock,
             queued=queued,
             running=running,
+            passes=passes,
+            may_beat=self._does_its_work,
         )
+
+    def _does_its_work(self) -> bool:
+        """Whether this process turns; whatever it depends on never enters this: a restart would not mend it."""
+        silent = self._clock.monotonic() - self._supervisor.looked_at
+        is_late = self._lag.over(10.0).p99 >= TURNS_WITHIN
+        return not (self._supervisor.is_stuck or is_late or silent >= TURNS_WITHIN)
 
     @asynccontextmanager
     async def _store(self) -> AsyncIterator[Database]:

@@ -52,10 +52,6 @@ class Notifier:
         """Alive. One that cannot be sent is not worth keeping."""
         self._tell("WATCHDOG=1", is_kept=False)
 
-    def trigger_watchdog(self) -> None:
-        """Ask for what the manager does to a process that does not beat."""
-        self._tell("WATCHDOG=trigger")
-
     def _tell(self, *lines: str, is_kept: bool = True) -> None:
         if self._address is None:
             return

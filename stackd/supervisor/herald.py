@@ -18,6 +18,9 @@ COUNT_EVERY: Final = 10.0  # seconds between looks at the queue
 DRAIN_EVERY: Final = 1.0  # seconds between words while draining
 # Seconds asked for each time; what is cut off at the deadline ends within half of them.
 EXTENSION: Final = 30.0
+LOOK_AGAIN: Final = 0.2  # seconds between looks whether all passes, before it is called ready
+# Seconds after which it is called started although a check fails: the service manager would end what works in part.
+READY_ANYWAY: Final = 30.0
 BEATS: Final = 4  # within the manager's interval, so that one that is late does no harm
 
 
@@ -27,6 +30,7 @@ class Herald:
     Args:
         queued: how many jobs there are that are not over.
         running: how many executions this process has in hand.
+        passes: whether every check has passed; asked until it is so, once all services are ready.
         may_beat: whether the process does what it is there for; asked before each beat of the watchdog.
     """
 
@@ -39,7 +43,8 @@ class Herald:
         clock: Clock,
         queued: Callable[[], Awaitable[int]],
         running: Callable[[], int],
-        may_beat: Callable[[], bool] = lambda: True,
+        passes: Callable[[], Awaitable[bool]],
+        may_beat: Callable[[], bool],
     ) -> None:
         self._notifier = handover.notifier
         self._watchdog = handover.watchdog
@@ -47,7 +52,9 @@ class Herald:
         self._clock = clock
         self._queued = queued
         self._running = running
+        self._passes = passes
         self._may_beat = may_beat
+        self._has_started = anyio.Event()
         self._queue: int | None = None  # as last counted
         self._has_said_ready = False
         self._said: str | None = None
@@ -61,6 +68,7 @@ class Herald:
         if not self._notifier.is_heard:
             return
         async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._say_ready)
             tasks.start_soon(self._count)
             tasks.start_soon(self._extend)
             if self._watchdog is not None:
@@ -68,11 +76,10 @@ class Herald:
 
     def look(self) -> None:
         """Say how things are, if that is news."""
+        if self._supervisor.has_started:
+            self._has_started.set()
         words = self._words()
-        if self._supervisor.has_started and not self._has_said_ready:
-            self._has_said_ready = True
-            self._notifier.ready(words)
-        elif words != self._said:
+        if words != self._said:
             self._notifier.status(words)
         self._said = words
 
@@ -93,6 +100,17 @@ class Herald:
         try:
             yield
         finally:
+            self._said = self._words()
+            self._notifier.ready(self._said)
+
+    async def _say_ready(self) -> None:
+        """Say so once all services are ready and every check has passed."""
+        await self._has_started.wait()
+        give_up_at = self._clock.monotonic() + READY_ANYWAY
+        while not (await self._passes() or self._clock.monotonic() >= give_up_at):
+            await self._clock.sleep(LOOK_AGAIN)
+        if not self._drain.is_set():
+            self._has_said_ready = True
             self._said = self._words()
             self._notifier.ready(self._said)
 
@@ -129,7 +147,9 @@ class Herald:
             for one in reports
             if one.state is not ServiceState.READY
         ]
-        if not odd:
+        if not odd and not self._has_said_ready:
+            words = ["starting: all services are ready, the checks are not through"]
+        elif not odd:
             services = "1 service" if len(reports) == 1 else f"{len(reports)} services"
             words = [f"ready: {services}"]
         else:

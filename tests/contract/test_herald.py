@@ -15,7 +15,14 @@ from support.manager import Manager, listening
 from stackd.core.errors import StoreBusyError
 from stackd.core.events import EventBus
 from stackd.core.handover import handed_over
-from stackd.supervisor.herald import COUNT_EVERY, DRAIN_EVERY, EXTENSION, Herald
+from stackd.supervisor.herald import (
+    COUNT_EVERY,
+    DRAIN_EVERY,
+    EXTENSION,
+    LOOK_AGAIN,
+    READY_ANYWAY,
+    Herald,
+)
 from stackd.supervisor.service import Spec
 from stackd.supervisor.supervisor import Supervisor
 from stackd.testing import FakeClock
@@ -59,6 +66,7 @@ class Stage:
         self.running = 0
         self.queued: int | Exception = 12
         self.may_beat = True
+        self.passes = True
         self.clock = FakeClock(100.0)
         events = EventBus()
         self.supervisor = Supervisor(self.clock, events)
@@ -71,8 +79,12 @@ class Stage:
             clock=self.clock,
             queued=self._count,
             running=lambda: self.running,
+            passes=self._look,
             may_beat=lambda: self.may_beat,
         )
+
+    async def _look(self) -> bool:
+        return self.passes
 
     async def _count(self) -> int:
         if isinstance(self.queued, Exception):
@@ -122,6 +134,27 @@ async def test_ready_is_told_once_and_only_when_every_service_is(stage: Stage) -
         assert stage.status() == "ready: 1 service; queue 12"
 
     assert stage.manager.told("READY") == ["1"]
+
+
+async def test_ready_is_told_only_once_every_check_has_passed(stage: Stage) -> None:
+    stage.may_start.set()
+    stage.passes = False
+    async with stage.playing():
+        await stage.pass_time(LOOK_AGAIN)
+        assert stage.manager.told("READY") == []
+        assert stage.status().startswith("starting: all services are ready")
+        stage.passes = True
+        await stage.pass_time(LOOK_AGAIN)
+        assert stage.manager.told("READY") == ["1"]
+        assert stage.status().startswith("ready: 1 service")
+
+
+async def test_what_works_in_part_is_not_kept_from_starting_for_ever(stage: Stage) -> None:
+    stage.may_start.set()
+    stage.passes = False
+    async with stage.playing():
+        await stage.pass_time(READY_ANYWAY)
+        assert stage.manager.told("READY") == ["1"]
 
 
 async def test_the_queue_is_counted_again_and_again_and_told_when_it_has_changed(
