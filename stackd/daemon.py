@@ -10,6 +10,7 @@ import errno
 import faulthandler
 import fcntl
 import gc
+import math
 import os
 import random
 import resource
@@ -81,6 +82,7 @@ from stackd.web.readiness import Readiness
 from stackd.web.reload import Reloader
 from stackd.web.waiting import Waiting
 from stackd.workflows.reconciliation import Reconciliation
+from stackd.workflows.retention import Bounds, Retention
 
 EXIT_OK: Final = 0
 EXIT_GAVE_UP: Final = 75  # EX_TEMPFAIL of sysexits.h
@@ -238,6 +240,14 @@ def _token(settings: Settings, role: str) -> str | None:
     if settings.env != "development" or "api" not in ROLES[role]:
         return None
     return ensure_dev_token(settings.state_dir)
+
+
+def _bounds(settings: Settings) -> Bounds:
+    return Bounds(
+        age=settings.keep_seconds or math.inf,
+        count=settings.keep_executions or math.inf,
+        bytes=settings.keep_bytes or math.inf,
+    )
 
 
 def _url(host: str, port: int) -> str:
@@ -485,6 +495,7 @@ class _Daemon:
                 interval=settings.scheduler_interval,
                 pulse=pulse,
                 reconciliation=reconciliation,
+                retention=Retention(store, self._clock, _bounds(settings)),
             ),
             "timers": lambda pulse: Timers(
                 store=store,

@@ -131,6 +131,16 @@ def _milliseconds(low: int, high: int) -> BeforeValidator:
     return BeforeValidator(read)
 
 
+def _days(low: float, high: float) -> BeforeValidator:
+    def read(value: Any) -> float:
+        number = _number(value)
+        if not low <= number <= high:
+            raise ValueError(f"must be from {low:g} to {high:,g} days")
+        return number * _DAY
+
+    return BeforeValidator(read)
+
+
 def _read_boolean(value: Any) -> bool:
     if isinstance(value, bool):
         return value
@@ -261,6 +271,7 @@ def _setting(name: str, default: Any, meaning: str, *, unit: str = "", secret: b
 
 
 _MIB = 1024 * 1024
+_DAY = 86_400.0  # seconds
 
 
 class Settings(BaseSettings):
@@ -411,6 +422,20 @@ class Settings(BaseSettings):
         "live jobs; at this many, new ones are refused (429)",
         unit="jobs",
     )
+    keep_seconds: Annotated[float, _days(0, 36_500)] = _setting(
+        "STACKD_KEEP_DAYS", 30, "executions that ended longer ago are removed; 0: none is for its age",
+        unit="days",
+    )  # fmt: skip
+    keep_executions: Annotated[int, _whole(0, 1_000_000_000)] = _setting(
+        "STACKD_KEEP_EXECUTIONS", 1_000_000,
+        "of those that have ended, the oldest beyond this many are removed; 0: any number is kept",
+        unit="executions",
+    )  # fmt: skip
+    keep_bytes: Annotated[int, _whole(0, 1024 * 1024 * _MIB)] = _setting(
+        "STACKD_KEEP_BYTES", 4 * 1024 * _MIB,
+        "the oldest that have ended are removed while the store takes more; 0: however much it takes",
+        unit="bytes",
+    )  # fmt: skip
     webhook_dedupe_window: Annotated[float, _seconds(0, 31 * 86_400)] = _setting(
         "STACKD_WEBHOOK_DEDUPE_SECONDS", 86_400, "how long a delivery's key starts nothing again",
         unit="s",
@@ -526,6 +551,8 @@ def _masked(row: Row, value: Any) -> Any:
         return "(set)" if value else "(not set)"
     if row.unit == "ms":
         return round(value * 1000)
+    if row.unit == "days":
+        value /= _DAY
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
     if isinstance(value, float):

@@ -28,6 +28,7 @@ from stackd.store.database import Database
 from stackd.supervisor.service import Pulse
 from stackd.workflows import executions, why
 from stackd.workflows.reconciliation import Reconciliation
+from stackd.workflows.retention import Retention
 
 PRUNE_BATCH = 500  # rows per transaction: small steps never hold up the writer
 PRUNE_BATCHES = 20  # per round; the rest follows in the next
@@ -69,6 +70,7 @@ class Scheduler:
         interval: float,
         pulse: Pulse,
         reconciliation: Reconciliation,
+        retention: Retention,
     ) -> None:
         self._store = store
         self._blobs = blobs
@@ -78,6 +80,7 @@ class Scheduler:
         self._interval = interval
         self._pulse = pulse
         self._reconciliation = reconciliation
+        self._retention = retention
         self._clocks_apart = clock.time() - clock.monotonic()
         self._slept_at = -math.inf  # by the monotonic clock
         self._working = anyio.CancelScope()
@@ -118,6 +121,7 @@ class Scheduler:
         if rescued:
             _log.info("took back jobs of dead processes", jobs=rescued)
         await self._reconciliation.round(beat=self._pulse.beat)
+        await self._retention.round(beat=self._pulse.beat)
         unused_since = now - (math.inf if self._has_just_slept(now) else BLOB_GRACE)
         keys = await self._prune(lambda tx, some: executions.prune_keys(tx, now=now, limit=some))
         await self._prune(lambda tx, some: why.prune(tx, now=now, limit=some))

@@ -10,6 +10,7 @@ killed before that, none of it is.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 import sqlite3
@@ -349,6 +350,7 @@ class Database:
                     raise
                 _log.warning("the disk is full: its reserve was freed, and nothing new is taken in")
                 _roll_back(raw)
+                _begin_log_anew(raw)
                 self._run_group(raw, group)
             self._check_files()
         except BaseException as error:  # noqa: BLE001  # every member must learn its fate
@@ -433,6 +435,12 @@ def _closed() -> StoreError:
 def _roll_back(raw: sqlite3.Connection) -> None:
     if raw.in_transaction:
         raw.execute("ROLLBACK")
+
+
+def _begin_log_anew(raw: sqlite3.Connection) -> None:
+    """Bring the log into the file, if that is possible: what is written next then takes the room the log has."""
+    with contextlib.suppress(sqlite3.Error):
+        raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
 
 def _apply(raw: sqlite3.Connection, member: _Member[Any]) -> None:

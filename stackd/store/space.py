@@ -20,6 +20,17 @@ def give_back(tx: Tx, *, limit: int) -> int:
     return before - _number(tx, "PRAGMA freelist_count")
 
 
+def used_bytes(tx: Tx) -> int:
+    """What the store takes of its file; free pages are not counted."""
+    pages = _number(tx, "PRAGMA page_count") - _number(tx, "PRAGMA freelist_count")
+    return pages * _number(tx, "PRAGMA page_size")
+
+
+def free_bytes(tx: Tx) -> int:
+    """What of the file holds nothing."""
+    return _number(tx, "PRAGMA freelist_count") * _number(tx, "PRAGMA page_size")
+
+
 def _number(tx: Tx, pragma: str) -> int:
     ((value,),) = tx.rows(pragma)
     return int(value)

@@ -21,8 +21,10 @@ from stackd.workflows.executions import (
     ExecutionParked,
     ExecutionStatus,
 )
+from stackd.workflows.history import HistoryPruned
 
 TOLD = (
+    HistoryPruned,
     JobRescued,
     QueuePaused,
     QueueResumed,

@@ -22,12 +22,13 @@ from stackd.core.errors import MalformedError, NotFoundError
 from stackd.core.json import dumps
 from stackd.core.text import shown
 from stackd.queue import verbs
+from stackd.store import space
 from stackd.supervisor.supervisor import Report, ServiceState
 from stackd.web.context import Context, of
 from stackd.web.readiness import GOOD, Found, Status, fail
 from stackd.web.route import Content, Query, Route
 from stackd.web.views import service_view
-from stackd.workflows import blobs
+from stackd.workflows import blobs, history
 
 _VERBOSE: Final = Query("verbose", {}, "list every check")
 _EXCLUDE: Final = Query(
@@ -143,8 +144,14 @@ class Health:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         context = of(request)
-        counts, kept = await context.store.read(
-            lambda tx: (verbs.live_counts(tx), blobs.totals(tx))
+        counts, kept, ended, used, free = await context.store.read(
+            lambda tx: (
+                verbs.live_counts(tx),
+                blobs.totals(tx),
+                history.count(tx),
+                space.used_bytes(tx),
+                space.free_bytes(tx),
+            )
         )
         for state, count in counts.items():
             context.metrics.queue_depth.labels(state).set(count)
@@ -156,6 +163,9 @@ class Health:
         context.metrics.event_streams.set(context.stream.readers)
         context.metrics.blobs.set(kept.count)
         context.metrics.blob_bytes.set(kept.bytes)
+        context.metrics.history.set(ended)
+        context.metrics.store_bytes.labels("used").set(used)
+        context.metrics.store_bytes.labels("free").set(free)
         return web.Response(
             body=context.metrics.render(), content_type="text/plain", charset="utf-8"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -11,6 +12,7 @@ from stackd.queue.job import JobEnqueued, JobRescued, JobSettled
 from stackd.runtime.events import NodeRetried
 from stackd.supervisor.supervisor import ServiceMoved, ServiceState
 from stackd.workflows.executions import ExecutionFinished, ExecutionQueued, NodeFinished
+from stackd.workflows.history import HistoryPruned
 
 _LATENCIES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 30000)  # milliseconds
 
@@ -60,6 +62,16 @@ class Metrics:
         self.blob_bytes = Gauge(
             "stackd_blob_bytes", "bytes that all blobs take together", registry=self.registry
         )
+        self.history = Gauge(
+            "stackd_history_executions", "executions that have ended and are kept",
+            registry=self.registry,
+        )  # fmt: skip
+        self.store_bytes = Gauge(
+            "stackd_store_bytes", "bytes of the store's file", ("part",), registry=self.registry
+        )
+        self._removed = self._counter(
+            "stackd_executions_removed_total", "executions removed from the history", "bound"
+        )
         events.subscribe(
             self._hear,
             NodeFinished,
@@ -70,6 +82,7 @@ class Metrics:
             ExecutionFinished,
             NodeRetried,
             ServiceMoved,
+            HistoryPruned,
         )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -95,6 +108,9 @@ class Metrics:
                 self._labelled(self._queued, event.workflow_id).inc()
             case ExecutionFinished():
                 self._labelled(self._finished, event.workflow_id, event.status).inc()
+            case HistoryPruned():
+                for bound, count in asdict(event).items():
+                    self._labelled(self._removed, bound.removeprefix("by_")).inc(count)
             case NodeRetried():
                 self._labelled(self._retries, event.code).inc()
             case ServiceMoved():

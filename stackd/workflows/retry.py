@@ -6,11 +6,11 @@ knows of it, does not happen twice.
 
 from __future__ import annotations
 
-from stackd.core.errors import ConflictError, InputError
+from stackd.core.errors import ConflictError, GoneError, InputError
 from stackd.core.json import dumps
 from stackd.core.names import nearest
 from stackd.store.connection import Tx
-from stackd.workflows import executions
+from stackd.workflows import executions, history
 from stackd.workflows import statements as sql
 from stackd.workflows.executions import FINAL, ExecutionQueued, ExecutionStatus
 from stackd.workflows.graph import Graph, reach
@@ -29,6 +29,7 @@ def retry(
 
     Raises:
         ConflictError: it has not ended, or has completed and no `start` is named.
+        GoneError: it is being removed.
         InputError: there is no such node.
     """
     row = executions.get(tx, execution_id)
@@ -45,6 +46,8 @@ def retry(
             code="execution.completed",
             hint="name a node to run again from: `stackd executions retry ID --from NODE`",
         )
+    if history.is_going(tx, row.seq):
+        raise GoneError(f"execution {execution_id} is being removed", code="execution.going")
     again = [] if start is None else _behind(graph, start)
     for key in again:
         _forget_inside(tx, row.seq, key)

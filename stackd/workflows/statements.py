@@ -301,6 +301,59 @@ SELECT p.role, p.pid, p.heartbeat_at, j.rescues FROM jobs j JOIN processes p ON 
 WHERE j.kind = 'execution.run' AND j.subject = ? AND j.finished_at IS NULL"""
 TIMER_OF = "SELECT due_at FROM timers WHERE execution = ? AND key = ? AND state = 'pending'"
 
+# History. An execution that somebody waits for goes with who does; "parent_key IS NULL" are the others.
+
+COUNT_HISTORY = "SELECT executions FROM history WHERE one = 1"
+OLDEST_ENDED = """
+SELECT seq FROM executions WHERE finished_at IS NOT NULL AND parent_key IS NULL AND finished_at < ?
+ORDER BY finished_at LIMIT ?"""
+# What parts of an execution take: a row for each, no more than so many of a kind.
+WEIGH_PARTS = """
+SELECT * FROM (
+    SELECT coalesce(length(output), 0) + coalesce(length(error), 0) + coalesce(length(metadata), 0)
+    FROM node_runs WHERE execution = ? LIMIT ?)
+UNION ALL SELECT * FROM (SELECT coalesce(length(output), 0) FROM loop_items WHERE execution = ? LIMIT ?)
+UNION ALL SELECT * FROM (SELECT length(output) FROM timers WHERE execution = ? LIMIT ?)
+UNION ALL SELECT * FROM (SELECT length(output) FROM early_calls WHERE execution = ? LIMIT ?)
+UNION ALL SELECT * FROM (SELECT 0 FROM blob_refs WHERE execution = ? LIMIT ?)"""
+WEIGH_EXECUTION = """
+SELECT length(input) + coalesce(length(output), 0) + coalesce(length(error), 0)
+FROM executions WHERE seq = ? AND finished_at IS NOT NULL"""
+STARTED_BY = """
+SELECT seq, finished_at IS NOT NULL AND parent_key IS NOT NULL FROM executions
+WHERE parent = ? AND seq > ? ORDER BY seq LIMIT ?"""
+LET_GO = "UPDATE executions SET parent = NULL, parent_key = NULL WHERE seq = ?"
+DROP_EXECUTIONS = """
+DELETE FROM executions WHERE seq IN (SELECT value FROM json_each(?)) AND finished_at IS NOT NULL"""
+
+BEGIN_GOING = "INSERT INTO going (execution) VALUES (?) ON CONFLICT DO NOTHING"
+GOING = "SELECT execution FROM going ORDER BY execution LIMIT ?"
+IS_GOING = "SELECT 1 FROM going WHERE execution = ?"
+
+# The parts of one execution in order, each with what it takes, and how all up to one of them are removed.
+NODE_RUN_PARTS = """
+SELECT key, coalesce(length(output), 0) + coalesce(length(error), 0) + coalesce(length(metadata), 0)
+FROM node_runs WHERE execution = ? ORDER BY key LIMIT ?"""
+DROP_NODE_RUN_PARTS = "DELETE FROM node_runs WHERE execution = ? AND key <= ?"
+LOOP_ITEM_PARTS = """
+SELECT key, item, coalesce(length(output), 0) FROM loop_items WHERE execution = ? ORDER BY key, item LIMIT ?"""
+DROP_LOOP_ITEM_PARTS = "DELETE FROM loop_items WHERE execution = ? AND (key, item) <= (?, ?)"
+TIMER_PARTS = "SELECT id, length(output) FROM timers WHERE execution = ? ORDER BY id LIMIT ?"
+DROP_TIMER_PARTS = "DELETE FROM timers WHERE execution = ? AND id <= ?"
+EARLY_CALL_PARTS = (
+    "SELECT key, length(output) FROM early_calls WHERE execution = ? ORDER BY key LIMIT ?"
+)
+DROP_EARLY_CALL_PARTS = "DELETE FROM early_calls WHERE execution = ? AND key <= ?"
+BLOB_REF_PARTS = "SELECT blob, 0 FROM blob_refs WHERE execution = ? ORDER BY blob LIMIT ?"
+DROP_BLOB_REF_PARTS = "DELETE FROM blob_refs WHERE execution = ? AND blob <= ?"
+PARTS = (
+    (NODE_RUN_PARTS, DROP_NODE_RUN_PARTS),
+    (LOOP_ITEM_PARTS, DROP_LOOP_ITEM_PARTS),
+    (TIMER_PARTS, DROP_TIMER_PARTS),
+    (EARLY_CALL_PARTS, DROP_EARLY_CALL_PARTS),
+    (BLOB_REF_PARTS, DROP_BLOB_REF_PARTS),
+)
+
 # Blobs
 
 RENEW_BLOB = "UPDATE blobs SET created_at = ?, puts = puts + 1 WHERE id = ?"

@@ -50,6 +50,7 @@ from stackd.web.reload import Reloader
 from stackd.web.waiting import Waiting
 from stackd.workflows.executions import ExecutionFinished, TimerFired
 from stackd.workflows.reconciliation import Reconciliation
+from stackd.workflows.retention import Bounds, Retention
 
 THIS_PROCESS = current_process()  # read here: a test may not block its loop
 WITHIN = 5.0  # seconds of real time after which a test that hangs fails
@@ -142,6 +143,7 @@ class Site:
             interval=5.0,
             pulse=Pulse(self.world.clock),
             reconciliation=Reconciliation(self.database, self.world.clock),
+            retention=Retention(self.database, self.world.clock, Bounds()),
         )
 
     def timers(self) -> Service:

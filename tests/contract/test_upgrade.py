@@ -217,3 +217,21 @@ def test_an_upgrade_without_room_for_its_copy_is_refused_by_name_and_leaves_noth
         remount(disk, "size=16m")
         start(path, more=ONE_MORE)
         assert names(disk) == ["x.db", COPY]
+
+
+def test_an_upgrade_counts_the_executions_that_have_ended(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    start(path, known=list(takewhile(lambda one: one.name != "history", SHIPPED)))
+    raw = sqlite3.connect(path)
+    raw.executescript("""
+        INSERT INTO workflows VALUES ('w', 'w', 1, 1, NULL, 0, 0);
+        INSERT INTO workflow_versions VALUES ('w', 1, '', x'', 0);
+        INSERT INTO executions (id, workflow_id, version, status, trigger_type, trigger_node, input, created_at, finished_at)
+        VALUES ('1', 'w', 1, 'waiting', '', '', x'', 0, NULL), ('2', 'w', 1, 'completed', '', '', x'', 0, 1),
+               ('3', 'w', 1, 'failed', '', '', x'', 0, 1), ('4', 'w', 1, 'uncertain', '', '', x'', 0, NULL);
+    """)
+    raw.close()
+
+    start(path)
+
+    assert rows(path, "SELECT executions FROM history") == [(2,)]

@@ -39,6 +39,7 @@ from stackd.supervisor.service import Pulse, Service
 from stackd.workflows import blobs, executions
 from stackd.workflows.executions import NewExecution, NodeRow, NodeStatus, TimerFired
 from stackd.workflows.reconciliation import Reconciliation
+from stackd.workflows.retention import Bounds, Retention
 
 THIS_PROCESS = current_process()  # read here: a test may not block its loop
 INTERVAL = 5.0
@@ -68,6 +69,7 @@ class Site:
             clock=self.clock,
             limits=BlobLimits(one=2**20, all=2**24),
         )
+        self.bounds = Bounds()
         self.fired: list[tuple[float, int]] = []  # (when, execution)
         database.events.subscribe(self._hear, TimerFired)
 
@@ -85,6 +87,7 @@ class Site:
             interval=INTERVAL,
             pulse=Pulse(self.clock),
             reconciliation=Reconciliation(self.store, self.clock),  # type: ignore[arg-type]
+            retention=Retention(self.store, self.clock, self.bounds),  # type: ignore[arg-type]
         )
 
     def timers(self, store: Any = None, *, batch: int = BATCH) -> Timers:

@@ -21,7 +21,7 @@ from stackd.workflows import statements as of_workflows
 ROWS = 3_000
 
 # Tables and indexes that stay small: a walk over all of one is no fault.
-FEW_ROWS = {"processes", "tokens", "json_each", "(subquery-1)"}
+FEW_ROWS = {"processes", "tokens", "json_each", "going"}
 LIVE_ROWS = {
     "jobs_available",
     "jobs_due",
@@ -106,7 +106,9 @@ def plan(file: sqlite3.Connection, text: str) -> list[str]:
 def is_walk(step: str) -> bool:
     """Whether `step` reads a whole table or index that grows with what has ended."""
     scan = re.match(r"SCAN (\S+)(?: USING (?:COVERING )?INDEX (\S+))?", step)
-    return scan is not None and scan[1] not in FEW_ROWS and scan[2] not in LIVE_ROWS
+    if scan is None or scan[1].startswith("(subquery"):  # how that finds its rows is a step of its own
+        return False
+    return scan[1] not in FEW_ROWS and scan[2] not in LIVE_ROWS
 
 
 def test_file_has_no_statistics(file):
