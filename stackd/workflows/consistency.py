@@ -8,7 +8,7 @@ again, and an unsafe action that was in flight is uncertain.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -29,7 +29,6 @@ ROWS = 1000  # rows that one look gives; further ones are only counted
 IDS = 50  # of a finding
 EACH = 50  # things mended of one execution at a time
 OVERDUE = 60.0  # seconds a timer may be late: with thousands due at once, some are, for a moment
-KEYS = 100_000  # dedupe keys that are looked at
 
 Row = tuple[Any, ...]  # the number of an execution, its name for people, and what the repair needs
 _ALL: Final = (-(2**63), 2**63 - 1)
@@ -83,7 +82,6 @@ class Check:
         find: rows for what does not, at a moment.
         repair: mends some of these rows, as far as it still is so; how many. None: there is nothing to do here.
         is_timed: it may be so for a moment; only what is found twice, some time apart, is a finding.
-        is_thorough: it looks at more than what is live, and only when somebody asks.
     """
 
     code: str
@@ -93,7 +91,6 @@ class Check:
     find: Callable[[Tx, float], Found]
     repair: Callable[[Tx, Sequence[Row], float], int] | None = None
     is_timed: bool = False
-    is_thorough: bool = False
 
     def finding(self, rows: Sequence[Row], count: int) -> Finding:
         ids = tuple(str(row[1]) for row in rows[:IDS])
@@ -167,11 +164,6 @@ def _overdue_timers(tx: Tx, now: float) -> Found:
 def _keys_with_places(tx: Tx, _: float) -> Found:
     keys = verbs.keys_with_free_places(tx)
     return Found(tuple((0, key) for key in keys), len(keys))
-
-
-def _keys_alone(tx: Tx, _: float) -> Found:
-    rows = tx.rows(sql.FIND_KEYS_ALONE, (KEYS,))
-    return Found(tuple(rows[:ROWS]), len(rows))
 
 
 def _roles_apart(tx: Tx, now: float) -> Found:
@@ -332,11 +324,4 @@ CHECKS: Final = (
           "cancel its execution, or let it run", Mended.NONE, _by(sql.FIND_ODD_COUNTS)),
     Check("queue.roles_differ", "processes on this store do not agree",
           "give all the same settings, state directory and version", Mended.NONE, _roles_apart),
-    Check("queue.key_alone", "a dedupe key of an execution that is not there (only `queue check` looks)",
-          "it goes when its time is over", Mended.ITSELF, _keys_alone, is_thorough=True),
 )  # fmt: skip
-
-
-def checks(*, thorough: bool) -> Iterable[Check]:
-    """Those that are looked at every minute, or all."""
-    return (check for check in CHECKS if thorough or not check.is_thorough)

@@ -61,7 +61,6 @@ async def reconcile(
     clock: Clock,
     *,
     mends: Collection[Mended] = BY_ITSELF,
-    thorough: bool = False,
     suspects: Suspects = frozenset(),
     beat: Callable[[], None] = lambda: None,
 ) -> Result:
@@ -69,7 +68,6 @@ async def reconcile(
 
     Args:
         beat: called after each step: it may take many seconds where very much is to be mended.
-        thorough: look also at more than what is live.
         suspects: of a look some seconds ago; without them nothing is told that may be so for a moment.
 
     Raises:
@@ -89,7 +87,7 @@ async def reconcile(
         rows = tuple(row for row in found.rows if (check.code, row) in suspects)
         return Found(rows, len(rows))
 
-    for check in consistency.checks(thorough=thorough):
+    for check in consistency.CHECKS:
         found = await look(check)
         if check.repair is not None and check.mended in mends:
             for _ in range(PASSES):
@@ -121,11 +119,11 @@ async def _repair(
 
 async def look_twice(store: Database, clock: Clock, *, mends: Collection[Mended]) -> Result:
     """Look through all of it; once more after some seconds, if something is there that may be so for a moment."""
-    first = await reconcile(store, clock, mends=mends, thorough=True)
+    first = await reconcile(store, clock, mends=mends)
     if not first.suspects:
         return first
     await clock.sleep(LOOK_AGAIN)
-    second = await reconcile(store, clock, mends=mends, thorough=True, suspects=first.suspects)
+    second = await reconcile(store, clock, mends=mends, suspects=first.suspects)
     repaired = Counter(first.repaired)
     repaired.update(second.repaired)
     return replace(second, repaired=repaired)

@@ -460,10 +460,6 @@ AND (e.seq IS NULL OR e.status IN {_FINAL} OR (t.key <> '' AND NOT EXISTS (
 FIND_TIMERS_OVERDUE = """
 SELECT t.execution, e.id || ':' || t.key, t.id FROM timers t JOIN executions e ON e.seq = t.execution
 WHERE t.state = 'pending' AND t.due_at < ? ORDER BY t.due_at LIMIT ?"""
-# Those that are kept longest: there may be many millions.
-FIND_KEYS_ALONE = """
-SELECT 0, k.execution_id FROM (SELECT execution_id FROM dedupe_keys ORDER BY expires_at DESC LIMIT ?) k
-WHERE NOT EXISTS (SELECT 1 FROM executions e WHERE e.id = k.execution_id)"""
 
 
 def first(statement: str, rows: int) -> str:

@@ -466,10 +466,6 @@ NOT_MENDED = {
     "too many rescues": Damage(
         "queue.odd_counts", ("job of queued",), ("UPDATE jobs SET rescues = 99 WHERE subject = {queued}",)
     ),
-    "a key of nothing": Damage(
-        "queue.key_alone", ("nowhere",),
-        ("INSERT INTO dedupe_keys VALUES ('quick', 'start', 'trigger.time.manual', 'k', 'nowhere', 9e9)",),
-    ),
 }  # fmt: skip
 ALL = MENDED_BY_ITSELF | NOT_MENDED
 
