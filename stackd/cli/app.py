@@ -41,9 +41,11 @@ app = typer.Typer(
 app.add_typer(
     workflows.app,
     name="workflows",
-    help="Import, check, list, show, activate and run workflows, and go back to a version.",
+    help="Import, check, list, show, activate, run and delete workflows, and go back to a version.",
 )
-app.add_typer(executions.app, name="executions", help="List, show, cancel and resolve executions.")
+app.add_typer(
+    executions.app, name="executions", help="List, show, cancel, resolve and remove executions."
+)
 app.add_typer(queue.app, name="queue", help="See, pause and resume the queue.")
 app.add_typer(token.app, name="token", help="Make, list and revoke tokens of the API.")
 app.add_typer(config.app, name="config", help="See, check and reload settings.")

@@ -28,6 +28,7 @@ T = TypeVar("T")
 Line = list[tuple[str, str]]  # texts and the styles they have on a terminal
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether it is meant.")]
 
 
 class OutputError(StackdError):
@@ -96,7 +97,16 @@ def progressing(items: Sequence[T], doing: str) -> Iterator[T]:
         for item in items:
             yield item
             if advance is not None:
-                advance()
+                advance(1)
+
+
+@contextmanager
+def progress(
+    doing: str, *, total: int | None, is_bytes: bool = False
+) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal how far something is; yields what counts so many more of the `total`."""
+    with _progress(doing, total=total, is_bytes=is_bytes) as advance:
+        yield advance or (lambda _: None)
 
 
 @contextmanager
@@ -107,14 +117,17 @@ def waiting(doing: str) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(doing: str, *, total: int | None) -> Iterator[Callable[[], None] | None]:
-    """Shows how far it is, gone without a trace at the end; yields what counts one more. None: nobody would see it."""
-    if sys.stderr is None or not sys.stderr.isatty():
+def _progress(
+    doing: str, *, total: int | None, is_bytes: bool = False
+) -> Iterator[Callable[[int], None] | None]:
+    """Shows how far it is, gone without a trace at the end; yields what counts more. None: nobody would see it."""
+    if not is_watched():
         yield None
         return
     from rich.console import Console
     from rich.progress import (
         BarColumn,
+        DownloadColumn,
         MofNCompleteColumn,
         Progress,
         SpinnerColumn,
@@ -126,14 +139,15 @@ def _progress(doing: str, *, total: int | None) -> Iterator[Callable[[], None] |
     if not console.is_interactive:  # a terminal that cannot take back what it shows
         yield None
         return
-    counts = () if total is None else (BarColumn(), MofNCompleteColumn())
+    figures = DownloadColumn() if is_bytes else MofNCompleteColumn()
+    counts = () if total is None else (BarColumn(), figures)
     words = TextColumn("{task.description}", markup=False)
     columns = (SpinnerColumn(), words, *counts, TimeElapsedColumn())
     with Progress(
         *columns, console=console, transient=True, redirect_stdout=is_terminal()
     ) as shown:
         task = shown.add_task(doing, total=total)
-        yield lambda: shown.advance(task)
+        yield lambda more: shown.advance(task, more)
 
 
 def print_safe(text: str) -> None:
@@ -183,6 +197,38 @@ def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, emp
     with console.capture() as drawn:
         console.print(table)
     _write(drawn.get())
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Go on if the person at the terminal says so, or if `yes` did.
+
+    Raises:
+        InputError: nobody can be asked.
+        typer.Exit: the answer was no.
+    """
+    if not yes:
+        refuse_unasked()
+        if not typer.confirm(plain(question), err=True):
+            raise typer.Exit(1)
+
+
+def refuse_unasked() -> None:
+    """Return if there is somebody who can be asked.
+
+    Raises:
+        InputError: nobody is.
+    """
+    if not (is_watched() and sys.stdin is not None and sys.stdin.isatty()):
+        raise InputError(
+            "nobody is there to be asked whether this is meant",
+            code="input.unconfirmed",
+            hint="say --yes, or type it at a terminal",
+        )
+
+
+def is_watched() -> bool:
+    """Whether somebody sees what is told beside the output."""
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def is_terminal() -> bool:

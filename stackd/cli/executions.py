@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -13,18 +14,31 @@ from stackd.cli import completion
 from stackd.cli.columns import Column
 from stackd.cli.context import (
     JsonFlag,
+    YesFlag,
+    confirm,
     daemon,
     is_terminal,
+    is_watched,
     json_of,
     print_json,
     print_table,
+    progress,
+    refuse_unasked,
     say,
     say_styled,
     short_error,
+    waiting,
 )
+from stackd.cli.lasting import seconds_in
 from stackd.cli.tail import tail
 from stackd.cli.tree import STYLES, node_lines
-from stackd.client.models import ExecutionList, ExecutionView, MovedExecution, StartedExecution
+from stackd.client.models import (
+    ExecutionList,
+    ExecutionView,
+    MovedExecution,
+    PrunedExecutions,
+    StartedExecution,
+)
 from stackd.core.clock import SystemClock
 from stackd.core.errors import ConflictError, InputError
 
@@ -216,3 +230,63 @@ def resolve(
         print_json(answer)
     else:
         say(f"{execution_id} goes on ({chosen[0]})")
+
+
+@app.command()
+def prune(
+    older_than: Annotated[
+        str | None, typer.Option(help="What ended longer ago than 90s, 30m, 12h, 30d, 8w.")
+    ] = None,
+    keep: Annotated[
+        int | None, typer.Option(min=0, help="All but so many of the newest; 0: all.")
+    ] = None,
+    status: Annotated[
+        str | None, typer.Option(help="Only in this state: completed, failed or cancelled.")
+    ] = None,
+    workflow: Annotated[
+        str | None,
+        typer.Option(help="Only of this workflow.", autocompletion=completion.workflow_id),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count them.")] = False,
+    yes: YesFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Remove executions that have ended, with what they had called; what is open or uncertain stays."""
+    wanted = {
+        "olderThanSeconds": None
+        if older_than is None
+        else seconds_in("--older-than", older_than, code="prune.age"),
+        "keep": keep,
+        "status": status,
+        "workflowId": workflow,
+    }
+    if not (dry_run or yes):
+        refuse_unasked()
+    count = None
+    if dry_run or not yes or is_watched():
+        with waiting("counting"):
+            count = sum(_pruned(wanted, dry_run=True))
+    if not dry_run and count != 0:
+        confirm(f"remove {count:,} executions for good?" if count is not None else "", yes=yes)
+        with progress("removing", total=count) as advance:
+            count = 0
+            for some in _pruned(wanted, dry_run=False):
+                count += some
+                advance(some)
+    count = count or 0
+    if as_json:
+        print_json({"executions": count, "dryRun": dry_run})
+    else:
+        say(f"{count:,} executions {'would be' if dry_run else 'are'} removed")
+
+
+def _pruned(wanted: dict[str, Any], *, dry_run: bool) -> Iterator[int]:
+    """How many executions each request has removed, or counted, until none is left."""
+    api, cursor = daemon(), None
+    while True:
+        body = {**wanted, "dryRun": dry_run, "cursor": cursor}
+        answer = api.post("/api/executions/prune", body, PrunedExecutions)
+        yield answer["executions"]
+        cursor = answer["nextCursor"]
+        if cursor is None:
+            return

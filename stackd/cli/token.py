@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 import typer
@@ -10,13 +9,11 @@ import typer
 from stackd.cli import completion
 from stackd.cli.columns import Column
 from stackd.cli.context import JsonFlag, complain, daemon, print_json, print_table, say
+from stackd.cli.lasting import no_time, seconds_in
 from stackd.client.models import NewTokenView, TokenList, TokenView
 from stackd.core.clock import SystemClock, is_instant, rfc3339
-from stackd.core.errors import InputError
 
 app = typer.Typer(no_args_is_help=True)
-
-_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
 
 
 @app.command()
@@ -49,16 +46,10 @@ def create(
 
 def _instant(lasts: str) -> str | None:
     """When something ends that lasts from now for a time like `30d`."""
-    found = re.fullmatch(r"([0-9]{1,9})([smhdw])", lasts.strip())
-    at = None
-    if found is not None:
-        at = SystemClock().time() + int(found[1]) * _SECONDS[found[2]]
-    if at is None or not is_instant(at):
-        raise InputError(
-            f"--expires {lasts!r} is no time that we know",
-            code="token.expiry",
-            hint="say a number and s, m, h, d or w: --expires 30d",
-        )
+    code = "token.expiry"
+    at = SystemClock().time() + seconds_in("--expires", lasts, code=code)
+    if not is_instant(at):
+        raise no_time("--expires", lasts, code=code)
     return rfc3339(at)
 
 

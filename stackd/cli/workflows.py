@@ -15,7 +15,9 @@ from stackd.cli import completion
 from stackd.cli.columns import Column
 from stackd.cli.context import (
     JsonFlag,
+    YesFlag,
     complain,
+    confirm,
     daemon,
     json_of,
     print_json,
@@ -28,6 +30,7 @@ from stackd.cli.context import (
 from stackd.cli.files import documents, name_of, read
 from stackd.client.api import TIMEOUT, Answer
 from stackd.client.models import (
+    DeletedWorkflow,
     ExecutionView,
     ImportedWorkflow,
     StartedExecution,
@@ -264,6 +267,23 @@ def _set_active(workflow_id: str, verb: str, *, as_json: bool) -> None:
     say(f"{view['id']} is {'active' if view['active'] else 'inactive'}")
     for webhook in view.get("webhooks", []):
         say(f"  webhook {webhook['node']}: {webhook['url']}")
+
+
+@app.command()
+def delete(workflow_id: IdArgument, yes: YesFlag = False, as_json: JsonFlag = False) -> None:
+    """Delete a workflow with its versions, webhooks and executions; refused while one of these is open."""
+    if not yes:
+        daemon().get(f"/api/workflows/{workflow_id}", WorkflowView)
+    confirm(f"delete {workflow_id} with all of its executions for good?", yes=yes)
+    executions, more = 0, True
+    with waiting(f"{plain(workflow_id)} is deleted"):
+        while more:
+            answer = daemon().delete(f"/api/workflows/{workflow_id}", DeletedWorkflow)
+            executions, more = executions + answer["executions"], answer["more"]
+    if as_json:
+        print_json({"workflowId": workflow_id, "executions": executions})
+    else:
+        say(f"{workflow_id} is deleted, with {executions:,} executions")
 
 
 def _finite(value: float) -> float:

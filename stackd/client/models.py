@@ -165,6 +165,36 @@ class RetryRequest(Model):
     start: Annotated[str | None, Field(alias="from")] = None
 
 
+class PruneRequest(Model):
+    """Which executions that have ended shall go; at least one of the first four. `keep`: the newest of them stay.
+
+    `dry_run`: they are only counted. `cursor`: nextCursor of the answer before, to the same request.
+    """
+
+    older_than_seconds: Annotated[float, Field(ge=0)] | None = None
+    keep: Annotated[int, Field(ge=0)] | None = None
+    status: Literal["completed", "failed", "cancelled"] | None = None
+    workflow_id: str | None = None
+    dry_run: bool = False
+    cursor: str | None = None
+
+
+class PrunedExecutions(Model):
+    """`executions`: how many are gone, or would be, those that they had called included. `next_cursor`: go on there."""
+
+    executions: int
+    dry_run: bool
+    next_cursor: str | None
+
+
+class DeletedWorkflow(Model):
+    """`executions`: how many of it are gone by this request. `more`: the workflow is still there; ask again."""
+
+    workflow_id: str
+    executions: int
+    more: bool
+
+
 class RollbackRequest(Model):
     """`version`: null for the one before the current one."""
 

@@ -15,6 +15,7 @@ from stackd.store.database import StoreWritesStopped
 from stackd.supervisor.supervisor import ServiceMoved
 from stackd.workflows.catalogue import WorkflowChanged
 from stackd.workflows.consistency import ConsistencyRepaired
+from stackd.workflows.deletion import WorkflowDeleted
 from stackd.workflows.executions import (
     JOB_KIND,
     ExecutionFinished,
@@ -33,6 +34,7 @@ TOLD = (
     TokenCreated,
     TokenRevoked,
     WorkflowChanged,
+    WorkflowDeleted,
 )
 BAD_ENDS = (ExecutionStatus.FAILED, ExecutionStatus.UNCERTAIN)
 

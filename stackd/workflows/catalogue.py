@@ -83,7 +83,7 @@ def import_version(tx: Tx, new: NewVersion, *, activate: bool, now: float) -> Im
     """
     current = tx.one(sql.CURRENT_VERSION, (new.workflow_id,))
     known = tx.one(sql.FIND_VERSION, (new.workflow_id, new.content_hash))
-    newest = tx.one(sql.NEWEST_VERSION, (new.workflow_id,))
+    newest = tx.one(sql.NEWEST_VERSION, (new.workflow_id, new.workflow_id))
     version = known[0] if known is not None else (newest[0] if newest else 0) + 1
     if current is None:
         tx.execute(

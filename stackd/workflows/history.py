@@ -10,12 +10,13 @@ those first. So a kill leaves nothing behind that stays.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from stackd.core.events import Event
 from stackd.core.json import dumps
 from stackd.store.connection import Tx
+from stackd.workflows import executions
 from stackd.workflows import statements as sql
 
 # What one transaction removes: some five milliseconds for the writer, more where the file is not in memory.
@@ -66,6 +67,43 @@ def is_going(tx: Tx, seq: int) -> bool:
 def going(tx: Tx, *, limit: int) -> list[int]:
     """Up to `limit` executions of which a part is gone."""
     return [row[0] for row in tx.rows(sql.GOING, (limit,))]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which of the executions that have ended somebody means. None: all of them."""
+
+    workflow_id: str | None
+    status: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Executions that a choice means, the newest first.
+
+    Attributes:
+        ended: the number of each, and when it ended.
+        last: below which number the next page begins; None: there is none.
+    """
+
+    ended: list[tuple[int, float]]
+    last: int | None
+
+
+def chosen(tx: Tx, choice: Choice, *, below: int, limit: int) -> Page:
+    """What is meant of the next `limit` executions whose numbers are below that one."""
+    rows = executions.listed(
+        tx, workflow_id=choice.workflow_id, status=choice.status, before=below, limit=limit
+    )
+    seqs = dumps([row.seq for row in rows])
+    ended = [(row[0], row[1]) for row in tx.rows(sql.BY_THEMSELVES, (seqs,))]
+    return Page(ended, rows[-1].seq if len(rows) == limit else None)
+
+
+def count_with_called(tx: Tx, seqs: Sequence[int]) -> int:
+    """How many executions go if these do: they, and what they have called."""
+    row = tx.one(sql.COUNT_WITH_CALLED, (dumps(seqs),))
+    return 0 if row is None else int(row[0])
 
 
 def take(tx: Tx, seqs: Iterable[int]) -> Taken:

@@ -23,7 +23,9 @@ SET_ACTIVE = "UPDATE workflows SET active = ?, updated_at = ? WHERE id = ? AND a
 CURRENT_VERSION = "SELECT version, active, concurrency FROM workflows WHERE id = ?"
 
 FIND_VERSION = "SELECT version FROM workflow_versions WHERE workflow_id = ? AND content_hash = ?"
-NEWEST_VERSION = "SELECT coalesce(max(version), 0) FROM workflow_versions WHERE workflow_id = ?"
+NEWEST_VERSION = """
+SELECT max(coalesce((SELECT max(version) FROM workflow_versions WHERE workflow_id = ?), 0),
+           coalesce((SELECT version FROM deleted_workflows WHERE id = ?), 0))"""
 INSERT_VERSION = "INSERT INTO workflow_versions VALUES (?, ?, ?, ?, ?)"
 GET_VERSION = """
 SELECT version, created_at, content_hash FROM workflow_versions WHERE workflow_id = ? AND version = ?"""
@@ -31,6 +33,24 @@ LIST_VERSIONS = """
 SELECT version, created_at, content_hash FROM workflow_versions
 WHERE workflow_id = ? AND version < ? ORDER BY version DESC LIMIT ?"""
 GET_DOCUMENT = "SELECT document FROM workflow_versions WHERE workflow_id = ? AND version = ?"
+
+# Deleting a workflow: first what may be much, a part at a time; the workflow takes the rest with it.
+
+OPEN_OF_WORKFLOW = """
+SELECT id, status FROM executions WHERE workflow_id = ?
+AND status IN ('queued', 'running', 'waiting', 'uncertain') AND status <> 'completed' LIMIT ?"""
+EXECUTIONS_OF_WORKFLOW = """
+SELECT seq FROM executions WHERE workflow_id = ? AND seq > ? ORDER BY seq LIMIT ?"""
+DROP_KEYS_OF_WORKFLOW = """
+DELETE FROM dedupe_keys WHERE (workflow_id, trigger_node, trigger_type, key) IN
+    (SELECT workflow_id, trigger_node, trigger_type, key FROM dedupe_keys WHERE workflow_id = ? LIMIT ?)"""
+DROP_OTHER_VERSIONS = """
+DELETE FROM workflow_versions WHERE workflow_id = ? AND version IN
+    (SELECT version FROM workflow_versions WHERE workflow_id = ? AND version <> ? ORDER BY version LIMIT ?)"""
+KEEP_NEWEST_VERSION = """
+INSERT INTO deleted_workflows VALUES (?, ?)
+ON CONFLICT (id) DO UPDATE SET version = max(version, excluded.version)"""
+DROP_WORKFLOW = "DELETE FROM workflows WHERE id = ?"
 
 # Webhooks
 
@@ -325,6 +345,18 @@ WHERE parent = ? AND seq > ? ORDER BY seq LIMIT ?"""
 LET_GO = "UPDATE executions SET parent = NULL, parent_key = NULL WHERE seq = ?"
 DROP_EXECUTIONS = """
 DELETE FROM executions WHERE seq IN (SELECT value FROM json_each(?)) AND finished_at IS NOT NULL"""
+
+# Of some executions those that have ended and go by themselves.
+BY_THEMSELVES = """
+SELECT e.seq, e.finished_at FROM json_each(?) CROSS JOIN executions e ON e.seq = value
+WHERE e.finished_at IS NOT NULL AND e.parent_key IS NULL"""
+COUNT_WITH_CALLED = """
+WITH RECURSIVE counted (seq) AS (
+    SELECT value FROM json_each(?)
+    UNION
+    SELECT e.seq FROM counted CROSS JOIN executions e ON e.parent = counted.seq
+    WHERE e.parent_key IS NOT NULL AND e.finished_at IS NOT NULL)
+SELECT count(*) FROM counted"""
 
 BEGIN_GOING = "INSERT INTO going (execution) VALUES (?) ON CONFLICT DO NOTHING"
 GOING = "SELECT execution FROM going ORDER BY execution LIMIT ?"
