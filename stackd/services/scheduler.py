@@ -37,7 +37,6 @@ AFTER_SLEEP = (
     60.0  # seconds without a collection: after hours of sleep, what was put before is not old yet
 )
 BLOB_GRACE = 3600.0  # seconds a blob is kept that nothing refers to yet, or any more
-PAGES_GIVEN = 256  # free pages, 1 MiB, given back to the disk per round
 JOBS_KEPT = 900.0  # seconds an ended job stays visible; the execution is the history
 
 _log = structlog.get_logger(__name__)
@@ -131,7 +130,7 @@ class Scheduler:
         blobs = await self._in_batches(
             lambda some: self._blobs.collect(before=unused_since, limit=some), batch=BLOB_BATCH
         )
-        await self._store.write(lambda tx: space.give_back(tx, limit=PAGES_GIVEN), durable=False)
+        await space.shrink(self._store, beat=self._pulse.beat)
         await self._store.keep_reserve()
         files = await self._blobs.sweep(before=unused_since)
         return Done(rescued, keys, jobs, blobs, files)

@@ -156,6 +156,25 @@ def _configure(raw: sqlite3.Connection, *, writable: bool) -> None:
     raw.execute(f"PRAGMA journal_size_limit={WAL_KEPT_BYTES}")
 
 
+def checkpoint(path: Path) -> None:
+    """Bring what is in the log of the store at `path` into its file, as far as nobody reads there.
+
+    On a connection of its own, beside which others write on: what is done here the next commit need not do. It
+    waits for the disk: call it on a thread.
+
+    Raises:
+        StoreError: or a subclass.
+    """
+    try:
+        raw = sqlite3.connect(uri(path, "rw"), uri=True, isolation_level=None, timeout=0.0)
+        try:
+            raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        finally:
+            raw.close()
+    except sqlite3.Error as error:
+        raise translate(error, path) from error
+
+
 def begin(raw: sqlite3.Connection) -> None:
     raw.execute("BEGIN IMMEDIATE")
 

@@ -37,6 +37,7 @@ from stackd.store.connection import (
     ThreadConnection,
     Tx,
     begin,
+    checkpoint,
     connect,
     is_fatal,
     is_full,
@@ -188,6 +189,14 @@ class Database:
     async def keep_reserve(self) -> None:
         """Make the reserve again if it was spent and there is room; only for who holds the scheduler's role."""
         await anyio.to_thread.run_sync(self.reserve.make)
+
+    async def checkpoint(self) -> None:
+        """Bring the log into the file, beside the writer; when this returns, what was given back is off the file.
+
+        After much was written by few: else one of the next commits would have all of it to do.
+        """
+        with contextlib.suppress(StoreError):  # of no consequence: a commit will do it, or tell
+            await anyio.to_thread.run_sync(checkpoint, self.path)
 
     async def read(self, query: Callable[[Tx], T]) -> T:
         """Run `query` on a reader's thread, in one consistent snapshot.

@@ -105,6 +105,7 @@ class _Walk:
         self.below: int | None = below
         self.keep = keep
         self.executions = 0
+        self._steps = 0
 
     async def count(self) -> None:
         """Count what would go."""
@@ -133,6 +134,9 @@ class _Walk:
                 lambda tx: history.take(tx, doomed), durable=False
             )
             self.executions += taken.executions
+            self._steps += 1
+            if self._steps % history.CHECKPOINT == 0:
+                await self._context.store.checkpoint()
             if not taken.has_more:
                 return True
         return False
@@ -159,7 +163,7 @@ async def delete_workflow(request: web.Request) -> web.Response:
     context, workflow_id = of(request), request.match_info["id"]
     await context.store.read(lambda tx: deletion.refuse_open(tx, workflow_id))
     until = context.clock.monotonic() + WORKS_FOR
-    executions, is_done = 0, False
+    executions, steps, is_done = 0, 0, False
     try:
         while not is_done and context.clock.monotonic() < until:
             now = context.clock.time()
@@ -167,6 +171,9 @@ async def delete_workflow(request: web.Request) -> web.Response:
                 partial(deletion.delete_part, workflow_id=workflow_id, now=now)
             )
             executions, is_done = executions + part.executions, part.is_done
+            steps += 1
+            if steps % history.CHECKPOINT == 0:
+                await context.store.checkpoint()
     finally:
         if executions:
             context.events.emit(HistoryPruned(by_request=executions))

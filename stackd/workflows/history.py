@@ -22,6 +22,9 @@ from stackd.workflows import statements as sql
 # What one transaction removes: some five milliseconds for the writer, more where the file is not in memory.
 ROWS = 500
 BYTES = 1024 * 1024
+CHECKPOINT = (
+    8  # such transactions, after which the log is brought into the file: no commit of others has to
+)
 
 
 @dataclass(frozen=True, slots=True)

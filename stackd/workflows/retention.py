@@ -21,6 +21,9 @@ from stackd.workflows import history
 from stackd.workflows.history import HistoryPruned, Taken
 
 SHARE = 2.0  # seconds that one round may take; the rest follows in the next
+CHECKPOINT = (
+    8  # steps after which the log is brought into the file, so that no commit of others has to
+)
 CANDIDATES = 500  # executions that one step looks at
 
 _log = structlog.get_logger(__name__)
@@ -70,6 +73,7 @@ class Retention:
         began, now = self._clock.monotonic(), self._clock.time()
         share, self._share = self._share, SHARE
         gone: Counter[str] = Counter()
+        steps = 0
         try:
             while await self._store.read(lambda tx: self._due(tx, now=now)) is not None:
                 bound, taken = await self._store.write(
@@ -77,6 +81,9 @@ class Retention:
                 )
                 gone[bound] += taken.executions
                 beat()
+                steps += 1
+                if steps % history.CHECKPOINT == 0:
+                    await self._store.checkpoint()
                 is_stuck = taken == Taken(0, has_more=False)  # all that is left is open
                 if is_stuck or self._clock.monotonic() - began >= share:
                     break

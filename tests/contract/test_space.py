@@ -13,7 +13,7 @@ from stackd.core.clock import SystemClock
 from stackd.core.events import EventBus
 from stackd.store.connection import Tx
 from stackd.store.database import Database, open_database
-from stackd.store.space import KEPT_PAGES, KEPT_SHARE, give_back
+from stackd.store.space import KEPT_PAGES, KEPT_SHARE, STEP_PAGES, STEPS, give_back, shrink
 
 LIMIT = 500
 ROWS = 8_000  # of a page each
@@ -96,3 +96,51 @@ async def test_a_share_of_free_pages_is_left_alone(store: Database) -> None:
 
     assert await steps(store) == [0]
     assert await pages(store) == (free, count)
+
+
+async def test_shrinking_goes_in_steps_and_makes_the_file_of_an_open_store_shorter(
+    store: Database,
+) -> None:
+    await store.write(lambda tx: forget(tx, every=1))
+    await store.checkpoint()
+    before = store.path.stat().st_size
+    beats = 0
+
+    def beat() -> None:
+        nonlocal beats
+        beats += 1
+
+    given = await shrink(store, beat=beat)
+
+    assert ROWS - KEPT_PAGES <= given <= STEPS * STEP_PAGES
+    assert beats >= given // STEP_PAGES
+    assert store.path.stat().st_size <= before - given * 4096
+    assert await shrink(store) == 0
+
+
+async def test_shrinking_stops_after_its_share_and_goes_on_the_next_time(
+    store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stackd.store.space.STEPS", 3)
+    await store.write(lambda tx: forget(tx, every=1))
+
+    assert await shrink(store) == 3 * STEP_PAGES
+    assert await shrink(store) == 3 * STEP_PAGES
+
+
+async def test_a_checkpoint_beside_a_reader_and_a_writer_fails_neither(store: Database) -> None:
+    reader = sqlite3.connect(store.path, isolation_level=None)
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT count(*) FROM queue_control").fetchone() == (ROWS,)
+    writer = sqlite3.connect(store.path, isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    writer.execute("DELETE FROM queue_control")
+
+    await store.checkpoint()
+
+    writer.execute("COMMIT")
+    await store.checkpoint()
+    assert reader.execute("SELECT count(*) FROM queue_control").fetchone() == (ROWS,)
+    reader.close()
+    writer.close()
+    assert await store.read(lambda tx: tx.rows("SELECT count(*) FROM queue_control")) == [(0,)]

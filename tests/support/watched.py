@@ -112,6 +112,10 @@ class WatchedStore:
         async with self._call(deque()):
             await self._store.keep_reserve()
 
+    async def checkpoint(self) -> None:
+        async with self._call(deque()):
+            await self._store.checkpoint()
+
     @asynccontextmanager
     async def _call(self, failing: deque[StackdError | None]) -> AsyncIterator[None]:
         error = failing.popleft() if failing else None
