@@ -115,8 +115,18 @@ class Site:
         async def none() -> int:
             return 0
 
+        async def yes() -> bool:
+            return True
+
         herald = Herald(
-            Handover(), Supervisor(clock, events), events, clock=clock, queued=none, running=int
+            Handover(),
+            Supervisor(clock, events),
+            events,
+            clock=clock,
+            queued=none,
+            running=int,
+            passes=yes,
+            may_beat=lambda: True,
         )
         return Reloader(self.settings, "stack", apply=nothing, herald=herald)
 
