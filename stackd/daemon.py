@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -98,7 +99,9 @@ ROLES: Final[dict[str, tuple[str, ...]]] = {
 }
 LOCKED_ROLES: Final = frozenset({"api", "scheduler", "timers", "rotation"})
 SOFT_SILENCE = 10.0  # seconds a service may be silent beyond its own rests, then it is degraded
+SLOW_STORE = 1.0  # seconds of one commit
 HARD_SILENCE = 30.0  # and then restarted
+END_WITHIN = 10.0  # seconds from the end of the services to that of what stands beside them
 INTERRUPT_WITHIN = 5.0  # seconds cut-off attempts get to record where they stood
 
 _log = structlog.get_logger(__name__)
@@ -278,7 +281,11 @@ class _Daemon:
         self._events = EventBus()
         for listener in listeners:
             self._events.subscribe(listener)
-        self._supervisor = Supervisor(self._clock, self._events)
+        self._supervisor = Supervisor(
+            self._clock,
+            self._events,
+            escalate=lambda _: faulthandler.dump_traceback(all_threads=True),
+        )
         self._lag = LoopLag(self._clock)
         self._token = token
         self._links = Links(
@@ -291,6 +298,14 @@ class _Daemon:
         self._sockets = sockets
         self._herald: Herald | None = None
         self._reloader: Reloader | None = None
+
+    @property
+    def _names(self) -> list[str]:
+        """The services of this process, in the order they start."""
+        names = list(ROLES[self._role])
+        if self._role == "api" and self._settings.inline_worker:
+            names.insert(0, "worker")
+        return names if "api" in names else [*names, "probes"]
 
     async def run(self) -> int:
         async with self._store() as store, self._http() as http:
@@ -306,7 +321,12 @@ class _Daemon:
                 tasks.start_soon(self._readiness.run)
                 tasks.start_soon(self._herald.run)
                 await self._supervisor.run()
+                # Whoever waits for a thread that waits for a disk would be waited for.
+                last_resort = threading.Timer(END_WITHIN, os._exit, (EXIT_GAVE_UP,))
+                last_resort.daemon = True
+                last_resort.start()
                 tasks.cancel_scope.cancel()
+            last_resort.cancel()
             failure = self._supervisor.failure
             if failure is None and store.failure is None:
                 with contextlib.suppress(StoreBusyError, StoreFullError):  # forgotten after a day
@@ -347,8 +367,7 @@ class _Daemon:
     def _does_its_work(self) -> bool:
         """Whether this process turns; whatever it depends on never enters this: a restart would not mend it."""
         silent = self._clock.monotonic() - self._supervisor.looked_at
-        is_late = self._lag.over(10.0).p99 >= TURNS_WITHIN
-        return not (self._supervisor.is_stuck or is_late or silent >= TURNS_WITHIN)
+        return silent < TURNS_WITHIN and not self._supervisor.is_stuck
 
     @asynccontextmanager
     async def _store(self) -> AsyncIterator[Database]:
@@ -362,7 +381,13 @@ class _Daemon:
         ) as store:
             now = self._clock.time()
             resolved = await anyio.to_thread.run_sync(
-                partial(processes.resolve, self._path, settings.state_dir, lease=settings.lease)
+                partial(
+                    processes.resolve,
+                    self._path,
+                    settings.state_dir,
+                    lease=settings.lease,
+                    works="worker" in self._names,
+                )
             )
             await store.write(
                 lambda tx: processes.register(
@@ -446,6 +471,7 @@ class _Daemon:
             lag=self._lag,
             state_dir=settings.state_dir,
             reconciliation=reconciliation,
+            slots=settings.worker_concurrency,
         )
         context = Context(
             settings=settings,
@@ -526,11 +552,7 @@ class _Daemon:
                 announce=lambda _host, _port: self._say_ready(),
             ),
         }
-        names = list(ROLES[self._role])
-        if self._role == "api" and settings.inline_worker:
-            names.insert(0, "worker")
-        if "api" not in names:
-            names.append("probes")
+        names = self._names
         checks.into(readiness, services=names)
         silence = {
             "worker": 0.0,
@@ -543,7 +565,8 @@ class _Daemon:
                 Spec(
                     name,
                     builders[name],
-                    essential=name != "rotation",
+                    essential=name not in ("rotation", "probes"),
+                    excuse=lambda: "the store is slow" if store.is_behind(SLOW_STORE) else None,
                     soft=None if rests is None else rests + SOFT_SILENCE,
                     hard=None if rests is None else rests + HARD_SILENCE,
                 )

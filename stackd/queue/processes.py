@@ -15,7 +15,6 @@ from stackd.queue import statements as sql
 from stackd.store.connection import Tx
 from stackd.store.migrations import schema_version
 
-WORKING_ROLES = frozenset({"stack", "worker", "api"})  # of processes that may run a worker
 SILENT_LEASES = 3  # a process whose heartbeat stands still for this many leases is taken for dead
 FORGET_AFTER = 24 * 3600.0  # seconds a silent process without claims stays listed
 
@@ -31,6 +30,7 @@ class Resolved:
         schema: of the file when the process had opened it, which is the one that its code knows.
         version: of stackd.
         lease: seconds.
+        works: whether it runs a worker; in this they may differ.
     """
 
     store: str
@@ -40,6 +40,7 @@ class Resolved:
     lease: float
     version: str = __version__
     schema: int = 0
+    works: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,11 @@ class ProcessRow:
     started_at: float
     heartbeat_at: float
     resolved: Resolved | None
+
+    @property
+    def works(self) -> bool:
+        """Whether it runs a worker, as far as it has said."""
+        return self.role in ("stack", "worker") if self.resolved is None else self.resolved.works
 
     @property
     def name(self) -> str:
@@ -167,9 +173,9 @@ def _read(resolved: str | None) -> Resolved | None:
         return None
 
 
-def resolve(store: Path, state: Path, *, lease: float) -> Resolved:
+def resolve(store: Path, state: Path, *, lease: float, works: bool) -> Resolved:
     """What this process finds. Looks at files: nothing for the event loop."""
-    return Resolved(_place(store), str(store), _place(state), str(state), lease)
+    return Resolved(_place(store), str(store), _place(state), str(state), lease, works=works)
 
 
 def _place(path: Path) -> str:

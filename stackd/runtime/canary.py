@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from stackd.queue import verbs
-from stackd.queue.job import Complete, Job, NewJob, RetryPolicy
+from stackd.queue.job import Job, NewJob
 from stackd.store.connection import Tx
 
 KIND: Final = "stackd.canary"
@@ -25,8 +25,3 @@ class CanaryClaim:
 def send(tx: Tx, *, now: float) -> None:
     """Queue one, unless one is on its way."""
     verbs.enqueue(tx, [NewJob(KIND, subject=KIND, priority=PRIORITY)], now=now)
-
-
-def settle(tx: Tx, job: Job, *, now: float) -> None:
-    """End it as any job ends."""
-    verbs.settle(tx, job, Complete(), now=now, policy=RetryPolicy(), roll=0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -22,7 +21,7 @@ from stackd.core.errors import (
 )
 from stackd.core.json import LARGE
 from stackd.queue import verbs
-from stackd.queue.job import Discard, Fail, Job, JobState, RetryPolicy, Snooze
+from stackd.queue.job import Complete, Discard, Fail, Job, JobState, RetryPolicy, Snooze
 from stackd.queue.processes import Watch
 from stackd.runtime import canary
 from stackd.runtime.canary import CanaryClaim
@@ -137,7 +136,7 @@ class WorkflowRuntime:
             StoreFailedError, StoreCorruptError: the store has stopped; the process must end.
         """
         if isinstance(claimed, CanaryClaim):
-            await self._settle_canary(claimed.job)
+            await self._settle(claimed.job, Complete(), "")
             return
         job, row = claimed.job, claimed.row
         structlog.contextvars.bind_contextvars(
@@ -215,12 +214,7 @@ class WorkflowRuntime:
         """Executions that run here and also wait for something, with the wakes they have seen."""
         return {run.seq: run.wakes for run in self._runs if run.is_waiting}
 
-    async def _settle_canary(self, job: Job) -> None:
-        now = self._tools.clock.time()
-        with contextlib.suppress(StoreBusyError, StoreFullError):  # whoever waits for it finds out
-            await self._tools.store.write(lambda tx: canary.settle(tx, job, now=now), durable=False)
-
-    async def _settle(self, job: Job, outcome: Fail | Snooze, message: str) -> None:
+    async def _settle(self, job: Job, outcome: Complete | Fail | Snooze, message: str) -> None:
         """End the claim, however long the store is busy or full."""
         now = self._tools.clock.time()
 

@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -176,6 +177,7 @@ def _bind_unix(path: Path) -> socket.socket:
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        _sweep(path)
         with unix_address(path) as address:
             _remove_if_dead(path, address)
             os.fchmod(
@@ -190,6 +192,14 @@ def _bind_unix(path: Path) -> socket.socket:
         raise
     sock.setblocking(False)  # noqa: FBT003  # the socket API
     return sock
+
+
+def _sweep(path: Path) -> None:
+    """Remove the sockets `ROLE-PID.sock` that dead processes of the same role have left."""
+    role, dash, _ = path.stem.rpartition("-")
+    for other in path.parent.glob(f"{role}-*.sock") if dash else ():
+        with suppress(OSError, StackdError), unix_address(other) as address:
+            _remove_if_dead(other, address)
 
 
 def _remove_if_dead(path: Path, address: str) -> None:

@@ -54,7 +54,8 @@ class LoopLag:
         """How late it was in the last `seconds`."""
         count = round(seconds / STEP)
         some = sorted(list(self._late)[-count:]) or [0.0]
-        return Lags(some[-1], some[len(some) // 2], some[min(int(len(some) * 0.99), len(some) - 1)])
+        last = len(some) - 1
+        return Lags(some[-1], some[last // 2], some[int(last * 0.99)])
 
     async def run(self) -> None:
         sentinel = threading.Thread(target=self._watch, name="loop-sentinel", daemon=True)

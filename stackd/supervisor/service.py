@@ -67,7 +67,8 @@ class Spec:
         needs: services that must be ready before it starts; when one of them ends, it is stopped first and started
             again afterwards.
         essential: without it the daemon gives up; else it is tried again now and then, for ever.
-        start_within: seconds until it must have started.
+        start_within: seconds until it must have started, or given a sign of life.
+        excuse: what all such services wait for at the moment, in words: none is restarted for its silence then.
         soft, hard: seconds without a sign of life after which it counts as degraded, and is restarted. None: it
             gives none.
     """
@@ -79,3 +80,4 @@ class Spec:
     start_within: float = START_WITHIN
     soft: float | None = None
     hard: float | None = None
+    excuse: Callable[[], str | None] = lambda: None

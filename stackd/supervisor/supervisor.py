@@ -104,6 +104,7 @@ class _Entry:
         asked_at: when, by the monotonic clock.
         crashes: of the window: they decide to give up.
         streak: crashes since it last ran steadily: they decide the wait.
+        has_failed: too often, and has not run steadily since: each further life is one try.
     """
 
     spec: Spec
@@ -120,6 +121,7 @@ class _Entry:
     builds: int = 0
     crashes: deque[float] = field(default_factory=deque)
     streak: int = 0
+    has_failed: bool = False
     has_been_ready: bool = False
     moves: deque[Move] = field(default_factory=lambda: deque(maxlen=MOVES_KEPT))
     ready: anyio.Event = field(default_factory=anyio.Event)
@@ -244,7 +246,7 @@ class Supervisor:
                     self._move(entry, ServiceState.DRAINING)
                 entry.drained.set()
                 if entry.current is not None:
-                    entry.current.drain()
+                    _drain(entry.name, entry.current)
 
     async def ended(self, name: str) -> None:
         """Return once the service has stopped for good."""
@@ -325,6 +327,9 @@ class Supervisor:
                     self._note_ready(entry, task_status)
         except Exception as error:  # noqa: BLE001  # a service meets its supervisor here
             reason = self._reason(entry, error)
+        except anyio.get_cancelled_exc_class():
+            if self._scope.cancel_called:
+                raise
         except BaseExceptionGroup as group:
             # What is cancelled in a service is its own matter: only what this scope cancels may pass on.
             _, rest = group.split(anyio.get_cancelled_exc_class())
@@ -374,7 +379,9 @@ class Supervisor:
             self._move(entry, ServiceState.RESTARTING, reason)
             return
         now = self._clock.monotonic()
-        entry.streak = 1 if now - entry.began_at >= STEADY_AFTER else entry.streak + 1
+        if now - entry.began_at >= STEADY_AFTER:
+            entry.streak, entry.has_failed = 0, False
+        entry.streak += 1
         if self._is_too_much(entry, now):
             self._move(entry, ServiceState.FAILED, reason)
             if entry.spec.essential:
@@ -382,7 +389,7 @@ class Supervisor:
                 self._give_up_gently(StackdError(message, code="service.failed"))
                 await entry.drained.wait()
             else:
-                entry.crashes.clear()
+                entry.has_failed = True
                 await self._pause(entry, TRY_AGAIN_AFTER)
             return
         self._move(entry, ServiceState.RESTARTING, reason)
@@ -391,7 +398,7 @@ class Supervisor:
 
     def _is_too_much(self, entry: _Entry, now: float) -> bool:
         """Whether this crash is one too many, of this service or of all that are essential."""
-        too_many = _count(entry.crashes, now, RESTART_WINDOW) > MAX_RESTARTS
+        too_many = _count(entry.crashes, now, RESTART_WINDOW) > MAX_RESTARTS or entry.has_failed
         if entry.spec.essential:
             too_many |= _count(self._crashes, now, WINDOW_OF_ALL) > MAX_RESTARTS_OF_ALL
         return too_many
@@ -429,7 +436,8 @@ class Supervisor:
             if now - entry.asked_at >= GONE_WITHIN and entry.state is not ServiceState.STUCK:
                 self._note_stuck(entry)
         elif entry.state is ServiceState.STARTING:
-            if now - entry.began_at >= entry.spec.start_within:
+            last = entry.began_at if entry.pulse is None else max(entry.began_at, entry.pulse.at)
+            if now - last >= entry.spec.start_within:
                 reason = f"has not started within {entry.spec.start_within:g} s"
                 self._end_life(entry, reason, is_crash=True)
         elif entry.state in (ServiceState.READY, ServiceState.DEGRADED):
@@ -438,7 +446,10 @@ class Supervisor:
     def _look_for_signs_of_life(self, entry: _Entry, now: float) -> None:
         assert entry.pulse is not None  # noqa: S101  # it lives
         silent, spec = now - entry.pulse.at, entry.spec
-        if spec.hard is not None and silent >= spec.hard:
+        excuse = None if spec.soft is None or silent < spec.soft else spec.excuse()
+        if excuse is not None:
+            self._move(entry, ServiceState.DEGRADED, excuse)
+        elif spec.hard is not None and silent >= spec.hard:
             self._end_life(entry, f"gave no sign of life for {silent:.0f} s", is_crash=True)
         elif spec.soft is not None and silent >= spec.soft:
             self._move(entry, ServiceState.DEGRADED, f"no sign of life for {spec.soft:g} s")
@@ -454,7 +465,7 @@ class Supervisor:
         self._move(entry, state, trouble)
 
     def _end_life(self, entry: _Entry, reason: str, *, is_crash: bool) -> None:
-        if entry.life is None or entry.life.cancel_called:
+        if entry.life is None or entry.life.cancel_called or entry.drained.is_set():
             return
         entry.ended_for, entry.is_crash = reason, is_crash
         entry.asked_at = self._clock.monotonic()
@@ -482,6 +493,13 @@ class Supervisor:
         entry.moves.append(Move(now, was, state, reason))
         self.has_started |= self.is_ready
         self._events.emit(ServiceMoved(entry.name, was.value, state.value, reason))
+
+
+def _drain(name: str, service: Service) -> None:
+    try:
+        service.drain()
+    except Exception:  # noqa: BLE001  # the others are to be drained all the same
+        _log.exception("service cannot drain", service=name)
 
 
 def _count(crashes: deque[float], now: float, window: float) -> int:

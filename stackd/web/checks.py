@@ -9,12 +9,13 @@ from typing import Final
 
 import anyio
 
+from stackd.core.aside import Aside
 from stackd.core.clock import Clock
 from stackd.core.errors import StoreError
 from stackd.core.events import Event, EventBus
 from stackd.core.process import ProcessIdentity, is_gone
 from stackd.queue import processes, verbs
-from stackd.queue.job import JobSettled
+from stackd.queue.job import JobSettled, JobState
 from stackd.runtime import canary
 from stackd.store.connection import Tx
 from stackd.store.database import Database
@@ -34,6 +35,9 @@ JUMP: Final = 5.0  # seconds by which the wall clock may move against the other
 JUMP_TOLD: Final = 60.0  # seconds
 TIMER_LATE: Final = 15.0  # seconds a due timer may wait
 WORK_FRESH: Final = 30.0  # seconds a job that ended stays good as evidence
+REPLACED_AFTER: Final = (
+    60.0  # seconds in which a worker with free places took no job; then it gives way to another
+)
 WORK_WITHIN: Final = 0.8  # seconds until the canary should have ended; less than a check may take
 
 
@@ -51,6 +55,7 @@ class Checks:
         lag: LoopLag,
         state_dir: Path,
         reconciliation: Reconciliation,
+        slots: int,
     ) -> None:
         self._store = store
         self._supervisor = supervisor
@@ -60,7 +65,10 @@ class Checks:
         self._state_dir = state_dir
         self._reconciliation = reconciliation
         self._worked_at = -WORK_FRESH
-        self._sent_at = -WORK_FRESH
+        self._waits_since: float | None = None  # by the monotonic clock; a canary does
+        self._has_worker = False
+        self._slots = slots
+        self._statvfs = Aside(lambda: os.statvfs(state_dir))
         self._apart = clock.time() - clock.monotonic()
         self._jumped_at, self._jump = -JUMP_TOLD, 0.0
         events.subscribe(self._hear, JobSettled)
@@ -70,6 +78,7 @@ class Checks:
 
     def into(self, readiness: Readiness, *, services: Collection[str]) -> None:
         """Add those that concern a process with these services: the API's answers for all of the work."""
+        self._has_worker = "worker" in services
         readiness.add("draining", glance=self._draining)
         readiness.add("store.write", self._write, glance=self._written)
         readiness.add("store.space", glance=self._spent)
@@ -118,7 +127,7 @@ class Checks:
 
     async def _disk(self) -> Found:
         """A warning only: what is full is told by who is refused there."""
-        disk = await anyio.to_thread.run_sync(os.statvfs, self._state_dir)
+        disk = await self._statvfs.result()
         free = disk.f_bavail * disk.f_frsize
         if free < SPACE_LOW:
             return warn(f"{free // 1024**2} MiB free at {self._state_dir}")
@@ -135,33 +144,40 @@ class Checks:
         """Let a job that does nothing be claimed, run and settled, by whichever process runs a worker."""
         now = self._clock.time()
 
-        def look(tx: Tx) -> tuple[bool, bool, bool]:
-            return verbs.is_paused(tx), self._is_anybody_working(tx), _on_its_way(tx)
+        def look(tx: Tx) -> tuple[bool, int, bool]:
+            return verbs.is_paused(tx), _workers(tx), _on_its_way(tx)
 
-        is_paused, has_worker, is_under_way = await self._store.read(look)
-        if is_paused:
-            return warn("the queue is paused")
-        if not has_worker:
-            return fail("no process runs a worker")
+        is_paused, workers, is_under_way = await self._store.read(look)
+        if is_paused or not workers:
+            self._waits_since = None
+            return warn("the queue is paused") if is_paused else fail("no process runs a worker")
         if not is_under_way:
-            self._sent_at = self._clock.monotonic()
+            self._waits_since = None
             await self._store.write(lambda tx: canary.send(tx, now=now), durable=False)
+        if self._waits_since is None:  # it may have been sent by somebody else, or long ago
+            self._waits_since = self._clock.monotonic()
         give_up_at = self._clock.monotonic() + WORK_WITHIN
         while await self._store.read(_on_its_way):
             if self._clock.monotonic() >= give_up_at:
-                waited = self._clock.monotonic() - self._sent_at
-                if waited < WORK_FRESH:  # every place may be taken
-                    return warn(f"a job waits for {waited:.0f} s")
-                return fail(f"no worker has taken a job for {waited:.0f} s")
+                return await self._has_not_worked(workers)
             await self._clock.sleep(0.02)
+        self._waits_since = None
         self._worked_at = self._clock.monotonic()
         return GOOD
 
-    def _is_anybody_working(self, tx: Tx) -> bool:
-        return any(
-            row.role in processes.WORKING_ROLES and not is_gone(row.identity)
-            for row in processes.listed(tx)
-        )
+    async def _has_not_worked(self, workers: int) -> Found:
+        """The job still waits. That is no fault where every place is taken, or was a moment ago."""
+        running = (await self._store.read(verbs.live_counts))[JobState.RUNNING]
+        since = self._waits_since
+        waited = 0.0 if since is None else self._clock.monotonic() - since
+        if running >= workers * self._slots:
+            return warn(f"all {running} places are taken")
+        if waited < WORK_FRESH:
+            return warn(f"a job waits for {waited:.0f} s")
+        if self._has_worker and waited >= REPLACED_AFTER:
+            self._waits_since = None
+            self._supervisor.restart("worker", f"has taken no job for {waited:.0f} s")
+        return fail(f"no worker has taken a job for {waited:.0f} s")
 
     def _consistent(self) -> Found:
         last = self._reconciliation.last
@@ -196,6 +212,11 @@ class Checks:
         if now - self._jumped_at > JUMP_TOLD:
             return None
         return warn(f"the clock moved by {self._jump:+.0f} s")
+
+
+def _workers(tx: Tx) -> int:
+    """How many processes live that run a worker."""
+    return sum(row.works and not is_gone(row.identity) for row in processes.listed(tx))
 
 
 def _on_its_way(tx: Tx) -> bool:

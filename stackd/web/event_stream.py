@@ -71,7 +71,7 @@ class EventStream:
         self._silent_since = clock.monotonic()
         self._stop: Callable[[], None] | None = None
         self._news = anyio.Event()
-        self.is_over = False
+        self.releases = 0  # each ends the streams that are open then
 
     def _hear(self, event: Event) -> None:
         if not self._streams and self._clock.monotonic() - self._silent_since > KEPT_FOR:
@@ -89,8 +89,8 @@ class EventStream:
         self._name = secrets.token_hex(4)  # what is told again later does not follow on this
 
     def release(self) -> None:
-        """End all streams: the process does."""
-        self.is_over = True
+        """End all streams that are open: who serves them ends."""
+        self.releases += 1
         self._news.set()
 
     def open(self, last_id: str | None) -> Reader:
@@ -130,9 +130,9 @@ class EventStream:
             for index in range(first, min(len(self._ring), first + BATCH)):
                 yield self._ring[index]
 
-    def has_more(self, after: int) -> bool:
-        """Whether there is something to do for who has read up to `after`."""
-        return self.is_over or self._number != after
+    def has_more(self, after: int, releases: int) -> bool:
+        """Whether there is something to do for who has read up to `after`, and was opened after `releases`."""
+        return self.releases != releases or self._number != after
 
     def news(self) -> anyio.Event:
         """What is set by the next event, and when the streams are to end."""
@@ -150,6 +150,7 @@ class Reader:
         self._stream = stream
         self._clock = clock
         self._position = position
+        self._releases = stream.releases
         self._is_lost = is_lost  # it has read before, and nobody knows how far
         self._spoke_at = clock.monotonic()
 
@@ -165,10 +166,10 @@ class Reader:
             self._is_lost = False
             return _message("Missed", {"count": None}, self._stream.id_of(self._position))
         silence = self._spoke_at + BEAT - self._clock.monotonic()
-        if not self._stream.has_more(self._position):
+        if not self._stream.has_more(self._position, self._releases):
             with client.telling(news := self._stream.news()):
                 await self._clock.wait(news, min(max(silence, 0.0), ASK_AGAIN))
-        if self._stream.is_over or client.may_be_gone:
+        if self._stream.releases != self._releases or client.may_be_gone:
             return None
         text = self._read(wanted)
         if not text and self._clock.monotonic() - self._spoke_at >= BEAT:

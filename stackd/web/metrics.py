@@ -116,7 +116,7 @@ class Metrics:
             case ServiceMoved():
                 self._services.labels(event.service, event.was).set(0)
                 self._services.labels(event.service, event.state).set(1)
-                if event.state == ServiceState.STARTING and event.was == ServiceState.RESTARTING:
+                if event.state == ServiceState.STARTING:  # its first life begins in that state
                     self._labelled(self._restarts, event.service).inc()
             case _:
                 pass

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from stackd.core.clock import Clock
+from stackd.core.errors import StoreError
 from stackd.store.connection import Tx
 from stackd.store.database import Database
 from stackd.workflows import why
@@ -34,6 +37,16 @@ class Notes:
 
     def flush(self) -> None:
         """Hand over what was gathered, to be written with what commits next."""
+        if change := self._change():
+            self._store.write_soon(change)
+
+    async def written(self) -> None:
+        """Write what was gathered; where the store cannot, it is lost."""
+        if change := self._change():
+            with suppress(StoreError):
+                await self._store.write(change, durable=False)
+
+    def _change(self) -> Callable[[Tx], None] | None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -44,5 +57,4 @@ class Notes:
             for (code, subject, message), count in gathered.items():
                 why.note(tx, code, subject, message, now=now, count=count)
 
-        if gathered:
-            self._store.write_soon(change)
+        return change if gathered else None

@@ -13,6 +13,7 @@ from typing import Final
 
 import anyio
 import structlog
+from anyio.abc import TaskGroup
 
 from stackd.core.clock import Clock
 from stackd.core.errors import StackdError
@@ -21,6 +22,7 @@ PERIOD: Final = 5.0  # seconds
 TIMEOUT: Final = 1.0  # seconds a check may take
 STALE: Final = 15.0  # seconds after which what was found is no evidence any more
 ASKED_FOR: Final = 60.0  # seconds that checks go on after the last question
+NO_ANSWER: Final = f"no answer within {TIMEOUT:g} s"
 IN_A_ROW: Final = 2  # findings that differ from what is told, before that changes
 
 _log = structlog.get_logger(__name__)
@@ -78,6 +80,7 @@ class _Check:
     at: float = 0.0
     latency: float = 0.0
     flips: int = 0
+    is_looking: bool = False
 
 
 class Readiness:
@@ -89,7 +92,8 @@ class Readiness:
         self._asked_at = -ASKED_FOR  # nobody has asked yet
         self._asked = anyio.Event()
         self._looked = anyio.Event()
-        self._round = anyio.Lock()
+        self._round: anyio.Event | None = None  # set when the one under way is over
+        self._tasks: TaskGroup | None = None
         self.has_passed = False  # all of them, at one time
 
     def add(self, name: str, look: Look | None = None, *, glance: Glance = lambda: None) -> None:
@@ -101,27 +105,38 @@ class Readiness:
         return self._checks.keys()
 
     @property
+    def is_looking(self) -> bool:
+        """Whether a round is under way."""
+        return self._round is not None
+
+    @property
     def flips(self) -> int:
         """How often what is told of a check changed between good and bad."""
         return sum(check.flips for check in self._checks.values())
 
     async def run(self) -> None:
         """Look while somebody asks; returns when cancelled."""
-        while True:
-            if self._clock.monotonic() - self._asked_at >= ASKED_FOR:
-                self._asked = anyio.Event()
-                await self._asked.wait()  # whoever asked has looked
-            await self._clock.sleep(PERIOD)
-            await self._look_at_all()
+        async with anyio.create_task_group() as self._tasks:
+            try:
+                while True:
+                    if self._clock.monotonic() - self._asked_at >= ASKED_FOR:
+                        self._asked = anyio.Event()
+                        await self._asked.wait()  # whoever asked has looked
+                    await self._clock.sleep(PERIOD)
+                    await self._look_at_all()
+            finally:
+                self._tasks = None
 
     async def told(self) -> dict[str, Told]:
-        """What is told of each check; looks first if that was too long ago."""
+        """What is told of each check; looks first if that was too long ago. Only while `run` does."""
         self._asked_at = self._clock.monotonic()
         self._asked.set()
         if any(self._is_stale(check) for check in self._checks.values()):
             await self._look_at_all()
         now = self._clock.monotonic()
-        return {name: self._tell(name, check, now) for name, check in self._checks.items()}
+        told = {name: self._tell(name, check, now) for name, check in self._checks.items()}
+        self.has_passed |= all(one.status is not Status.FAIL for one in told.values())
+        return told
 
     def _is_stale(self, check: _Check) -> bool:
         is_old = check.found is None or self._clock.monotonic() - check.at > STALE
@@ -138,19 +153,49 @@ class Readiness:
         return Told(found.status, found.reason, age, check.latency)
 
     async def _look_at_all(self) -> None:
-        """Look once with each check, all at the same time. One round at a time: who comes later waits for it."""
-        if self._round.locked():
-            async with self._round:
-                return
-        async with self._round, anyio.create_task_group() as tasks:
-            for name, check in self._checks.items():
-                if check.look is not None:
-                    tasks.start_soon(self._look, name, check, check.look)
-        self.has_passed |= all(c.told.status is not Status.FAIL for c in self._checks.values())
+        """Look with each check that has to, all at the same time, and wait for what they find: no longer than `TIMEOUT`.
+
+        One that does not come back, as a thread may not from a disk, holds up nobody; it is asked nothing more until it
+        does. One round at a time: who comes later waits for it.
+        """
+        if self._round is not None:
+            await self._round.wait()
+            return
+        self._round = anyio.Event()
+        try:
+            await self._one_round()
+        finally:
+            self._round.set()
+            self._round = None
+
+    async def _one_round(self) -> None:
+        asked = {
+            name: check
+            for name, check in self._checks.items()
+            if check.look is not None and check.glance() is None
+        }
+        left = set(asked)
+        all_back = anyio.Event()
+
+        async def look(name: str, check: _Check, look: Look) -> None:
+            await self._look(name, check, look)
+            left.discard(name)
+            if not left:
+                all_back.set()
+
+        for name, check in asked.items():
+            if not check.is_looking and check.look is not None and self._tasks is not None:
+                check.is_looking = True
+                self._tasks.start_soon(look, name, check, check.look)
+        if left:
+            with anyio.move_on_after(TIMEOUT):
+                await all_back.wait()
+        for name in left:
+            self._note(name, asked[name], fail(NO_ANSWER), latency=TIMEOUT)
 
     async def _look(self, name: str, check: _Check, look: Look) -> None:
         began = self._clock.monotonic()
-        found = fail(f"no answer within {TIMEOUT:g} s")
+        found = fail(NO_ANSWER)
         try:
             with anyio.move_on_after(TIMEOUT):
                 found = await look()
@@ -159,8 +204,15 @@ class Readiness:
         except Exception as error:  # noqa: BLE001  # a check of ours that fails is no good news
             _log.exception("a check failed", check=name)
             found = fail(f"the check itself failed ({type(error).__name__})")
-        check.at = self._clock.monotonic()
-        check.latency = check.at - began
+        finally:
+            check.is_looking = False
+        self._note(name, check, found, latency=self._clock.monotonic() - began)
+
+    def _note(self, name: str, check: _Check, found: Found, *, latency: float) -> None:
+        now = self._clock.monotonic()
+        if check.found is not None and now - check.at > STALE:
+            check.found = None  # what was found before is no evidence: this is the first again
+        check.at, check.latency = now, latency
         self._take(name, check, found)
 
     def _take(self, name: str, check: _Check, found: Found) -> None:

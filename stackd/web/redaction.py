@@ -34,8 +34,9 @@ _NAME: Final = re.compile(
     ('(?<!\\\\)"(?:' + "|".join("".join(map(_letter, name)) for name in _NAMES) + ')"').encode()
 )
 _LONGEST_NAME: Final = len('"headers"') + len("headers") * len("u0061")
-# As `runtime/links.py` makes them, and as others write them down: PHP with "\/", Go with "\u0026".
-_LINK: Final = re.compile(rb"resume\?token=[\w-]{43}(?:&|\\u0026)signature=[\w-]{43}")
+# As `runtime/links.py` makes them, and as others write them down: in JSON of Go, in HTML, in another URL.
+_LINK: Final = re.compile(rb"resume(?:\?|%3[Ff])[^\s\"<>]{1,1000}")
+_PROOF: Final = re.compile(rb"(token|signature)(=|%3[Dd])[\w-]{43}")
 _DECODER: Final = json.JSONDecoder()
 _NEST: Final = (dict, list)
 
@@ -68,10 +69,10 @@ def without_secrets(text: bytes, *, piece: int = PIECE) -> list[bytes]:
 
     Secrets are, in each map that is the value of a key `headers` or `query`, the values whose names
     `is_secret`. A map that holds some is written anew, and one that is too large is replaced as a whole. Of a link
-    that ends the wait of a node run, its query is replaced. Everything else stays as it is.
+    that ends the wait of a node run, what makes it good is replaced. Everything else stays as it is.
     """
-    if b"resume?token=" in text:
-        text = _LINK.sub(b"resume?" + SHOWN.encode(), text)
+    if b"resume?" in text or b"resume%3" in text:
+        text = _LINK.sub(_without_proof, text)
     hidden = _hidden(text, piece)
     first = next(hidden, None)
     if first is None:
@@ -86,6 +87,10 @@ def without_secrets(text: bytes, *, piece: int = PIECE) -> list[bytes]:
             parts.append(b"".join(some))
             some, size = [], 0
     return [*parts, b"".join(some)]
+
+
+def _without_proof(link: re.Match[bytes]) -> bytes:
+    return _PROOF.sub(rb"\1\2" + SHOWN.encode(), link[0])
 
 
 _Replacement = tuple[int, int, bytes]  # start and end in the text, and what is shown instead

@@ -18,7 +18,7 @@ from stackd.workflows import why
 
 async def tell_why(request: web.Request) -> web.Response:
     context, subject = of(request), request.match_info["id"]
-    context.notes.flush()
+    await context.notes.written()
     now = context.clock.time()
     found = await context.store.read(
         lambda tx: why.answer(tx, subject, now=now, is_gone=lambda row: is_gone(row.identity))

@@ -185,7 +185,7 @@ class _View:
         if verbs.is_paused(self._tx):
             yield Reason("queue.paused", "the queue is paused", "stackd queue resume")
         alive = [one for one in processes.listed(self._tx) if not self._is_gone(one)]
-        if not any(one.role in processes.WORKING_ROLES for one in alive):
+        if not any(one.works for one in alive):
             yield Reason(
                 "queue.no_worker",
                 "no process runs a worker",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,6 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 from support.watched import WatchedClock
 
+from stackd.core.aside import Aside
 from stackd.core.errors import StoreBusyError
 from stackd.web.readiness import (
     ASKED_FOR,
@@ -158,21 +160,43 @@ async def test_a_check_that_hangs_has_failed_and_holds_up_no_other(site):
         assert told["b"].status is PASS
 
 
-async def test_what_is_old_is_no_evidence(site):
-    await site.readiness.told()
-    site.a.hangs = True
-    site.clock.advance(STALE + 1)
+async def test_a_thread_that_does_not_come_back_holds_up_nobody_and_is_asked_nothing_more(site):
+    gate, calls = threading.Event(), 0
 
-    told = await site.readiness.told()
+    def hang() -> Found:
+        nonlocal calls
+        calls += 1
+        gate.wait(10)
+        return GOOD
 
-    assert told["a"].status is PASS  # one finding is not enough, but it is a finding
-    assert told["a"].age == 0.0
+    site.readiness.add("disk", Aside(hang).result)
+    try:
+        async with site.running():
+            for _ in range(3):
+                site.clock.advance(STALE + 1)
+                told = await site.readiness.told()
+                assert (told["disk"].status, told["b"].status) == (FAIL, PASS)
+            assert calls == 1
+            gate.set()
+            site.clock.advance(STALE + 1)
+            await site.readiness.told()  # it comes back
+            site.clock.advance(STALE + 1)
+            assert await site.told("disk") == (PASS, None)
+    finally:
+        gate.set()
 
 
-async def test_who_asks_while_nobody_looks_is_told_what_is_so_now(site):
-    site.a.found = BAD
-    assert await site.told() == (FAIL, "broken")
-    assert site.a.looks == 1
+@pytest.mark.parametrize("before", [GOOD, BAD])
+async def test_what_was_found_before_a_rest_is_no_evidence(site, before):
+    site.a.found = before
+    async with site.running():
+        await site.told()
+        site.clock.advance(3600.0)
+        await anyio.wait_all_tasks_blocked()
+        site.clock.advance(3600.0)
+        site.a.found = BAD if before is GOOD else GOOD
+        told = (await site.readiness.told())["a"]
+        assert (told.status is PASS, told.age) == (before is BAD, 0.0)
 
 
 async def test_questions_are_answered_from_what_was_found(site):
@@ -180,6 +204,16 @@ async def test_questions_are_answered_from_what_was_found(site):
         for _ in range(100):
             await site.told()
     assert site.a.looks == 1
+
+
+async def test_what_is_seen_at_a_glance_is_not_looked_for(site):
+    part = Part()
+    site.readiness.add("c", part.look, glance=lambda: GOOD)
+    async with site.running():
+        for _ in range(5):
+            await site.told("c")
+            await site.next_look()
+    assert part.looks == 0
 
 
 async def test_when_nobody_asks_nobody_looks_and_the_next_question_begins_it_anew(site):
@@ -206,8 +240,10 @@ async def test_it_has_passed_once_all_did_and_stays_so(site):
         site.a.found = GOOD
         await site.next_look()
         await site.next_look()
+        await site.told()
         assert site.readiness.has_passed
         site.a.found = BAD
         await site.next_look()
         await site.next_look()
+        await site.told()
         assert site.readiness.has_passed

@@ -744,6 +744,38 @@ async def test_one_that_gives_no_signs_is_not_asked_for_any() -> None:
         assert stage.supervisor.is_ready
 
 
+async def test_who_has_an_excuse_is_degraded_however_long_and_never_restarted() -> None:
+    excuses = ["the store is slow"]
+    stage = silent(Stage(), excuse=lambda: excuses[-1] if excuses else None)
+
+    async with stage.running():
+        await stage.pass_time(60.0)
+        assert stage.states()["a"] == (DEGRADED, "the store is slow")
+        excuses.clear()
+        stage.now("a").pulse.beat()
+        await stage.pass_time(LOOK_EVERY)
+        assert stage.supervisor.is_ready
+
+    assert len(stage.built["a"]) == 1
+
+
+async def test_who_gives_signs_of_life_may_take_long_to_start() -> None:
+    stage = Stage()
+    stage.add("a", start_within=20.0)
+    gate = stage.slow_starts["a"] = anyio.Event()
+
+    async with stage.running():
+        for _ in range(10):
+            await stage.pass_time(10.0)
+            stage.now("a").pulse.waits("the store is locked")
+        assert stage.states()["a"] == (STARTING, None)
+        gate.set()
+        await quiet()
+        assert stage.states()["a"] == (DEGRADED, "the store is locked")
+
+    assert len(stage.built["a"]) == 1
+
+
 async def test_time_in_which_the_process_did_not_run_is_held_against_nobody() -> None:
     stage = silent(Stage())
 
@@ -836,6 +868,53 @@ async def test_a_cancellation_inside_a_service_is_its_own_matter(with_error: boo
         assert stage.supervisor.is_ready
 
     assert len(stage.built["b"]) == 1
+
+
+@pytest.mark.parametrize("has_started", [True, False])
+async def test_a_service_that_cancels_itself_is_restarted_alone(has_started: bool) -> None:
+    stage = Stage("b", "a")
+    if not has_started:
+        stage.refusals["a"] = [asyncio.CancelledError()]  # type: ignore[list-item]
+
+    async with stage.running():
+        if has_started:
+            stage.now("a").crash(asyncio.CancelledError())
+            await quiet()
+        assert stage.states() == {"b": (READY, None), "a": (RESTARTING, "ended by itself")}
+        await stage.pass_backoff()
+        assert stage.supervisor.is_ready
+
+    assert (len(stage.built["a"]), len(stage.built["b"])) == (2, 1)
+
+
+async def test_a_service_that_cannot_drain_keeps_no_other_from_it() -> None:
+    class Stubborn(Puppet):
+        def drain(self) -> None:
+            self.end()
+            raise RuntimeError("boom")
+
+    stage = Stage()
+    stage.supervisor.add(Spec("a", lambda pulse: Stubborn(stage, "a", pulse)))
+    stage.add("b")
+
+    async with stage.running():
+        stage.supervisor.drain()
+        await quiet()
+        assert stage.has_ended
+
+
+async def test_a_restart_that_is_asked_for_while_it_drains_cuts_nothing_off() -> None:
+    stage = Stage("a")
+    stage.deaf = {"a"}
+
+    async with stage.running():
+        stage.supervisor.drain()
+        stage.supervisor.restart("a", "asked for")
+        await quiet()
+        assert "a is cancelled" not in stage.diary
+        stage.now("a").end()
+        await quiet()
+        assert stage.has_ended
 
 
 async def test_an_error_of_the_store_in_a_group_is_given_up_at_once() -> None:
@@ -941,16 +1020,20 @@ async def test_one_that_is_not_essential_is_tried_again_now_and_then_for_ever() 
     stage.refusals["rotation"] = [RuntimeError("boom")] * 10_000
 
     async with stage.running():
-        for _ in range(20):
-            for _ in range(MAX_RESTARTS):
-                await stage.pass_backoff()
+        for _ in range(MAX_RESTARTS):
+            await stage.pass_backoff()
+        for tries in range(1, 20):
             assert stage.states()["rotation"] == (FAILED, BOOM)
             assert stage.supervisor.is_ready
             assert stage.waits[-1] == TRY_AGAIN_AFTER
+            assert stage.supervisor.reports()[1].restarts == MAX_RESTARTS + tries - 1
             await stage.pass_backoff()
         stage.refusals["rotation"].clear()
-        while stage.states()["rotation"][0] is not READY:
-            await stage.pass_backoff()
+        await stage.pass_backoff()
+        assert stage.states()["rotation"] == (READY, None)
+        await stage.jump(STEADY_AFTER)
+        await stage.crash("rotation")
+        assert stage.states()["rotation"][0] is RESTARTING  # it had run steadily
 
     assert stage.supervisor.failure is None
 

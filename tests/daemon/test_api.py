@@ -614,7 +614,7 @@ def test_probes_are_plain_and_in_full_when_asked(daemon: DaemonProcess, probe: s
         assert answer.headers["content-type"] == "application/health+json"
         assert answer.json["status"] == "pass"
         assert answer.json["version"]
-        assert all(check["status"] == "pass" for check in answer.json["checks"].values())
+        assert {check["status"] for check in answer.json["checks"].values()} <= {"pass", "warn"}
 
 
 def test_readiness_checks_a_write_and_every_service(daemon: DaemonProcess) -> None:
