@@ -6,9 +6,7 @@ Exit codes: 0 asked to stop, 75 gave up (systemd should restart it), 78 settings
 from __future__ import annotations
 
 import contextlib
-import errno
 import faulthandler
-import fcntl
 import gc
 import math
 import os
@@ -20,7 +18,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -38,12 +36,12 @@ from stackd.core.errors import (
     StackdError,
     StoreBusyError,
     StoreCorruptError,
-    StoreError,
     StoreFullError,
     first_error,
 )
 from stackd.core.events import EventBus, Listener
 from stackd.core.handover import Handover, handed_over, listening_sockets
+from stackd.core.locks import LOCKED_ROLES, role_locks
 from stackd.core.log import configure_logging, set_log_level
 from stackd.core.process import ProcessIdentity, current_process, give_back_large_buffers
 from stackd.http.client import HttpClient
@@ -97,7 +95,6 @@ ROLES: Final[dict[str, tuple[str, ...]]] = {
     "timers": ("timers",),
     "rotation": ("rotation",),
 }
-LOCKED_ROLES: Final = frozenset({"api", "scheduler", "timers", "rotation"})
 SOFT_SILENCE = 10.0  # seconds a service may be silent beyond its own rests, then it is degraded
 SLOW_STORE = 1.0  # seconds of one commit
 HARD_SILENCE = 30.0  # and then restarted
@@ -118,7 +115,7 @@ def run_daemon(settings: Settings, role: str, *, listeners: tuple[Listener, ...]
     code = EXIT_OK
     try:
         sockets = _sockets(handover, role)
-        with _locks(settings.state_dir, ROLES[role]), _state(settings) as (path, blobs):
+        with _locks(settings, role), _state(settings) as (path, blobs):
             # What touches files at start does so here, before there is a loop to hold up.
             identity, token = current_process(), _token(settings, role)
 
@@ -183,59 +180,14 @@ def _state(settings: Settings) -> Iterator[tuple[Path, Path]]:
     yield settings.database_path, settings.state_dir / "blobs"
 
 
-@contextmanager
-def _locks(state_dir: Path, roles: tuple[str, ...]) -> Iterator[None]:
-    """Hold the lock file of each role that may run once only.
-
-    Raises:
-        LockedError: another process holds one; names it.
-        StoreError: the state directory cannot be used.
-    """
-    with contextlib.ExitStack() as held:
-        try:
-            state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for role in roles:
-                if role in LOCKED_ROLES:
-                    held.enter_context(_lock(state_dir / f"{role}.lock", role))
-        except OSError as error:
-            raise _unusable(state_dir, error) from error
-        yield
+def _locks(settings: Settings, role: str) -> AbstractContextManager[None]:
+    return role_locks(settings.state_dir, [one for one in ROLES[role] if one in LOCKED_ROLES])
 
 
 def _excluded(role: str) -> frozenset[str]:
     """The roles that nobody else can run while this process holds the locks of `role`."""
     held = LOCKED_ROLES.intersection(ROLES[role])
     return frozenset(other for other, services in ROLES.items() if held.intersection(services))
-
-
-def _unusable(state_dir: Path, error: OSError) -> StoreError:
-    if error.errno == errno.ENOSPC:
-        return StoreFullError(f"no space left in {state_dir}", hint="free disk space")
-    return StoreError(
-        f"state directory {state_dir} cannot be used: {error.strerror}",
-        code="store.read_only",
-        hint="check its owner, mode and mount, or set STACKD_STATE_DIR",
-    )
-
-
-@contextmanager
-def _lock(path: Path, role: str) -> Iterator[None]:
-    with path.open("a+") as file:
-        path.chmod(0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise LockedError(
-                f"role {role} already runs on {path.parent} (pid {holder})",
-                hint="stop that process, or use another STACKD_STATE_DIR",
-            ) from None
-        file.seek(0)
-        file.truncate()
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
 
 
 def _token(settings: Settings, role: str) -> str | None:

@@ -1304,6 +1304,25 @@ def connection_settings(
     )
 
 
+def store_places(
+    *, state: str | None = None, environ: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> list[tuple[Path, Path]]:
+    """(state directory, database) where a daemon on these settings would have its store: as `dev`, or as `start`.
+
+    Args:
+        state: the state directory, whatever the settings say.
+    """
+    overrides = {} if state is None else {"STACKD_STATE_DIR": state}
+    found: list[tuple[Path, Path]] = []
+    modes: tuple[Mode, ...] = ("dev", "start")
+    for mode in modes:
+        settings, _ = read_settings(mode, overrides=overrides, environ=environ, cwd=cwd)
+        place = settings.state_dir, settings.database_path
+        if place not in found:
+            found.append(place)
+    return found
+
+
 def _socket_of(mode: Mode, found: Mapping[str, _Given]) -> Path | None:
     state = found.get("STACKD_STATE_DIR")
     folder = default_state_dir(mode) if state is None else _expanded(state.value)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -138,6 +139,41 @@ def bench(
     from stackd.cli.bench.run import run_bench
 
     sys.exit(run_bench(only=only, scale=scale))
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="The file to write, a tar.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace it if it is there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write the store and its blobs into one file, whether a daemon uses them or not."""
+    from stackd.cli.backup import make
+
+    make(file, force=force, as_json=as_json)
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="What `backup` has written.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Only see whether it is whole; nothing is changed.")
+    ] = False,
+    state: Annotated[
+        Path | None, typer.Option(help="The state directory, if not the one of the settings.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Move aside the store that is there.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Let the store be the one in a backup; no daemon may run on it."""
+    from stackd.cli import backup as backups
+
+    if verify:
+        backups.verify(file, as_json=as_json)
+    else:
+        backups.restore(file, state=state, force=force, as_json=as_json)
 
 
 @app.command()

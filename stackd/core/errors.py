@@ -24,6 +24,7 @@
     │   │   └── StoreReplacedError  its files were removed or replaced in use: as above (exit 75)
     │   ├── StoreCorruptError  the file is not a sound database: writing has stopped (exit 78)
     │   └── SchemaError        the file's schema is newer or other than the code's (exit 78)
+    ├── BackupError          a file is no whole backup of a store, or not one of ours
     ├── LockedError          another process holds this role on this state directory (exit 78)
     ├── LeaseLostError       the job belongs to a newer claim; whoever sees this stops at once
     ├── NodeError            a node failed; says whether a retry may help and what is known of the effect
@@ -229,6 +230,10 @@ class StoreCorruptError(StoreError):
 
 class SchemaError(StoreError):
     code = "store.schema"
+
+
+class BackupError(StackdError):
+    code = "backup.unusable"
 
 
 class LockedError(StackdError):

@@ -80,6 +80,19 @@ def schema_version(tx: Tx) -> int:
     return 0 if row is None else int(row[0])
 
 
+def schema_of(raw: sqlite3.Connection, path: Path) -> int:
+    """Which schema the file has.
+
+    Raises:
+        SchemaError: it has none, one newer than this code, or one made by other migrations.
+    """
+    wanted = known_migrations()
+    missing = len(_pending(raw, path, wanted))
+    if missing == len(wanted):
+        raise SchemaError(f"{path} has no schema of ours")
+    return len(wanted) - missing
+
+
 def _apply(raw: sqlite3.Connection, path: Path, wanted: list[Migration], now: float) -> list[int]:
     copy = None
     begin(raw)
