@@ -31,6 +31,7 @@ from stackd.store.file import unusable
 
 FORMAT = 1
 STEP = 1024 * 1024  # bytes read at a time
+SYNCED_BYTES = 4 * 1024 * 1024  # written at a time
 SPARE_BYTES = (
     64 * 1024 * 1024
 )  # left free beside what is written: the store may be on the same disk
@@ -73,7 +74,7 @@ def pack(
     archive: Path, manifest: Manifest, database: Path, blob: Callable[[str], Path], advance: Advance
 ) -> None:
     """Write the archive, and sync it. `blob`: where the content of one is."""
-    with archive.open("wb") as file:
+    with _Steady(io.FileIO(archive, "wb")) as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
             text = dumps(asdict(manifest))
             tar.addfile(_member(MANIFEST, len(text)), io.BytesIO(text))
@@ -85,14 +86,31 @@ def pack(
                         _member(f"{BLOBS}/{blob_id[:2]}/{blob_id}", size),
                         _Counted(content, advance),
                     )
-        file.flush()
-        os.fsync(file.fileno())
+        file.sync()
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)
     member.size, member.mode = size, 0o600
     return member
+
+
+class _Steady(io.BufferedWriter):
+    """A file that reaches the disk as it is written: commits of others would wait for all that does not."""
+
+    _waiting = 0
+
+    def write(self, content: Any) -> int:
+        written = super().write(content)
+        self._waiting += written
+        if self._waiting >= SYNCED_BYTES:
+            self.sync()
+        return written
+
+    def sync(self) -> None:
+        self.flush()
+        os.fdatasync(self.fileno())
+        self._waiting = 0
 
 
 class _Counted(io.RawIOBase):

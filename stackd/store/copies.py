@@ -7,6 +7,7 @@ this waits for the disk: it is for a process of its own, or a thread.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,18 +53,26 @@ class Snapshot:
         return dict(self._raw.execute(_REFERRED_BLOBS))
 
     def copy_to(self, target: Path, *, advance: Callable[[int], None]) -> None:
-        """Write the store to `target`, an empty file; not synced. `advance` is told of each so many bytes."""
+        """Write the store to `target`, an empty file. `advance` is told of each so many bytes.
+
+        Each step is synced: a gigabyte that waits to be written would make others' commits wait for all of it.
+        """
         size, left = self.size, 0
 
         def tell(_: int, remaining: int, total: int) -> None:
             nonlocal left
+            os.fdatasync(file.fileno())
             pages = max(total, 1)  # none, if nothing could be written
             advance((left or total) * size // pages - remaining * size // pages)
             left = remaining
 
-        with _errors(target), contextlib.closing(_open(uri(target, "rw"))) as copy:
+        with (
+            target.open("rb") as file,
+            _errors(target),
+            contextlib.closing(_open(uri(target, "rw"))) as copy,
+        ):
             copy.execute("PRAGMA journal_mode=OFF")  # a copy that fails is thrown away
-            copy.execute("PRAGMA synchronous=OFF")  # synced once, when it is whole
+            copy.execute("PRAGMA synchronous=OFF")
             self._raw.backup(copy, pages=STEP_PAGES, progress=tell)
 
 
