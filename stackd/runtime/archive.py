@@ -139,30 +139,34 @@ def verify(archive: Path, *, shows: Shows) -> Manifest:
         disk_errors(Path(tempfile.gettempdir()), hint=hint),
         tempfile.TemporaryDirectory(prefix="stackd-verify-") as folder,
     ):
-        return unpack(archive, Path(folder), keeps_blobs=False, shows=shows)
+        return unpack(archive, Path(folder) / DATABASE, None, shows=shows)
 
 
-def unpack(archive: Path, folder: Path, *, keeps_blobs: bool, shows: Shows) -> Manifest:
-    """Write what a backup holds into `folder`, synced, and judge it. Names in it are compared, never followed."""
+def unpack(archive: Path, database: Path, blobs: Path | None, *, shows: Shows) -> Manifest:
+    """Write the store in a backup to `database`, its blobs into the folder `blobs`, all synced, and judge it.
+
+    Args:
+        blobs: None: they are only read.
+    """
     try:
         with _opened(archive) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             manifest = _manifest(_next(tar, MANIFEST))
-            refuse_full(folder / DATABASE, manifest.total if keeps_blobs else manifest.bytes)
+            refuse_full(database, manifest.bytes if blobs is None else manifest.total)
             with shows("reading the backup", total=manifest.total) as advance:
                 _write(
                     _next(tar, DATABASE),
-                    folder / DATABASE,
+                    database,
                     manifest.bytes,
                     manifest.sha256,
                     advance,
                 )
                 for blob_id, size in manifest.blobs.items():
                     content = _next(tar, f"{BLOBS}/{blob_id[:2]}/{blob_id}")
-                    target = blob_in(folder / BLOBS, blob_id) if keeps_blobs else None
+                    target = None if blobs is None else blob_in(blobs, blob_id)
                     _write(content, target, size, blob_id, advance)
             _refuse_more(tar)
         with shows("checking the store", total=0):
-            _judge(folder / DATABASE, manifest)
+            _judge(database, manifest)
     except (BackupError, StoreCorruptError) as error:
         raise BackupError(f"{archive} is no whole backup: {error.message}") from error
     except SchemaError as error:

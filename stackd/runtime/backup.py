@@ -26,7 +26,6 @@ from stackd.core.process import is_gone
 from stackd.queue import processes
 from stackd.runtime.archive import (
     BLOBS,
-    DATABASE,
     FORMAT,
     Manifest,
     Shows,
@@ -202,18 +201,25 @@ def restore(
                 code="backup.store_exists",
                 hint="say --force to move it aside, or name another folder with --state",
             )
-        work = place.database.with_name(f"{place.database.name}.restore")
-        if work.exists():  # left by a kill
-            shutil.rmtree(work)
-        work.mkdir(mode=0o700)
+        database = place.database.with_name(f"{place.database.name}.restore")
+        blobs = place.blobs.with_name(f"{BLOBS}.restore")
+        _remove(database, blobs)  # what a kill has left
         try:
-            manifest = unpack(archive, work, keeps_blobs=True, shows=shows)
-            copies.disown(work / DATABASE)
+            manifest = unpack(archive, database, blobs, shows=shows)
+            copies.disown(database)
             aside = _set_aside(place, f"before-restore-{stamp}") if is_there else None
-            _put_in_place(place, work, manifest)
+            _put_in_place(place, database, blobs, manifest)
         finally:
-            shutil.rmtree(work, ignore_errors=True)
+            _remove(database, blobs)
     return manifest, aside
+
+
+def _remove(database: Path, blobs: Path) -> None:
+    """Remove what was unpacked."""
+    for end in ("", "-journal", "-wal", "-shm"):
+        database.with_name(database.name + end).unlink(missing_ok=True)
+    if blobs.exists():
+        shutil.rmtree(blobs)
 
 
 def _has_log(database: Path) -> bool:
@@ -266,12 +272,12 @@ def _set_aside(place: Place, suffix: str) -> Path:
     return aside
 
 
-def _put_in_place(place: Place, work: Path, manifest: Manifest) -> None:
+def _put_in_place(place: Place, database: Path, blobs: Path, manifest: Manifest) -> None:
     """Blobs first: the store of before does not mind them. The store itself is one rename."""
     for blob_id in manifest.blobs:
         target = blob_in(place.blobs, blob_id)
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        shutil.move(blob_in(work / BLOBS, blob_id), target)
+        blob_in(blobs, blob_id).rename(target)
     for folder in {blob_in(place.blobs, blob_id).parent for blob_id in manifest.blobs}:
         _sync(folder)
     if manifest.blobs:
@@ -279,7 +285,7 @@ def _put_in_place(place: Place, work: Path, manifest: Manifest) -> None:
         _sync(place.state_dir)
     for end in ("-wal", "-shm"):  # only of a store that could not be read: it is kept aside
         place.database.with_name(place.database.name + end).unlink(missing_ok=True)
-    (work / DATABASE).rename(place.database)
+    database.rename(place.database)
     _sync(place.database.parent)
 
 

@@ -59,7 +59,7 @@ from stackd.runtime.backup import Place
 
 what, state, file, left = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 place = Place(state, state / "stackd.db")
-SEEN = {"open", "os.rename", "os.link", "os.mkdir", "os.remove", "os.rmdir", "sqlite3.connect", "shutil.move",
+SEEN = {"open", "os.rename", "os.link", "os.mkdir", "os.remove", "os.rmdir", "sqlite3.connect",
         "fcntl.flock", "os.truncate"}
 
 def watch(event, _):
