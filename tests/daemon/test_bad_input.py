@@ -551,7 +551,7 @@ def test_an_odd_name_names_nothing(
         ("/livez", "GET, HEAD"),
         ("/metrics", "GET, HEAD"),
         ("/api/workflows", "GET, HEAD, POST"),
-        ("/api/workflows/hello", "GET, HEAD"),
+        ("/api/workflows/hello", "DELETE, GET, HEAD"),
         ("/api/workflows/hello/run", "POST"),
         ("/api/executions", "GET, HEAD, POST"),
         ("/api/events", "GET, HEAD"),
