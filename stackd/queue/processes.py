@@ -185,7 +185,7 @@ def _place(path: Path) -> str:
 
 def differences(rows: Sequence[ProcessRow], *, now: float) -> Iterator[str]:
     """Where processes that live do not agree: both named, with what each found."""
-    living = [row for row in rows if row.resolved is not None and _may_live(row, now=now)]
+    living = [row for row in rows if row.resolved is not None and may_live(row, now=now)]
     for one, other in pairwise(living):
         for what, found in _found(one).items():
             if found[0] != (others := _found(other)[what])[0]:
@@ -205,7 +205,7 @@ def _found(row: ProcessRow) -> dict[str, tuple[object, str]]:
     }
 
 
-def _may_live(row: ProcessRow, *, now: float) -> bool:
+def may_live(row: ProcessRow, *, now: float) -> bool:
     """Whether the process lives; of one in another pid namespace only its heartbeat tells."""
     if is_gone(row.identity):
         return False

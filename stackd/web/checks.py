@@ -13,7 +13,7 @@ from stackd.core.aside import Aside
 from stackd.core.clock import Clock
 from stackd.core.errors import StoreError
 from stackd.core.events import Event, EventBus
-from stackd.core.process import ProcessIdentity, is_gone
+from stackd.core.process import ProcessIdentity
 from stackd.queue import processes, verbs
 from stackd.queue.job import JobSettled, JobState
 from stackd.runtime import canary
@@ -79,7 +79,7 @@ class Checks:
     def into(self, readiness: Readiness, *, services: Collection[str]) -> None:
         """Add those that concern a process with these services: the API's answers for all of the work."""
         self._has_worker = "worker" in services
-        readiness.add("draining", glance=self._draining)
+        readiness.add("draining", glance=self._draining, is_lasting=False)
         readiness.add("store.write", self._write, glance=self._written)
         readiness.add("store.space", glance=self._spent)
         readiness.add("disk", self._disk)
@@ -144,13 +144,19 @@ class Checks:
         """Let a job that does nothing be claimed, run and settled, by whichever process runs a worker."""
         now = self._clock.time()
 
-        def look(tx: Tx) -> tuple[bool, int, bool]:
-            return verbs.is_paused(tx), _workers(tx), _on_its_way(tx)
+        def look(tx: Tx) -> tuple[bool, int, bool, float | None]:
+            return (
+                verbs.is_paused(tx), _workers(tx, now), _on_its_way(tx), verbs.next_due(tx, now=now),
+            )  # fmt: skip
 
-        is_paused, workers, is_under_way = await self._store.read(look)
-        if is_paused or not workers:
+        is_paused, workers, is_under_way, due = await self._store.read(look)
+        if is_paused:
             self._waits_since = None
-            return warn("the queue is paused") if is_paused else fail("no process runs a worker")
+            return warn("the queue is paused")
+        if not workers:  # it is no fault while there is nothing to do
+            self._waits_since = None
+            words = "no process runs a worker"
+            return warn(words) if due is None or due > now else fail(words)
         if not is_under_way:
             self._waits_since = None
             await self._store.write(lambda tx: canary.send(tx, now=now), durable=False)
@@ -214,9 +220,9 @@ class Checks:
         return warn(f"the clock moved by {self._jump:+.0f} s")
 
 
-def _workers(tx: Tx) -> int:
+def _workers(tx: Tx, now: float) -> int:
     """How many processes live that run a worker."""
-    return sum(row.works and not is_gone(row.identity) for row in processes.listed(tx))
+    return sum(row.works and processes.may_live(row, now=now) for row in processes.listed(tx))
 
 
 def _on_its_way(tx: Tx) -> bool:

@@ -74,6 +74,7 @@ class _Check:
 
     look: Look | None
     glance: Glance
+    is_lasting: bool
     told: Found = GOOD
     found: Found | None = None  # last
     in_a_row: int = 0  # findings of another status than is told
@@ -96,9 +97,19 @@ class Readiness:
         self._tasks: TaskGroup | None = None
         self.has_passed = False  # all of them, at one time
 
-    def add(self, name: str, look: Look | None = None, *, glance: Glance = lambda: None) -> None:
-        """Check `name` by `look`, which may wait; what `glance` knows without that is told before it."""
-        self._checks[name] = _Check(look, glance)
+    def add(
+        self,
+        name: str,
+        look: Look | None = None,
+        *,
+        glance: Glance = lambda: None,
+        is_lasting: bool = True,
+    ) -> None:
+        """Check `name` by `look`, which may wait; what `glance` knows without that is told before it.
+
+        `is_lasting`: that it passed says something of the start, as of the end that is asked for it does not.
+        """
+        self._checks[name] = _Check(look, glance, is_lasting)
 
     @property
     def names(self) -> Collection[str]:
@@ -135,7 +146,11 @@ class Readiness:
             await self._look_at_all()
         now = self._clock.monotonic()
         told = {name: self._tell(name, check, now) for name, check in self._checks.items()}
-        self.has_passed |= all(one.status is not Status.FAIL for one in told.values())
+        self.has_passed |= all(
+            one.status is not Status.FAIL
+            for name, one in told.items()
+            if self._checks[name].is_lasting
+        )
         return told
 
     def _is_stale(self, check: _Check) -> bool:

@@ -10,7 +10,7 @@ from stackd.access.tokens import Scope
 from stackd.client.models import NoteView, ReasonView, WhyView
 from stackd.core.clock import rfc3339
 from stackd.core.json import dumps
-from stackd.core.process import is_gone
+from stackd.queue import processes
 from stackd.web.context import of
 from stackd.web.route import Route
 from stackd.workflows import why
@@ -21,7 +21,9 @@ async def tell_why(request: web.Request) -> web.Response:
     await context.notes.written()
     now = context.clock.time()
     found = await context.store.read(
-        lambda tx: why.answer(tx, subject, now=now, is_gone=lambda row: is_gone(row.identity))
+        lambda tx: why.answer(
+            tx, subject, now=now, is_gone=lambda row: not processes.may_live(row, now=now)
+        )
     )
     view = WhyView(
         subject=found.subject,
