@@ -24,7 +24,10 @@ def why(
         print_json(view)
         return
     style = STYLES.get(view["state"], "")
-    say_styled([[(f"{view['kind']} {view['subject']}  ", "bold"), (view["state"], style)]])
+    subject = (
+        view["kind"] if view["kind"] == view["subject"] else f"{view['kind']} {view['subject']}"
+    )
+    say_styled([[(f"{subject}  ", "bold"), (view["state"], style)]])
     if not view["reasons"]:
         say("  nothing holds it")
     for reason in view["reasons"]:

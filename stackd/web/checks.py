@@ -79,7 +79,7 @@ class Checks:
     def into(self, readiness: Readiness, *, services: Collection[str]) -> None:
         """Add those that concern a process with these services: the API's answers for all of the work."""
         self._has_worker = "worker" in services
-        readiness.add("draining", glance=self._draining, is_lasting=False)
+        readiness.add("goes_on", glance=self._draining, is_lasting=False)
         readiness.add("store.write", self._write, glance=self._written)
         readiness.add("store.space", glance=self._spent)
         readiness.add("disk", self._disk)

@@ -222,6 +222,6 @@ async def test_a_store_that_was_not_looked_through_is_not_ready(site):
 
 async def test_who_drains_is_not_ready_at_once(site):
     async with site.running():
-        assert await site.told("draining") == (PASS, None)
+        assert await site.told("goes_on") == (PASS, None)
         site.supervisor.drain()
-        assert await site.told("draining") == (FAIL, "it was asked to stop")
+        assert await site.told("goes_on") == (FAIL, "it was asked to stop")

@@ -374,7 +374,7 @@ def test_health_is_short_and_in_full(stackd: Command) -> None:
     as_json = stackd("health", "--ready", "--json")
 
     assert (short.code, short.out) == (0, "healthy\n")
-    assert full.out.startswith("healthy\n  pass draining\n  pass store.write\n")
+    assert full.out.startswith("healthy\n  pass goes_on\n  pass store.write\n")
     assert "\n  pass service.worker\n" in full.out
     assert re.search(r"\n  worker ready since \S+Z\n    \S+Z  starting → ready\n", full.out)
     assert live.out == "healthy\n  pass loop\n  pass services\n"
