@@ -186,6 +186,29 @@ async def test_a_thread_that_does_not_come_back_holds_up_nobody_and_is_asked_not
         gate.set()
 
 
+async def test_a_look_that_cannot_be_given_up_holds_up_nobody_and_is_not_begun_again(site):
+    gate, looks = anyio.Event(), 0
+
+    async def hang() -> Found:
+        nonlocal looks
+        looks += 1
+        with anyio.CancelScope(shield=True):  # as a read of the store is
+            await gate.wait()
+        return GOOD
+
+    site.readiness.add("store", hang)
+    async with site.running():
+        try:
+            for _ in range(2):
+                site.clock.advance(STALE + 1)
+                with anyio.fail_after(3):
+                    told = (await site.readiness.told())["store"]
+                assert (told.status, told.reason) == (FAIL, "no answer within 1 s")
+            assert looks == 1
+        finally:
+            gate.set()
+
+
 @pytest.mark.parametrize("before", [GOOD, BAD])
 async def test_what_was_found_before_a_rest_is_no_evidence(site, before):
     site.a.found = before
