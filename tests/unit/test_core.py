@@ -222,7 +222,11 @@ def test_many_brackets_beside_each_other_are_not_deep() -> None:
     assert loads_strict(b"[" + b"[]," * 1000 + b"[]]") == [[]] * 1001
 
 
-@pytest.mark.parametrize("value", [{1, 2}, object(), b"bytes", 1j, [set()]], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [{1, 2}, object(), b"bytes", 1j, [set()]],
+    ids=["set", "object", "bytes", "complex", "nested"],
+)
 def test_what_is_not_json_is_not_written(value: object) -> None:
     with pytest.raises(TypeError):
         dumps(value)
