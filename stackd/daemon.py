@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -63,15 +63,16 @@ from stackd.services.timers import Timers
 from stackd.services.worker import Worker
 from stackd.settings import Flags, Settings, dev_token_file, ensure_dev_token, take_handed
 from stackd.store.database import Database, StoreWritesStopped, open_database
-from stackd.supervisor.herald import Herald
+from stackd.supervisor.herald import EXTENSION, Herald
 from stackd.supervisor.lag import LoopLag
 from stackd.supervisor.service import Pulse, Service, Spec
-from stackd.supervisor.supervisor import GONE_WITHIN, Supervisor
+from stackd.supervisor.supervisor import GONE_WITHIN, ServiceMoved, Supervisor
 from stackd.web.app import make_app, make_probes
 from stackd.web.bodies import Bodies
 from stackd.web.checks import Checks
 from stackd.web.connections import FILES_KEPT_FREE, Connections
 from stackd.web.context import Context
+from stackd.web.doors import Doors, open_doors
 from stackd.web.event_log import log_events
 from stackd.web.event_stream import EventStream
 from stackd.web.health import TURNS_WITHIN
@@ -79,6 +80,7 @@ from stackd.web.metrics import Metrics
 from stackd.web.notes import Notes
 from stackd.web.readiness import Readiness
 from stackd.web.reload import Reloader
+from stackd.web.starting import make_starting
 from stackd.web.waiting import Waiting
 from stackd.workflows.reconciliation import Reconciliation
 from stackd.workflows.retention import Bounds, Retention
@@ -88,7 +90,7 @@ EXIT_GAVE_UP: Final = 75  # EX_TEMPFAIL of sysexits.h
 EXIT_CONFIG: Final = 78  # EX_CONFIG of sysexits.h
 
 ROLES: Final[dict[str, tuple[str, ...]]] = {
-    "stack": ("worker", "scheduler", "timers", "rotation", "api"),
+    "stack": ("api", "worker", "scheduler", "timers", "rotation"),
     "api": ("api",),
     "worker": ("worker",),
     "scheduler": ("scheduler",),
@@ -100,6 +102,7 @@ SLOW_STORE = 1.0  # seconds of one commit
 HARD_SILENCE = 30.0  # and then restarted
 END_WITHIN = 10.0  # seconds from the end of the services to that of what stands beside them
 INTERRUPT_WITHIN = 5.0  # seconds cut-off attempts get to record where they stood
+OPENS_WITHIN = 1.0  # seconds in which a store is open, or who asks meanwhile is told
 
 _log = structlog.get_logger(__name__)
 
@@ -118,13 +121,14 @@ def run_daemon(settings: Settings, role: str, *, listeners: tuple[Listener, ...]
         with _locks(settings, role), _state(settings) as (path, blobs):
             # What touches files at start does so here, before there is a loop to hold up.
             identity, token = current_process(), _token(settings, role)
+            with closing(_doors(settings, role, identity, sockets)) as doors:
 
-            async def main() -> int:
-                return await _Daemon(
-                    settings, role, path, blobs, identity, token, handover, sockets, listeners
-                ).run()
+                async def main() -> int:
+                    return await _Daemon(
+                        settings, role, path, blobs, identity, token, handover, doors, listeners
+                    ).run()
 
-            code = anyio.run(main, backend_options={"use_uvloop": True})
+                code = anyio.run(main, backend_options={"use_uvloop": True})
     except* StackdError as group:  # task groups wrap what ended them
         code = _say_why(group, handover)
     return code
@@ -140,6 +144,20 @@ def _sockets(handover: Handover, role: str) -> tuple[socket.socket, ...]:
     if sockets and "api" not in ROLES[role]:
         raise SettingsError([f"role {role} serves no API, but sockets were handed over for one"])
     return sockets
+
+
+def _doors(
+    settings: Settings, role: str, identity: ProcessIdentity, sockets: tuple[socket.socket, ...]
+) -> Doors:
+    """Where this process is reached: the API as the settings say, another role for probes alone.
+
+    Raises:
+        StackdError: a socket cannot be had.
+    """
+    if "api" in ROLES[role]:
+        path = settings.state_dir / "stackd.sock"
+        return open_doors(host=settings.host, port=settings.port, socket_path=path, handed=sockets)
+    return open_doors(socket_path=settings.state_dir / f"{role}-{identity.pid}.sock")
 
 
 def _raise_file_limit() -> int:
@@ -221,7 +239,7 @@ class _Daemon:
         identity: ProcessIdentity,
         token: str | None,
         handover: Handover,
-        sockets: tuple[socket.socket, ...],
+        doors: Doors,
         listeners: tuple[Listener, ...],
     ) -> None:
         self._settings = settings
@@ -240,55 +258,82 @@ class _Daemon:
         )
         self._lag = LoopLag(self._clock)
         self._token = token
+        self._url = None if doors.address is None else _url(*doors.address)
         self._links = Links(
             settings.encryption_master_key,
-            settings.public_url or _url(settings.host, settings.port),
+            settings.public_url or self._url or _url(settings.host, settings.port),
         )
         self._runtime: WorkflowRuntime | None = None
         self._readiness = Readiness(self._clock)
         self._handover = handover
-        self._sockets = sockets
+        self._doors = doors
         self._herald: Herald | None = None
         self._reloader: Reloader | None = None
+        self._has_said_ready = False
+        self._opening = anyio.CancelScope()
+        self._has_opened = anyio.Event()
 
     @property
     def _names(self) -> list[str]:
         """The services of this process, in the order they start."""
         names = list(ROLES[self._role])
         if self._role == "api" and self._settings.inline_worker:
-            names.insert(0, "worker")
-        return names if "api" in names else [*names, "probes"]
+            names.append("worker")
+        return names if "api" in names else ["probes", *names]
 
     async def run(self) -> int:
-        async with self._store() as store, self._http() as http:
-            self._events.subscribe(lambda _: self._give_up(store), StoreWritesStopped)
-            self._herald = self._make_herald(store)
-            self._reloader = self._make_reloader(http, self._herald)
-            self._add_services(store, http, self._reloader)
-            async with anyio.create_task_group() as tasks:
-                await tasks.start(self._obey_signals)
-                tasks.start_soon(self._heed_giving_up)
-                tasks.start_soon(self._end_hard)
-                tasks.start_soon(self._lag.run)
-                tasks.start_soon(self._readiness.run)
-                tasks.start_soon(self._herald.run)
-                await self._supervisor.run()
-                # Whoever waits for a thread that waits for a disk would be waited for.
-                last_resort = threading.Timer(END_WITHIN, os._exit, (EXIT_GAVE_UP,))
-                last_resort.daemon = True
-                last_resort.start()
-                tasks.cancel_scope.cancel()
-            last_resort.cancel()
-            failure = self._supervisor.failure
-            if failure is None and store.failure is None:
-                with contextlib.suppress(StoreBusyError, StoreFullError):  # forgotten after a day
-                    await store.write(lambda tx: processes.forget(tx, self._identity))
+        async with anyio.create_task_group() as beside:
+            beside.start_soon(self._tell_of_opening)
+            async with self._store() as store, self._http() as http:
+                self._opening.cancel()
+                await self._has_opened.wait()
+                await self._serve(store, http)
+        failure = self._supervisor.failure
         if failure is not None:
             _log.error("gave up", code=failure.code, reason=failure.message, hint=failure.hint)
             self._handover.notifier.status(f"gave up: {failure.message}")
             return _exit_code(failure)
         _log.info("stopped")
         return EXIT_OK
+
+    async def _tell_of_opening(self) -> None:
+        """Where the store takes long to open, say so to who asks, and to the service manager, for more time."""
+        notifier = self._handover.notifier
+        with self._opening:
+            await self._clock.sleep(OPENS_WITHIN)
+            _log.info("the store is being opened")
+            notifier.status("starting: the store is being opened")
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(Api(make_starting(), self._doors, name="starting").run)
+                while True:
+                    notifier.extend(EXTENSION)
+                    await self._clock.sleep(EXTENSION / 2)
+        self._has_opened.set()
+
+    async def _serve(self, store: Database, http: HttpClient) -> None:
+        """Run the services until all have ended."""
+        self._events.subscribe(lambda _: self._give_up(store), StoreWritesStopped)
+        self._herald = self._make_herald(store)
+        self._reloader = self._make_reloader(http, self._herald)
+        self._events.subscribe(lambda _: self._say_ready(), ServiceMoved)
+        self._add_services(store, http, self._reloader)
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(self._obey_signals)
+            tasks.start_soon(self._heed_giving_up)
+            tasks.start_soon(self._end_hard)
+            tasks.start_soon(self._lag.run)
+            tasks.start_soon(self._readiness.run)
+            tasks.start_soon(self._herald.run)
+            await self._supervisor.run()
+            # Whoever waits for a thread that waits for a disk would be waited for.
+            last_resort = threading.Timer(END_WITHIN, os._exit, (EXIT_GAVE_UP,))
+            last_resort.daemon = True
+            last_resort.start()
+            tasks.cancel_scope.cancel()
+        last_resort.cancel()
+        if self._supervisor.failure is None and store.failure is None:
+            with contextlib.suppress(StoreBusyError, StoreFullError):  # forgotten after a day
+                await store.write(lambda tx: processes.forget(tx, self._identity))
 
     def _give_up(self, store: Database) -> None:
         assert store.failure is not None  # noqa: S101  # it has just said so
@@ -486,23 +531,12 @@ class _Daemon:
             "rotation": lambda _: Rotation(),
             "api": lambda _: Api(
                 make_app(context),
-                host=settings.host,
-                port=settings.port,
-                socket_path=settings.state_dir / "stackd.sock",
+                self._doors,
                 connections=Connections(
                     limit=self._connection_limit(), patience=settings.client_patience
                 ),
-                announce=self._announce,
-                handed=self._sockets,
             ),
-            "probes": lambda _: Api(
-                make_probes(context),
-                name="probes",
-                host="",
-                port=None,
-                socket_path=settings.state_dir / f"{self._role}-{self._identity.pid}.sock",
-                announce=lambda _host, _port: self._say_ready(),
-            ),
+            "probes": lambda _: Api(make_probes(context), self._doors, name="probes"),
         }
         names = self._names
         checks.into(readiness, services=names)
@@ -532,21 +566,21 @@ class _Daemon:
             _log.warning("fewer connections than STACKD_MAX_CONNECTIONS", limit=limit, files=files)
         return limit
 
-    def _announce(self, host: str, port: int) -> None:
-        if not self._settings.public_url:
-            self._links.base = _url(host, port)  # the port may have been any
-        self._say_ready(url=_url(host, port))
-        if self._token is not None:  # for the person at the terminal; no log line holds it
-            where = dev_token_file(self._settings.state_dir)
-            with contextlib.suppress(OSError):  # nobody may be reading
-                # Its end is in the same write, or a line of the log might come before it.
-                print(f"dev token: {self._token} (kept in {where})\n", end="", flush=True)  # noqa: T201
-
-    def _say_ready(self, **facts: str) -> None:
+    def _say_ready(self) -> None:
+        """Once all services are ready: to the log, and with the token to the person at the terminal."""
+        if self._has_said_ready or not self._supervisor.has_started:
+            return
+        self._has_said_ready = True
+        facts = {} if self._url is None else {"url": self._url}
         _log.info(
             "ready", version=__version__, role=self._role, pid=self._identity.pid,
             state=str(self._settings.state_dir), **facts,
         )  # fmt: skip
+        if self._token is not None:  # no log line holds it
+            where = dev_token_file(self._settings.state_dir)
+            with contextlib.suppress(OSError):  # nobody may be reading
+                # Its end is in the same write, or a line of the log might come before it.
+                print(f"dev token: {self._token} (kept in {where})\n", end="", flush=True)  # noqa: T201
 
     async def _obey_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:

@@ -30,11 +30,12 @@ def role_locks(state_dir: Path, roles: Iterable[str]) -> Iterator[None]:
             for role in roles:
                 held.enter_context(_lock(state_dir / f"{role}.lock", role))
         except OSError as error:
-            raise _unusable(state_dir, error) from error
+            raise unusable(state_dir, error) from error
         yield
 
 
-def _unusable(state_dir: Path, error: OSError) -> StoreError:
+def unusable(state_dir: Path, error: OSError) -> StoreError:
+    """What `error`, met while something was made in `state_dir`, means for it."""
     if error.errno == errno.ENOSPC:
         return StoreFullError(f"no space left in {state_dir}", hint="free disk space")
     return StoreError(

@@ -81,7 +81,7 @@ class Health:
         )
         turns = GOOD if silent < TURNS_WITHIN else fail(f"has not turned for {silent:.0f} s")
         ends = fail("a service does not end") if context.supervisor.is_stuck else GOOD
-        return _answer(request, {"loop": _view(turns), "services": _view(ends)})
+        return answer(request, {"loop": _view(turns), "services": _view(ends)})
 
     async def _ready(self, request: web.Request) -> web.Response:
         checks = await _checks(of(request))
@@ -97,7 +97,7 @@ class Health:
             name: CheckView(status="excluded") if name in excluded else check
             for name, check in checks.items()
         }
-        return _answer(request, left, services=of(request).supervisor.reports())
+        return answer(request, left, services=of(request).supervisor.reports())
 
     async def _one(self, request: web.Request) -> web.Response:
         checks = await _checks(of(request))
@@ -108,7 +108,7 @@ class Health:
                 code="health.unknown_check",
                 hint=f"known: {', '.join(checks)}",
             )
-        return _answer(request, {name: checks[name]})
+        return answer(request, {name: checks[name]})
 
     async def _started(self, request: web.Request) -> web.Response:
         context = of(request)
@@ -118,7 +118,7 @@ class Health:
             await context.readiness.told()
         if not context.readiness.has_passed:
             checks = fail("not every check has passed")
-        return _answer(request, {"services": _view(services), "checks": _view(checks)})
+        return answer(request, {"services": _view(services), "checks": _view(checks)})
 
     async def _queue(self, request: web.Request) -> web.Response:
         """200 whatever it says, as callers of it expect; what counts is in it."""
@@ -242,9 +242,10 @@ def _headers(*, ok: bool) -> dict[str, str]:
     return {"Cache-Control": "no-store"} | ({} if ok else {"Retry-After": "1"})
 
 
-def _answer(
+def answer(
     request: web.Request, checks: dict[str, CheckView], *, services: Iterable[Report] = ()
 ) -> web.Response:
+    """A probe's answer: 503 if a check fails; in words, or with all of it where details are asked for."""
     ok = _is_good(checks)
     wants_detail = "verbose" in request.query or "health+json" in request.headers.get("Accept", "")
     status = 200 if ok else 503

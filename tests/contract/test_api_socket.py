@@ -12,6 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 from aiohttp import web
+from support.doors import doors_at
 
 from stackd.client.api import Api as Client
 from stackd.core.errors import StackdError
@@ -42,7 +43,7 @@ def api(path: Path) -> Api:
 
     app = web.Application()
     app.router.add_get("/hello", hello)
-    return Api(app, host="127.0.0.1", port=0, socket_path=path, announce=lambda *_: None)
+    return Api(app, doors_at(host="127.0.0.1", port=0, socket_path=path))
 
 
 @asynccontextmanager
@@ -54,9 +55,9 @@ async def running(service: Api) -> AsyncIterator[None]:
             service.drain()
 
 
-async def refusal(path: Path) -> StackdError:
-    with pytest.raises(StackdError) as caught, anyio.fail_after(WITHIN):
-        await api(path).run()
+def refusal(path: Path) -> StackdError:
+    with pytest.raises(StackdError) as caught:
+        doors_at(socket_path=path)
     assert caught.value.code == "api.address_in_use"
     assert caught.value.hint
     return caught.value
@@ -97,7 +98,7 @@ async def test_a_socket_that_nobody_listens_on_is_replaced(tmp_path: Path, lengt
 
 @pytest.mark.parametrize("backlog", [1, 0], ids=["free", "full"])
 @pytest.mark.parametrize("length", LENGTHS)
-async def test_a_socket_that_somebody_listens_on_is_refused_by_name_and_stays(
+def test_a_socket_that_somebody_listens_on_is_refused_by_name_and_stays(
     tmp_path: Path, length: int, backlog: int
 ) -> None:
     path = path_of(tmp_path, length)
@@ -111,7 +112,7 @@ async def test_a_socket_that_somebody_listens_on_is_refused_by_name_and_stays(
         if not backlog:
             caller.connect(address)  # a backlog of 0 has one place
 
-        error = await refusal(path)
+        error = refusal(path)
 
         assert error.message == f"cannot listen on {path}: another process listens there"
         if backlog:
@@ -124,14 +125,14 @@ async def test_a_socket_that_somebody_listens_on_is_refused_by_name_and_stays(
     [lambda path: path.write_text("mine"), Path.mkdir, lambda path: path.symlink_to("nowhere")],
     ids=["file", "folder", "link"],
 )
-async def test_what_is_no_socket_is_refused_by_name_and_stays(
+def test_what_is_no_socket_is_refused_by_name_and_stays(
     tmp_path: Path, make: Callable[[Path], object]
 ) -> None:
     path = tmp_path / "stackd.sock"
     make(path)
     before = stat.S_IFMT(path.lstat().st_mode)
 
-    error = await refusal(path)
+    error = refusal(path)
 
     assert error.message == f"cannot listen on {path}: something that is no socket is there"
     assert stat.S_IFMT(path.lstat().st_mode) == before

@@ -15,6 +15,7 @@ from pathlib import Path
 import anyio
 import pytest
 from aiohttp import web
+from support.doors import doors_at
 
 from stackd.core.budget import Budget, Share
 from stackd.core.errors import StackdError
@@ -71,8 +72,8 @@ class Site:
         app = web.Application()
         app.router.add_post("/", self._answer)
         api = Api(
-            app, host="127.0.0.1", port=0, socket_path=self.socket_path,
-            connections=Connections(limit=1000, patience=60.0), announce=lambda *_: None,
+            app, doors_at(socket_path=self.socket_path),
+            connections=Connections(limit=1000, patience=60.0),
         )  # fmt: skip
         with anyio.fail_after(WITHIN):
             async with anyio.create_task_group() as tasks:

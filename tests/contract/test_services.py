@@ -14,7 +14,7 @@ import anyio
 import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
-from support.daemon import free_port
+from support.doors import doors_at
 from support.runs import LEASE, World
 
 from stackd.core.budget import Budget
@@ -42,6 +42,7 @@ from stackd.supervisor.supervisor import Supervisor
 from stackd.web.app import make_app
 from stackd.web.bodies import Bodies
 from stackd.web.context import Context
+from stackd.web.doors import Doors
 from stackd.web.event_stream import EventStream
 from stackd.web.metrics import Metrics
 from stackd.web.notes import Notes
@@ -73,10 +74,9 @@ class Site:
     def __init__(self, database: Database, folder: Path) -> None:
         self.world = World(database)
         self.database = database
-        self.port = free_port()
-        self.socket_path = folder / "stackd.sock"
-        self.announced: list[tuple[str, int]] = []
-        self.settings = Settings(STACKD_STATE_DIR=str(folder), PORT=self.port)
+        self.folder = folder
+        self.doors: list[Doors] = []  # of each API that was built
+        self.settings = Settings(STACKD_STATE_DIR=str(folder), PORT=0)
         clock, events = self.world.clock, database.events
         self.blobs = BlobFolder(
             folder / "blobs", database, clock=clock, limits=BlobLimits(one=2**20, all=2**24)
@@ -170,13 +170,19 @@ class Site:
         return Rotation()
 
     def api(self, app: web.Application | None = None) -> Service:
-        return Api(
-            app or make_app(self.context),
-            host="127.0.0.1",
-            port=self.port,
-            socket_path=self.socket_path,
-            announce=lambda host, port: self.announced.append((host, port)),
-        )
+        path = self.folder / f"{len(self.doors)}.sock"
+        self.doors.append(doors_at(host="127.0.0.1", port=0, socket_path=path))
+        return Api(app or make_app(self.context), self.doors[-1])
+
+    @property
+    def port(self) -> int:
+        """Of the API that was built last, as the path of its socket is."""
+        assert self.doors[-1].address is not None
+        return self.doors[-1].address[1]
+
+    @property
+    def socket_path(self) -> Path:
+        return self.folder / f"{len(self.doors) - 1}.sock"
 
     def build(self, name: str) -> Service:
         service: Service = getattr(self, name)()
@@ -210,7 +216,6 @@ class Site:
         """It has no work yet."""
 
     async def api_works(self) -> None:
-        assert self.announced[-1] == ("127.0.0.1", self.port)
         for connecting in (
             asyncio.open_connection("127.0.0.1", self.port),
             asyncio.open_unix_connection(self.socket_path),
@@ -242,9 +247,9 @@ class Site:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
-    def socket_is_open(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as probe:
-            return probe.connect_ex(str(self.socket_path)) == 0
+    async def close(self) -> None:
+        for doors in self.doors:
+            await anyio.to_thread.run_sync(doors.close)
 
     @asynccontextmanager
     async def leaving_nothing(self) -> AsyncIterator[None]:
@@ -254,9 +259,8 @@ class Site:
         yield
         assert asyncio.all_tasks() == tasks
         assert self.database.events._listeners == listeners
+        await self.close()
         assert open_descriptors() <= descriptors
-        assert not self.port_is_open()
-        assert not self.socket_is_open()
         await self.database.write(verbs.resume)
         await self.counts("running")
 
@@ -287,10 +291,11 @@ def log() -> Iterator[list[Any]]:
 
 
 @pytest.fixture
-async def site(database: Database, tmp_path: Path) -> Site:
+async def site(database: Database, tmp_path: Path) -> AsyncIterator[Site]:
     site = Site(database, tmp_path)
     await site.world.load(WORKFLOW)
-    return site
+    yield site
+    await site.close()
 
 
 every_service = pytest.mark.parametrize(
@@ -436,15 +441,6 @@ async def test_the_socket_file_is_for_its_user_only(site: Site) -> None:
         service.drain()
 
 
-async def test_the_socket_file_is_gone_at_the_end(site: Site) -> None:
-    service = site.api()
-    async with running(service):
-        assert site.socket_path.exists()
-        service.drain()
-
-    assert not site.socket_path.exists()
-
-
 async def test_an_api_built_anew_leaves_no_listener_of_the_old_one(site: Site) -> None:
     def listeners() -> int:
         return len(site.database.events._listeners)
@@ -462,8 +458,7 @@ async def test_an_api_built_anew_leaves_no_listener_of_the_old_one(site: Site) -
 
 async def test_a_socket_file_left_by_a_dead_process_is_replaced(site: Site) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(site.socket_path))
-    assert site.socket_path.exists()
+        dead.bind(str(site.folder / "0.sock"))
     service = site.api()
 
     async with running(service):
@@ -475,35 +470,56 @@ async def test_a_socket_file_left_by_a_dead_process_is_replaced(site: Site) -> N
     ("host", "code"),
     [("nobody.invalid", "api.host_unknown"), ("192.0.2.7", "api.not_our_address")],
 )
-async def test_a_host_that_is_not_here_is_told_to_be_the_cause(
-    site: Site, host: str, code: str
-) -> None:
-    service = Api(
-        make_app(site.context), host=host, port=0, socket_path=None, announce=lambda *_: None
-    )
-
+def test_a_host_that_is_not_here_is_told_to_be_the_cause(host: str, code: str) -> None:
     with pytest.raises(StackdError, match=host) as caught:
-        await service.run()
+        doors_at(host=host, port=0)
 
     assert caught.value.code == code
     assert caught.value.hint is not None
     assert caught.value.hint.startswith("set HOST to an address of this machine")
 
 
-async def test_a_taken_port_is_named_and_nothing_is_left(site: Site) -> None:
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_taken_port_is_named_and_nothing_is_left(tmp_path: Path, listens: bool) -> None:
     with socket.socket() as other:
-        other.bind(("127.0.0.1", site.port))
-        other.listen()
-        tasks = asyncio.all_tasks()
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, listens)
+        other.bind(("127.0.0.1", 0))
+        if listens:
+            other.listen()
+        port, before = other.getsockname()[1], open_descriptors()
 
-        with pytest.raises(StackdError, match=str(site.port)) as caught:
-            await site.api().run()
+        with pytest.raises(StackdError, match=str(port)) as caught:
+            doors_at(host="127.0.0.1", port=port, socket_path=tmp_path / "stackd.sock")
 
         assert caught.value.code == "api.address_in_use"
         assert caught.value.hint is not None
         assert "PORT" in caught.value.hint
-        assert asyncio.all_tasks() == tasks
-        assert site.announced == []
+        assert open_descriptors() <= before
+        assert list(tmp_path.iterdir()) == []
+
+
+async def test_drained_it_refuses_whoever_comes_then(site: Site) -> None:
+    service = site.api()
+    async with running(service):
+        service.drain()
+
+    assert not site.port_is_open()
+    assert not site.socket_path.exists()
+
+
+async def test_between_one_and_the_next_nobody_is_refused(site: Site) -> None:
+    first = site.api()
+    async with running(first) as scope:
+        scope.cancel()
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+
+    second = Api(make_app(site.context), site.doors[-1])
+    async with running(second):
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+        second.drain()
+    writer.close()
+    await writer.wait_closed()
 
 
 async def test_a_request_that_hangs_is_cut_off_soon_after_the_drain(site: Site) -> None:

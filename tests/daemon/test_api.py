@@ -671,7 +671,7 @@ def test_production_is_ready_when_every_check_is_good(daemon: DaemonProcess) -> 
 def test_readiness_tells_of_the_last_moves_of_each_service(daemon: DaemonProcess) -> None:
     services = daemon.http("GET", "/readyz?verbose", authorized=False).json["services"]
 
-    assert [s["name"] for s in services] == ["worker", "scheduler", "timers", "rotation", "api"]
+    assert [s["name"] for s in services] == ["api", "worker", "scheduler", "timers", "rotation"]
     for service in services:
         assert (service["state"], service["restarts"]) == ("ready", 0)
         assert [(m["was"], m["state"]) for m in service["moves"]] == [("starting", "ready")]

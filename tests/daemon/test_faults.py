@@ -11,12 +11,11 @@ import subprocess
 import sys
 import termios
 from array import array
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.daemon import ENVIRON, Answer, DaemonProcess, FarSide, eventually
+from support.daemon import ENVIRON, Answer, DaemonProcess, FarSide, eventually, locked
 from support.disk import fill, mounted, remount
 
 Daemons = Callable[..., DaemonProcess]
@@ -39,23 +38,6 @@ nodes:
 edges: [{{from: start, to: book}}]
 """
 KEY = "0123456789abcdefghijklmnopqrstuvwxyzABCD"
-GIVES_UP_WITHIN = (
-    50.0  # seconds; five restarts with doubling waits take 19 at most, more on a busy box
-)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def on_a_taken_port(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[DaemonProcess]:
-    """A daemon whose port another program holds. It gives up late: started first, judged last."""
-    daemon = DaemonProcess(tmp_path_factory.mktemp("port") / "state")
-    with socket.socket() as other_program:
-        other_program.bind(("127.0.0.1", daemon.port))
-        other_program.listen()
-        daemon.spawn()
-        yield daemon
-        daemon.kill()
 
 
 @pytest.fixture(scope="module")
@@ -241,8 +223,8 @@ def send(daemon: DaemonProcess, accepted: set[str]) -> Answer:
 
 
 @pytest.mark.parametrize(
-    "inodes", [4, 6, 8]
-)  # for the locks, the token, SQLite's files; 12 are enough
+    "inodes", [4, 5, 6, 7, 8]
+)  # for the locks, the token, the socket, SQLite's files; 12 are enough
 def test_a_start_on_a_disk_without_inodes_ends_with_75_and_names_the_place(
     daemons: Daemons, inodes: int
 ) -> None:
@@ -277,7 +259,7 @@ def test_a_store_that_became_read_only_is_refused_by_name(
 
         reason = refuses_to_start(daemon, "store.read_only", "worker")  # which takes no lock file
 
-    assert str(daemon.state / "stackd.db") in reason
+    assert str(daemon.state) in reason
 
 
 def test_a_file_where_the_state_directory_should_be_is_refused_by_name(tmp_path: Path) -> None:
@@ -434,18 +416,6 @@ def test_a_state_directory_too_long_for_a_socket_address_serves_after_a_kill_too
 # -- the lock
 
 
-@contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """Another process's write transaction, open for the length of the block."""
-    other = sqlite3.connect(file, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    finally:
-        other.execute("ROLLBACK")
-        other.close()
-
-
 def test_a_locked_store_ends_the_start_with_75_and_is_named(daemons: Daemons, state: Path) -> None:
     daemon = daemons(STACKD_STORE_BUSY_SECONDS="0.1")
 
@@ -534,17 +504,17 @@ def test_a_blank_token_file_is_refused_by_name(daemons: Daemons, content: bytes)
 # -- the port
 
 
-@pytest.mark.timeout(90)
-def test_a_taken_port_is_named_and_ends_with_75(on_a_taken_port: DaemonProcess) -> None:
-    code = on_a_taken_port.wait(GIVES_UP_WITHIN)
+def test_a_taken_port_is_named_and_ends_with_75_before_anything_is_made_of_the_store(
+    daemons: Daemons,
+) -> None:
+    daemon = daemons()
+    with socket.create_server(("127.0.0.1", daemon.port)):
+        daemon.spawn()
+        code = daemon.wait()
 
-    address = f"127.0.0.1:{on_a_taken_port.port}"
-    failures = on_a_taken_port.logged("service failed")
-    (last,) = on_a_taken_port.logged("gave up")
-    assert code == 75
-    assert failures
-    for line in failures:
-        assert line["reason"] == f"cannot listen on {address}: Address already in use"
-        assert "PORT" in line["hint"]
-    assert address in last["reason"]
-    assert not on_a_taken_port.unforeseen()
+    (line,) = daemon.logged("cannot go on")
+    assert (code, line["code"]) == (75, "api.address_in_use")
+    assert line["reason"] == f"cannot listen on 127.0.0.1:{daemon.port}: Address already in use"
+    assert "PORT" in line["hint"]
+    assert not (daemon.state / "stackd.db").exists()
+    assert not daemon.unforeseen()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.daemon import DaemonProcess, FarSide
+from support.daemon import DaemonProcess, FarSide, locked
 from support.manager import Manager, listening
 
 Daemons = Callable[..., DaemonProcess]
@@ -46,18 +45,28 @@ def test_ready_is_told_once_the_daemon_is_and_at_its_end_that_it_stops(
     assert not daemon.unforeseen()
 
 
-def test_what_is_not_ready_yet_is_told_in_words_and_no_ready_until_it_is(
+def test_while_the_store_opens_it_lives_is_not_ready_and_asks_for_time(
     daemons: Daemons, manager: Manager
 ) -> None:
-    daemon = daemons(NOTIFY_SOCKET=manager.address)
-    with socket.create_server(("127.0.0.1", daemon.port)):
+    daemon = daemons(NOTIFY_SOCKET=manager.address, STACKD_STORE_BUSY_SECONDS="30")
+    daemon.start()
+    daemon.kill()
+    with locked(daemon.state / "stackd.db"):
         daemon.spawn()
+        manager.until("STATUS", value="starting: the store is being opened")
+        manager.until("EXTEND_TIMEOUT_USEC")
 
-        said = manager.until("STATUS", value="starting: api restarting: cannot listen on")
-        assert "Address already in use" in said
-        assert manager.told("READY") == []
+        live = daemon.http("GET", "/livez", authorized=False)
+        ready = daemon.http("GET", "/readyz?verbose", authorized=False)
+        taken = daemon.http("POST", "/api/webhooks/hooked", {}, authorized=False)
 
-    manager.until("READY")
+    assert live.status == 200
+    assert (ready.status, ready.json["checks"]["store.open"]["status"]) == (503, "fail")
+    assert (taken.status, taken.code) == (503, "starting")
+    assert int(taken.headers["retry-after"]) >= 1
+    manager.until("READY", count=2)
+    daemon.until_ready()
+    assert not daemon.unforeseen()
 
 
 def test_what_keeps_it_from_starting_is_told_before_it_ends(
@@ -68,7 +77,7 @@ def test_what_keeps_it_from_starting_is_told_before_it_ends(
     second.spawn()
 
     assert second.wait() == 78
-    assert manager.told("STATUS")[-1].startswith("cannot go on: role scheduler already runs")
+    assert manager.told("STATUS")[-1].startswith("cannot go on: role api already runs")
     assert manager.told("READY") == []
 
 

@@ -385,8 +385,8 @@ def test_a_second_stack_on_the_same_state_exits_78_and_names_the_role_and_pid_in
     (line,) = late.logged("cannot go on")
     assert code == 78
     assert line["code"] == "role.locked"
-    holder = split["scheduler"].pid
-    assert line["reason"] == f"role scheduler already runs on {state} (pid {holder})"
+    holder = split["api"].pid
+    assert line["reason"] == f"role api already runs on {state} (pid {holder})"
     assert line["hint"]
 
 

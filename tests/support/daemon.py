@@ -263,6 +263,18 @@ def running(folder: Path, **environ: str) -> Iterator[DaemonProcess]:
         daemon.kill()
 
 
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """For the length of the block another process writes to the store."""
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
+
+
 def eventually(what: str, check: Any, *, within: float = 20.0) -> Any:
     """The first true answer of `check`, asked again until then: for what another process shows only when asked."""
     deadline = time.monotonic() + within
