@@ -1,40 +1,125 @@
-"""`stackd health`."""
+"""`stackd health`: the daemon, and where its roles run as processes of their own, each of them."""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
 
 from stackd.cli.context import daemon, print_json, say
+from stackd.client.api import Api
 from stackd.client.models import HealthView
+from stackd.core.errors import StackdError, UnreachableError
+from stackd.settings import connection_settings
 
-MOVES_SHOWN = 5  # of each service; --json has the last hundred
+MOVES_SHOWN: Final = 5  # of each service; --json has the last hundred
+PATIENCE: Final = 3.0  # seconds for the answer of one process, whose checks may take one
+
+_ROLE_SOCKET: Final = re.compile(r"(worker|scheduler|timers|rotation)-([1-9][0-9]*)\.sock")
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """What one process answered.
+
+    Attributes:
+        pid: None: the one that serves the API.
+        status: `pass`; `fail`, also where nothing answers; `gone`: it died and others may do its work.
+        reason: why it did not answer.
+        body: of the answer.
+    """
+
+    role: str
+    pid: int | None
+    status: str
+    reason: str | None = None
+    body: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.role if self.pid is None else f"{self.role} (pid {self.pid})"
+
+    def as_json(self) -> dict[str, Any]:
+        about = {"role": self.role, "pid": self.pid, "status": self.status, "reason": self.reason}
+        return self.body | about
 
 
 def show(path: str, *, verbose: bool, as_json: bool) -> int:
-    """Print what the probe at `path` says; 0 if it passes, 1 if not."""
-    api = daemon()
-    answer = api.request("GET", path, query={"verbose": "1"}, allow=frozenset({503}))
-    api.shaped(answer, HealthView)
-    ok = answer.status == 200
+    """Print what the probe at `path` says of each process; 0 if all pass, 1 if not.
+
+    Raises:
+        UnreachableError: nothing answers.
+    """
+    others = [_ask(Api(socket_path=one), path, role, pid) for role, pid, one in _role_sockets()]
+    if any(one.body for one in others):
+        first = _ask(daemon(), path, "api", None)
+    else:
+        first = _answer_of(daemon(), path, "api", None)
+    ok = all(one.status != "fail" for one in (first, *others))
     if as_json:
-        print_json(answer.body)
+        said = {**first.body, "status": "pass" if ok else "fail"}
+        print_json(said | {"processes": [one.as_json() for one in (first, *others)]})
         return 0 if ok else 1
     say("healthy" if ok else "not healthy")
-    for name, check in answer.body["checks"].items():
-        if verbose or check["status"] != "pass":
-            reason = f"  {check['reason']}" if check.get("reason") else ""
-            say(f"  {check['status']:<4} {name}{reason}")
-    if verbose:
-        for service in answer.body["services"]:
-            _say_service(service)
+    if not others:
+        _say_answer(first.body, verbose=verbose, indent="  ")
+        return 0 if ok else 1
+    for one in (first, *others):
+        words = {"pass": "healthy", "fail": "not healthy"}.get(one.status, one.status)
+        say(f"  {one.name}  {words}{f': {one.reason}' if one.reason else ''}")
+        if one.body:
+            _say_answer(one.body, verbose=verbose, indent="    ")
     return 0 if ok else 1
 
 
-def _say_service(service: dict[str, Any]) -> None:
+def _role_sockets() -> Iterator[tuple[str, int, Path]]:
+    """Role, pid and socket of each process beside the daemon that the settings name."""
+    place = connection_settings()
+    if place.url is not None:  # who is on another machine sees one process
+        return
+    for path in sorted(place.socket_path.parent.glob("*.sock")):
+        if found := _ROLE_SOCKET.fullmatch(path.name):
+            yield found[1], int(found[2]), path
+
+
+def _ask(api: Api, path: str, role: str, pid: int | None) -> _Process:
+    """As `_answer_of`, but that there is no answer is one."""
+    try:
+        return _answer_of(api, path, role, pid)
+    except UnreachableError as error:
+        if pid is not None:
+            return _Process(role, pid, "gone", "it has ended without a word, its socket is left")
+        return _Process(role, pid, "fail", error.message)
+    except StackdError as error:
+        return _Process(role, pid, "fail", error.message)
+
+
+def _answer_of(api: Api, path: str, role: str, pid: int | None) -> _Process:
+    """What the process that `api` reaches says of itself."""
+    answer = api.request(
+        "GET", path, query={"verbose": "1"}, allow=frozenset({503}), timeout=PATIENCE
+    )
+    api.shaped(answer, HealthView)
+    return _Process(role, pid, "pass" if answer.status == 200 else "fail", body=answer.body)
+
+
+def _say_answer(body: dict[str, Any], *, verbose: bool, indent: str) -> None:
+    for name, check in body["checks"].items():
+        if verbose or check["status"] != "pass":
+            reason = f"  {check['reason']}" if check.get("reason") else ""
+            say(f"{indent}{check['status']:<4} {name}{reason}")
+    if verbose:
+        for service in body["services"]:
+            _say_service(service, indent)
+
+
+def _say_service(service: dict[str, Any], indent: str) -> None:
     """Its state and the last changes of that, the newest first."""
     reason = f": {service['reason']}" if service["reason"] else ""
     restarts = f", {service['restarts']} restarts" if service["restarts"] else ""
-    say(f"  {service['name']} {service['state']} since {service['since']}{restarts}{reason}")
+    say(f"{indent}{service['name']} {service['state']} since {service['since']}{restarts}{reason}")
     for move in reversed(service["moves"][-MOVES_SHOWN:]):
         why = f"  {move['reason']}" if move["reason"] else ""
-        say(f"    {move['at']}  {move['was']} → {move['state']}{why}")
+        say(f"{indent}  {move['at']}  {move['was']} → {move['state']}{why}")

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.cli import Command
 from support.daemon import DaemonProcess, FarSide, eventually
 
 from stackd.client.api import Api
-from stackd.core.errors import ApiError
+from stackd.core.errors import ApiError, StackdError
 from stackd.queue.job import PROBATION
 
 Daemons = Callable[..., DaemonProcess]
@@ -479,3 +480,60 @@ def test_a_role_by_itself_answers_probes_on_a_socket_of_its_own(
     assert refused.value.http_status == 404
     assert daemon.terminate() == 0
     assert not path.exists()
+
+
+def test_health_shows_every_process(split: dict[str, DaemonProcess], command: Command) -> None:
+    environ = {"STACKD_STATE_DIR": str(split["api"].state)}
+
+    healthy = eventually(
+        "all are ready", lambda: (ran := command("health", **environ)).code == 0 and ran
+    )
+    as_json = command("health", "--json", **environ).json
+    in_full = command("health", "--verbose", **environ).out
+
+    names = {f"  {role} (pid {one.pid})  healthy" for role, one in split.items() if role != "api"}
+    lines = [line for line in healthy.out.splitlines() if not line.startswith("    warn ")]
+    assert lines[:2] == ["healthy", "  api  healthy"]
+    assert set(lines[2:]) == names
+    assert as_json["status"] == "pass"
+    assert {one["role"]: one["pid"] for one in as_json["processes"]} == {
+        role: None if role == "api" else one.pid for role, one in split.items()
+    }
+    assert in_full.count("  pass store.write") == len(split)
+    assert "\n    timers ready since " in in_full
+
+
+def test_health_tells_a_process_that_died_from_one_that_hangs_and_from_an_api_that_is_not_there(
+    daemons: Daemons, command: Command
+) -> None:
+    api, died, hangs = daemons(), daemons(), daemons()
+    environ = {"STACKD_STATE_DIR": str(api.state)}
+    for one in (died, hangs):
+        one.spawn("worker")
+        path = api.state / f"worker-{one.pid}.sock"
+        eventually("it answers", lambda path=path: probed(path))
+    alone = command("health", **environ)
+    api.start("stack")
+    died.kill()
+    good = command("health", **environ)
+    os.kill(hangs.pid, signal.SIGSTOP)
+    try:
+        bad = command("health", **environ)
+    finally:
+        os.kill(hangs.pid, signal.SIGCONT)
+
+    assert (alone.code, alone.out.splitlines()[:1]) == (1, ["not healthy"])
+    assert f"  api  not healthy: no daemon answers at {api.state}/stackd.sock" in alone.out
+    gone = f"\n  worker (pid {died.pid})  gone: it has ended without a word, its socket is left\n"
+    assert good.code == 0
+    assert gone in good.out
+    assert bad.code == 1
+    assert gone in bad.out
+    assert f"\n  worker (pid {hangs.pid})  not healthy: " in bad.out
+
+
+def probed(path: Path) -> bool:
+    try:
+        return bool(Api(socket_path=path).get("/startupz", verbose="1"))
+    except StackdError:
+        return False
