@@ -14,7 +14,6 @@ from stackd.client.models import HealthView
 from stackd.core.errors import StackdError, UnreachableError
 from stackd.settings import connection_settings
 
-MOVES_SHOWN: Final = 5  # of each service; --json has the last hundred
 PATIENCE: Final = 3.0  # seconds for the answer of one process, whose checks may take one
 
 _ROLE_SOCKET: Final = re.compile(r"(worker|scheduler|timers|rotation)-([1-9][0-9]*)\.sock")
@@ -116,10 +115,10 @@ def _say_answer(body: dict[str, Any], *, verbose: bool, indent: str) -> None:
 
 
 def _say_service(service: dict[str, Any], indent: str) -> None:
-    """Its state and the last changes of that, the newest first."""
+    """Its state and the last changes of that, a hundred at the most, the newest first."""
     reason = f": {service['reason']}" if service["reason"] else ""
     restarts = f", {service['restarts']} restarts" if service["restarts"] else ""
     say(f"{indent}{service['name']} {service['state']} since {service['since']}{restarts}{reason}")
-    for move in reversed(service["moves"][-MOVES_SHOWN:]):
+    for move in reversed(service["moves"]):
         why = f"  {move['reason']}" if move["reason"] else ""
         say(f"{indent}  {move['at']}  {move['was']} → {move['state']}{why}")

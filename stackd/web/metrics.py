@@ -38,6 +38,9 @@ class Metrics:
         self._restarts = self._counter(
             "stackd_service_restarts_total", "lives of services after the first", "service"
         )
+        self._moves = self._counter(
+            "stackd_service_moves_total", "changes of state of services", "service", "state"
+        )
         self._latency = Histogram(
             "workflow_node_latency_ms", "how long node runs took", ("type", "status"),
             buckets=_LATENCIES, registry=self.registry,
@@ -116,6 +119,7 @@ class Metrics:
             case ServiceMoved():
                 self._services.labels(event.service, event.was).set(0)
                 self._services.labels(event.service, event.state).set(1)
+                self._labelled(self._moves, event.service, event.state).inc()
                 if event.state == ServiceState.STARTING:  # its first life begins in that state
                     self._labelled(self._restarts, event.service).inc()
             case _:

@@ -743,6 +743,7 @@ def test_metrics_have_the_documented_names_and_count(daemon: DaemonProcess) -> N
     assert figures['executions_queued_total{workflow="counted"}'] == 1
     assert figures['executions_finished_total{status="completed",workflow="counted"}'] == 1
     assert figures['stackd_service_state{service="worker",state="ready"}'] == 1
+    assert figures['stackd_service_moves_total{service="worker",state="ready"}'] == 1
     assert figures['jobs_total{move="completed"}'] >= 1
     assert figures['workflow_queue_depth{state="running"}'] >= 0
     latency = 'workflow_node_latency_ms_count{status="completed",type="transform.data.set"}'
