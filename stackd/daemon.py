@@ -36,6 +36,7 @@ from stackd.core.errors import (
     StackdError,
     StoreBusyError,
     StoreCorruptError,
+    StoreError,
     StoreFullError,
     first_error,
 )
@@ -69,7 +70,7 @@ from stackd.supervisor.service import Pulse, Service, Spec
 from stackd.supervisor.supervisor import GONE_WITHIN, ServiceMoved, Supervisor
 from stackd.web.app import make_app, make_probes
 from stackd.web.bodies import Bodies
-from stackd.web.checks import Checks
+from stackd.web.checks import DAMAGED, Checks
 from stackd.web.connections import FILES_KEPT_FREE, Connections
 from stackd.web.context import Context
 from stackd.web.doors import Doors, open_doors
@@ -270,6 +271,7 @@ class _Daemon:
         self._herald: Herald | None = None
         self._reloader: Reloader | None = None
         self._has_said_ready = False
+        self._was_unclean = False  # the end of who had the store before
         self._opening = anyio.CancelScope()
         self._has_opened = anyio.Event()
 
@@ -324,6 +326,8 @@ class _Daemon:
             tasks.start_soon(self._lag.run)
             tasks.start_soon(self._readiness.run)
             tasks.start_soon(self._herald.run)
+            if self._was_unclean and "scheduler" in self._names:
+                tasks.start_soon(self._look_through, store)
             await self._supervisor.run()
             # Whoever waits for a thread that waits for a disk would be waited for.
             last_resort = threading.Timer(END_WITHIN, os._exit, (EXIT_GAVE_UP,))
@@ -334,6 +338,21 @@ class _Daemon:
         if self._supervisor.failure is None and store.failure is None:
             with contextlib.suppress(StoreBusyError, StoreFullError):  # forgotten after a day
                 await store.write(lambda tx: processes.forget(tx, self._identity))
+
+    async def _look_through(self, store: Database) -> None:
+        """See whether the file is whole, while all else goes on."""
+        try:
+            looked = await store.integrity.look()
+        except StoreError as error:
+            _log.warning("the store was not looked through", reason=error.message)
+            return
+        seconds = round(looked.seconds, 3)
+        if looked.problems:
+            _log.error(
+                "the store is damaged", problems=looked.problems, seconds=seconds, hint=DAMAGED
+            )
+        else:
+            _log.info("the store is whole", seconds=seconds)
 
     def _give_up(self, store: Database) -> None:
         assert store.failure is not None  # noqa: S101  # it has just said so
@@ -386,7 +405,7 @@ class _Daemon:
                     works="worker" in self._names,
                 )
             )
-            await store.write(
+            self._was_unclean = await store.write(
                 lambda tx: processes.register(
                     tx,
                     self._identity,

@@ -16,9 +16,10 @@ from stackd.cli.context import (
     say,
     waiting,
 )
-from stackd.client.models import QueueCheckView, QueueRepairView, QueueView
+from stackd.client.models import Model, QueueCheckView, QueueRepairView, QueueView
 
 SHOWN = 3  # ids of a finding
+PATIENCE = 600.0  # seconds: every page of the file is read
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -45,7 +46,7 @@ def resume(as_json: JsonFlag = False) -> None:
 def check(as_json: JsonFlag = False) -> None:
     """What does not fit together in the store; ends with 1 if anything does."""
     with waiting("looking through the store"):
-        view = daemon().get("/api/queue/check", QueueCheckView)
+        view = _looked(QueueCheckView, "GET", "/api/queue/check")
     if as_json:
         print_json(view)
     else:
@@ -61,7 +62,7 @@ def repair(
 ) -> None:
     """Mend what does not fit together; ends with 1 if anything is left."""
     with waiting("looking through the store"):
-        view = daemon().post("/api/queue/repair", {"dryRun": dry_run}, QueueRepairView)
+        view = _looked(QueueRepairView, "POST", "/api/queue/repair", {"dryRun": dry_run})
     if as_json:
         print_json(view)
     else:
@@ -70,6 +71,11 @@ def repair(
         _show_findings(view)
     if not view["sound"]:
         sys.exit(1)
+
+
+def _looked(shape: type[Model], method: str, path: str, body: Any = None) -> Any:
+    api = daemon()
+    return api.shaped(api.request(method, path, body=body, timeout=PATIENCE), shape).body
 
 
 def _show_findings(view: dict[str, Any]) -> None:

@@ -105,8 +105,10 @@ def register(
     now: float,
     excluded: Collection[str] = (),
     resolved: Resolved | None = None,
-) -> None:
+) -> bool:
     """Make `identity` known, so that it may own claims; forget who is gone and was silent for long.
+
+    Returns whether somebody known has ended without giving back what it had.
 
     Args:
         excluded: roles that nobody else can run now, because this process holds a lock which they need.
@@ -130,15 +132,19 @@ def register(
             None if resolved is None else dumps(asdict(resolved)).decode(),
         ),
     )
+    has_died = False
     for row in listed(tx):
         is_elsewhere = row.identity.namespace != identity.namespace
         if row.role in excluded and is_elsewhere:
+            has_died = True
             tx.execute(sql.FORGET_PROCESS, (row.identity.id,))
+        has_died |= is_gone(row.identity)
     for process, boot, namespace, pid, ticks in tx.rows(
         sql.SILENT_PROCESSES, (now - FORGET_AFTER,)
     ):
         if is_gone(ProcessIdentity(boot, namespace, pid, ticks)):
             tx.execute(sql.FORGET_PROCESS, (process,))
+    return has_died
 
 
 def beat(tx: Tx, identity: ProcessIdentity, *, now: float) -> None:

@@ -123,7 +123,8 @@ async def connect(path: Path, *, busy_timeout: float, writable: bool) -> ThreadC
     connection = ThreadConnection(connector, 64)
     connection._thread.daemon = True  # noqa: SLF001  # a thread stuck in I/O must not hold up the exit
     try:
-        _ = await connection
+        with anyio.CancelScope(shield=True):  # what was opened must be known, to be closed
+            _ = await connection
     except sqlite3.Error as error:
         # aiosqlite asked the thread to end; wait for it, so that nothing reports to a closed loop.
         await anyio.to_thread.run_sync(connection._thread.join)  # noqa: SLF001

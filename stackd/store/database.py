@@ -43,6 +43,7 @@ from stackd.store.connection import (
     is_full,
     translate,
 )
+from stackd.store.integrity import Integrity
 from stackd.store.migrations import Migration, migrate
 from stackd.store.reserve import Reserve
 
@@ -95,6 +96,7 @@ class Database:
         self.path = path
         self.events = events
         self.reserve = Reserve(path)
+        self.integrity = Integrity(path, clock)
         self._clock = clock
         self._writer = writer
         self._free_readers = list(readers)

@@ -21,7 +21,7 @@ from stackd.store.connection import Tx
 from stackd.store.database import Database
 from stackd.supervisor.lag import LoopLag
 from stackd.supervisor.supervisor import Supervisor
-from stackd.web.readiness import GOOD, Found, Readiness, fail, warn
+from stackd.web.readiness import GOOD, Found, Readiness, Status, fail, warn
 from stackd.workflows import executions
 from stackd.workflows.reconciliation import Reconciliation
 
@@ -38,6 +38,7 @@ WORK_FRESH: Final = 30.0  # seconds a job that ended stays good as evidence
 REPLACED_AFTER: Final = (
     60.0  # seconds in which a worker with free places took no job; then it gives way to another
 )
+DAMAGED: Final = "restore a backup; until then what is read may be wrong or missing"
 WORK_WITHIN: Final = 0.8  # seconds until the canary should have ended; less than a check may take
 
 
@@ -85,7 +86,8 @@ class Checks:
         readiness.add("disk", self._disk)
         if not {"api", "worker"}.isdisjoint(services):
             readiness.add("queue.work", self._work, glance=self._worked)
-        if "scheduler" in services:  # which reconciles
+        if "scheduler" in services:  # which reconciles, and whose process looks through the store
+            readiness.add("store.integrity", glance=self._whole)
             readiness.add("queue.consistency", glance=self._consistent)
         if not {"api", "timers"}.isdisjoint(services):
             readiness.add("timers", self._timers)
@@ -124,6 +126,18 @@ class Checks:
         if self._store.reserve.is_spent:
             return fail("the disk is full; nothing new is taken in")
         return None
+
+    def _whole(self) -> Found:
+        """Looked through after an end that was not clean, and when somebody asks."""
+        integrity = self._store.integrity
+        last = integrity.last
+        if last is None:
+            return warn("the file is being looked through") if integrity.is_looking else GOOD
+        age = self._clock.monotonic() - last.at
+        if last.problems:
+            words = f"SQLite finds the file damaged: {last.problems[0]}; {DAMAGED}"
+            return Found(Status.FAIL, words, age=age)
+        return Found(Status.PASS, age=age)
 
     async def _disk(self) -> Found:
         """A warning only: what is full is told by who is refused there."""
@@ -189,10 +203,12 @@ class Checks:
         last = self._reconciliation.last
         if last is None:
             return fail("the store was not looked through yet")
+        age = max(self._clock.time() - last.at, 0.0)
         if last.is_sound:
-            return GOOD
+            return Found(Status.PASS, age=age)
         told = ", ".join(f"{found.code} ({found.count})" for found in last.left)
-        return fail(f"does not fit together: {told}; see `stackd queue check`")
+        words = f"does not fit together: {told}; see `stackd queue check`"
+        return Found(Status.FAIL, words, age=age)
 
     async def _timers(self) -> Found:
         now = self._clock.time()

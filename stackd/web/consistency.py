@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from aiohttp import web
@@ -17,16 +18,21 @@ from stackd.client.models import (
 from stackd.core.clock import rfc3339
 from stackd.core.errors import InputError
 from stackd.core.json import dumps, loads
+from stackd.store.integrity import Looked
+from stackd.web.checks import DAMAGED
 from stackd.web.context import of
 from stackd.web.route import Route
 from stackd.web.workflows import members_of
+from stackd.workflows.consistency import Finding, Mended
 from stackd.workflows.reconciliation import BY_REPAIR, Result, look_twice
 
 
 async def check_queue(request: web.Request) -> web.Response:
     context = of(request)
+    looked = await context.store.integrity.look()
     result = await look_twice(context.store, context.clock, mends=())
-    return web.Response(body=dumps(_view(result).as_json()), content_type="application/json")
+    view = _view(result, looked)
+    return web.Response(body=dumps(view.as_json()), content_type="application/json")
 
 
 async def repair_queue(request: web.Request) -> web.Response:
@@ -37,17 +43,19 @@ async def repair_queue(request: web.Request) -> web.Response:
     if not isinstance(dry_run, bool):
         raise InputError("dryRun must be true or false", code="input.dry_run")
     mends = () if dry_run else BY_REPAIR
+    looked = await context.store.integrity.look()
     result = await look_twice(context.store, context.clock, mends=mends)
     repaired = [RepairedView(code=code, count=count) for code, count in result.repaired.items()]
-    view = QueueRepairView(**_view(result).model_dump(), dry_run=dry_run, repaired=repaired)
+    view = QueueRepairView(**_view(result, looked).model_dump(), dry_run=dry_run, repaired=repaired)
     return web.Response(body=dumps(view.as_json()), content_type="application/json")
 
 
-def _view(result: Result) -> QueueCheckView:
+def _view(result: Result, looked: Looked) -> QueueCheckView:
+    found = [*_damage(looked), *result.left]
     return QueueCheckView(
-        sound=result.is_sound,
+        sound=not found,
         checked_at=rfc3339(result.at) or "",
-        duration_ms=round(result.seconds * 1000, 1),
+        duration_ms=round((result.seconds + looked.seconds) * 1000, 1),
         findings=[
             QueueFindingView(
                 code=finding.code,
@@ -56,9 +64,15 @@ def _view(result: Result) -> QueueCheckView:
                 ids=list(finding.ids),
                 repair=finding.mended.value,
             )
-            for finding in result.left
+            for finding in found
         ],
     )
+
+
+def _damage(looked: Looked) -> Iterator[Finding]:
+    if problems := looked.problems:
+        about = f"SQLite finds the file damaged: {DAMAGED}"
+        yield Finding("store.damaged", about, problems, len(problems), Mended.NONE)
 
 
 ROUTES: Final = (

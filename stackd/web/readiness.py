@@ -36,11 +36,17 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a check found. `at_once`: it is told without waiting for a second finding."""
+    """What a check found.
+
+    Attributes:
+        at_once: it is told without waiting for a second finding.
+        age: seconds since that was found out, where it is not now.
+    """
 
     status: Status
     reason: str | None = None
     at_once: bool = False
+    age: float = 0.0
 
 
 GOOD: Final = Found(Status.PASS)
@@ -161,7 +167,7 @@ class Readiness:
         glanced = check.glance()
         if glanced is not None or check.look is None:
             self._take(name, check, replace(glanced or GOOD, at_once=True))
-            return Told(check.told.status, check.told.reason, 0.0, 0.0)
+            return Told(check.told.status, check.told.reason, check.told.age, 0.0)
         found, age = check.told, now - check.at
         if check.found is None or age > STALE:
             found = fail(f"has not looked for {age:.0f} s" if check.found else "has not looked yet")

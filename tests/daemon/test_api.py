@@ -621,7 +621,7 @@ def test_readiness_checks_a_write_and_every_service(daemon: DaemonProcess) -> No
     checks = daemon.http("GET", "/readyz?verbose", authorized=False).json["checks"]
 
     assert set(checks) == {
-        "goes_on", "store.write", "store.space", "disk", "queue.work", "queue.consistency", "timers", "loop", "clock", "service.worker", "service.scheduler", "service.timers",
+        "goes_on", "store.write", "store.space", "store.integrity", "disk", "queue.work", "queue.consistency", "timers", "loop", "clock", "service.worker", "service.scheduler", "service.timers",
         "service.rotation", "service.api",
     }  # fmt: skip
     assert 0 <= checks["store.write"]["ageSeconds"] <= 5

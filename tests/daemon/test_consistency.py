@@ -184,3 +184,51 @@ def test_another_path_to_the_same_directory_is_no_difference(
     eventually("it is there", lambda: len(quiet.api.get("/api/queue")["processes"]) == 2)
     assert quiet.api.get("/api/queue/check")["findings"] == []
     assert worker.terminate() == 0
+
+
+def test_after_a_kill_the_file_is_looked_through_and_after_a_clean_end_it_is_not(
+    quiet: DaemonProcess,
+) -> None:
+    assert quiet.terminate() == 0
+    quiet.start()
+    assert not quiet.logged("the store is whole")
+    quiet.kill()
+
+    quiet.start()
+
+    eventually("it is told", lambda: quiet.logged("the store is whole"))
+    found = quiet.api.get("/readyz", verbose="1")["checks"]["store.integrity"]
+    assert (found["status"], found["reason"]) == ("pass", None)
+    assert found["ageSeconds"] > 0
+    assert quiet.terminate() == 0
+
+
+def test_a_damaged_page_that_nothing_has_read_yet_keeps_it_from_being_called_ready(
+    quiet: DaemonProcess, command: Command
+) -> None:
+    assert quiet.terminate() == 0  # all of it is in the file then, nothing in its log
+    with closing(sqlite3.connect(quiet.state / "stackd.db")) as raw:
+        find = "SELECT rootpage FROM sqlite_schema WHERE name = 'tokens'"
+        (page,) = raw.execute(find).fetchone()
+    with (quiet.state / "stackd.db").open("r+b") as broken:
+        broken.seek((page - 1) * 4096)
+        broken.write(b"\xa5" * 4096)
+    quiet.start()
+    quiet.kill()
+
+    quiet.spawn()
+
+    (told,) = eventually("it is told", lambda: quiet.logged("the store is damaged"))
+    assert told["level"] == "error"
+    assert told["hint"].startswith("restore a backup")
+    eventually("it listens", lambda: len(quiet.logged("ready")) == 3)  # in its third life
+    ready = quiet.http("GET", "/readyz?verbose", authorized=False)
+    reason = ready.json["checks"]["store.integrity"]["reason"]
+    assert ready.status == 503
+    assert reason.startswith("SQLite finds the file damaged: ")
+    assert quiet.http("GET", "/livez", authorized=False).status == 200
+    checked = command("queue", "check", STACKD_STATE_DIR=str(quiet.state))
+    assert checked.code == 1
+    assert checked.out.startswith("store.damaged: SQLite finds the file damaged: restore a backup")
+    assert told["problems"][0] in checked.out
+    assert quiet.terminate() == 0

@@ -1,0 +1,85 @@
+"""Whether SQLite finds the file of a store whole: looked through on a connection of its own, beside whoever uses it."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import anyio
+
+from stackd.core.clock import Clock
+from stackd.core.errors import StoreCorruptError
+from stackd.store.connection import ThreadConnection, connect, translate
+
+PROBLEMS: Final = 10  # that are told; one page may bring forth thousands
+FRESH: Final = 60.0  # seconds a look stays good for who asks: it reads every page
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What came of a look.
+
+    Attributes:
+        at: when it was over, by the monotonic clock; seconds: how long it took.
+        problems: what SQLite finds wrong, the first ten; none: the file is whole.
+    """
+
+    at: float
+    seconds: float
+    problems: tuple[str, ...]
+
+
+class Integrity:
+    """Looks at the store at `path`. `last`: what came of it, None before the first time; `is_looking`: now."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._path = path
+        self._clock = clock
+        self._lock = anyio.Lock()
+        self.last: Looked | None = None
+
+    @property
+    def is_looking(self) -> bool:
+        return self._lock.locked()
+
+    async def look(self) -> Looked:
+        """Look through all of the file, unless that was just done; one look at a time.
+
+        While it reads, the log of the store is not cut back: it grows by what is written meanwhile.
+
+        Raises:
+            StoreError: it cannot be read.
+        Cancellation: given up at once.
+        """
+        async with self._lock:
+            began = self._clock.monotonic()
+            if self.last is None or began - self.last.at > FRESH:
+                problems = await self._problems()
+                now = self._clock.monotonic()
+                self.last = Looked(now, now - began, problems)
+            return self.last
+
+    async def _problems(self) -> tuple[str, ...]:
+        try:
+            connection = await connect(self._path, busy_timeout=0.0, writable=False)
+            try:
+                found = await connection.run(_quick_check, connection)
+            finally:
+                connection.raw.interrupt()  # from here, as sqlite3 allows: its thread may be at it
+                with anyio.CancelScope(shield=True):
+                    await connection.close()
+        except sqlite3.Error as error:
+            told = await anyio.to_thread.run_sync(translate, error, self._path)
+            if isinstance(told, StoreCorruptError):
+                return (told.message,)
+            raise told from error
+        except StoreCorruptError as error:
+            return (error.message,)
+        return () if found == ["ok"] else tuple(found)
+
+
+def _quick_check(connection: ThreadConnection) -> list[str]:
+    """https://www.sqlite.org/pragma.html#pragma_quick_check: all but whether indexes hold what their tables do."""
+    return [row[0] for row in connection.raw.execute(f"PRAGMA quick_check({PROBLEMS})")]

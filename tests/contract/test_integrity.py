@@ -1,0 +1,100 @@
+"""Looking through the file of a store, beside whoever uses it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+from stackd.core.events import EventBus
+from stackd.store.database import Database, open_database
+from stackd.store.integrity import FRESH, Integrity
+from stackd.testing import FakeClock
+
+PAGE = 4096
+MOMENTS = 40  # turns of the loop in which a look begins, is under way or ends
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.fixture
+def integrity(database: Database) -> Integrity:
+    return Integrity(database.path, FakeClock())
+
+
+async def test_a_whole_file_has_no_problems_also_while_it_is_written_to(
+    database: Database, integrity: Integrity
+) -> None:
+    async with anyio.create_task_group() as tasks:
+        for n in range(20):
+            tasks.start_soon(database.write, lambda tx, n=n: tx.execute(f"CREATE TABLE t{n} (a)"))
+        looked = await integrity.look()
+
+    assert looked.problems == ()
+    assert integrity.last is looked
+
+
+async def test_a_damaged_page_is_named(tmp_path: Path, bus: EventBus) -> None:
+    path, clock = tmp_path / "damaged.db", FakeClock()
+    async with open_database(path, clock=clock, events=bus) as database:
+        rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000) "
+        await database.write(lambda tx: tx.execute("CREATE TABLE t (a INTEGER PRIMARY KEY, b)"))
+        await database.write(
+            lambda tx: tx.execute(f"{rows} INSERT INTO t SELECT i, hex(zeroblob(50)) FROM n")
+        )
+    with path.open("r+b") as file:
+        file.seek(-2 * PAGE, 2)
+        file.write(b"\xa5" * PAGE)
+
+    looked = await Integrity(path, clock).look()
+
+    assert looked.problems
+    assert "page" in looked.problems[0].lower()
+
+
+async def test_what_was_just_found_is_good_for_a_while(database: Database, bus: EventBus) -> None:
+    clock = FakeClock()
+    integrity = Integrity(database.path, clock)
+    first = await integrity.look()
+    clock.advance(FRESH)
+    again = await integrity.look()
+    clock.advance(1)
+
+    assert again is first
+    assert await integrity.look() is not first
+
+
+async def test_who_comes_while_one_looks_waits_for_that(integrity: Integrity) -> None:
+    found = []
+
+    async def look() -> None:
+        found.append(await integrity.look())
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(look)
+
+    assert found[0] is found[1] is found[2]
+
+
+async def test_cancelled_at_any_moment_it_leaves_nothing_and_the_next_look_works(
+    integrity: Integrity,
+) -> None:
+    await (
+        integrity.look()
+    )  # SQLite keeps the descriptor of a file that others have open, for who comes next
+    integrity.last = None
+    before = descriptors()
+    for moment in range(MOMENTS):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(integrity.look)
+            for _ in range(moment):
+                await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+        assert not integrity.is_looking
+        assert descriptors() <= before
+
+    assert (await integrity.look()).problems == ()
