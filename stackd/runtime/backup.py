@@ -21,6 +21,7 @@ from pathlib import Path
 from stackd import __version__
 from stackd.core.clock import rfc3339
 from stackd.core.errors import ConflictError, LockedError, NotFoundError, StackdError, StoreError
+from stackd.core.files import sync_folder
 from stackd.core.locks import LOCKED_ROLES, role_locks
 from stackd.core.process import is_gone
 from stackd.queue import processes
@@ -100,7 +101,7 @@ def back_up(place: Place, target: Path, *, force: bool, now: float, shows: Shows
         finally:
             copy.unlink(missing_ok=True)
         partial.rename(target)
-        _sync(target.parent)
+        sync_folder(target.parent)
     return manifest
 
 
@@ -266,9 +267,9 @@ def _set_aside(place: Place, suffix: str) -> Path:
         kept.mkdir(mode=0o700, parents=True, exist_ok=True)
         for blob in folder.iterdir():
             os.link(blob, kept / blob.name)
-        _sync(kept)
-    _sync(database.parent)
-    _sync(place.state_dir)
+        sync_folder(kept)
+    sync_folder(database.parent)
+    sync_folder(place.state_dir)
     return aside
 
 
@@ -279,14 +280,14 @@ def _put_in_place(place: Place, database: Path, blobs: Path, manifest: Manifest)
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         blob_in(blobs, blob_id).rename(target)
     for folder in {blob_in(place.blobs, blob_id).parent for blob_id in manifest.blobs}:
-        _sync(folder)
+        sync_folder(folder)
     if manifest.blobs:
-        _sync(place.blobs)
-        _sync(place.state_dir)
+        sync_folder(place.blobs)
+        sync_folder(place.state_dir)
     for end in ("-wal", "-shm"):  # only of a store that could not be read: it is kept aside
         place.database.with_name(place.database.name + end).unlink(missing_ok=True)
     database.rename(place.database)
-    _sync(place.database.parent)
+    sync_folder(place.database.parent)
 
 
 # -- the disk
@@ -312,11 +313,3 @@ def _lock(descriptor: int, busy: str) -> None:
 def _empty(folder: Path) -> None:
     for entry in folder.iterdir():
         entry.unlink()
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -26,6 +26,7 @@ import anyio
 from stackd.core.aside import aside_if
 from stackd.core.clock import Clock
 from stackd.core.errors import NotFoundError, StoreError, StoreFullError, TooLargeError
+from stackd.core.files import sync_folder
 from stackd.core.json import LARGE
 from stackd.store.connection import Tx
 from stackd.store.database import Database
@@ -255,12 +256,12 @@ class BlobFolder:
         path = self._path(blob_id)
         self._make(path.parent)
         partial.rename(path)  # over the same content, if it is there
-        _sync(path.parent)
+        sync_folder(path.parent)
 
     def _make(self, folder: Path) -> None:
         if not folder.exists():
             folder.mkdir(mode=0o700, exist_ok=True)
-            _sync(folder.parent)
+            sync_folder(folder.parent)
 
     def _nameless(self) -> Path:
         """A name under which a file counts for nothing: a kill may leave it behind."""
@@ -379,12 +380,3 @@ class BlobFile:
 
 def _digest(content: Content) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    """Let the names in `folder` survive a power cut too."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stackd.core.errors import SchemaError
+from stackd.core.files import sync_folder
 from stackd.store.connection import Tx, begin, translate, uri
 from stackd.store.file import unusable
 
@@ -151,7 +152,7 @@ def _keep_copy(path: Path, version: int) -> Path:
         _copy(path, partial)
         os.fsync(descriptor)
         partial.rename(target)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except sqlite3.OperationalError as error:
         raise translate(error, target) from error
     finally:
@@ -172,14 +173,6 @@ def _copy(path: Path, target: Path) -> None:
             copy.close()
     finally:
         source.close()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _beside(path: Path, suffix: str) -> list[Path]:
