@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import anyio
 import structlog
 
+from stackd.core.aside import Aside
 from stackd.core.errors import SettingsError
 from stackd.settings import Flags, Reload, Settings, read_again, reloaded
 from stackd.supervisor.herald import Herald
+
+READ_WITHIN: Final = 5.0  # seconds; a disk may never answer, and whoever asked waits
 
 _log = structlog.get_logger(__name__)
 
@@ -45,7 +49,7 @@ class Reloader:
         async with self._turn:
             with self._herald.reloading():
                 try:
-                    fresh = await anyio.to_thread.run_sync(read_again, self.settings, self._role)
+                    fresh = await self._read()
                 except SettingsError as error:
                     _log.error("settings not reloaded", problems=error.problems)
                     self._herald.remark = "settings not reloaded, they cannot be used"
@@ -63,3 +67,10 @@ class Reloader:
                     overruled=dict(found.settings.overruled),
                 )
             return found
+
+    async def _read(self) -> Settings:
+        # Each reload reads anew: one that hangs hinders no later one, nor the end of the process.
+        reading = Aside(lambda: read_again(self.settings, self._role))
+        with anyio.move_on_after(READ_WITHIN):
+            return await reading.result()
+        raise SettingsError([f"the settings could not be read within {READ_WITHIN:g} s"])

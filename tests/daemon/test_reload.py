@@ -149,6 +149,28 @@ def test_a_file_that_cannot_be_used_changes_nothing_and_all_that_is_wrong_is_tol
     assert said not in manager.told("STATUS")[-1]
 
 
+def test_a_file_that_cannot_be_read_to_its_end_changes_nothing_and_holds_up_no_later_reload_and_no_end(
+    daemon: DaemonProcess, reload: Callable[..., Ran], manager: Manager
+) -> None:
+    manager.until("READY")
+    file = daemon.state / "stackd.toml"
+    file.unlink()
+    os.mkfifo(file)  # which nobody writes to
+
+    answer = daemon.api.request("POST", "/api/config/reload", allow=frozenset({422}))
+
+    assert answer.status == 422
+    assert answer.body["problems"] == ["the settings could not be read within 5 s"]
+    said = "; settings not reloaded, they cannot be used"
+    manager.until("READY", count=2)
+    assert manager.told("STATUS")[-1].endswith(said)
+    assert manager.told("RELOADING") == ["1"]
+    file.unlink()
+    write(daemon, OPEN)
+    assert reload().code == 0
+    assert daemon.terminate() == 0
+
+
 @pytest.mark.parametrize("text", [OPEN, BAD], ids=["good", "bad"])
 @pytest.mark.parametrize("way", ["SIGHUP", "command"])
 def test_the_service_manager_hears_that_each_reload_is_over_whatever_came_of_it(
