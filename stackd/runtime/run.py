@@ -32,7 +32,7 @@ from stackd.runtime.values import Values
 from stackd.runtime.versions import Versions
 from stackd.runtime.waits import Waits
 from stackd.store.connection import Tx
-from stackd.workflows import executions
+from stackd.workflows import executions, why
 from stackd.workflows.executions import ExecutionRow, ExecutionStatus, NodeRow, NodeStatus
 from stackd.workflows.graph import Graph, GraphNode
 
@@ -345,8 +345,13 @@ class Run:
         return ExecutionStatus.COMPLETED
 
     def _give_back(self, tx: Tx) -> None:
+        now = self._tools.clock.time()
         self._end_job(tx, Snooze(0.0))
-        executions.cancel_if_asked(tx, self.seq, now=self._tools.clock.time())
+        words = (
+            "the process that ran it was stopped before it was over; another goes on where it was"
+        )
+        why.note(tx, "job.interrupted", self._row.id, words, now=now)
+        executions.cancel_if_asked(tx, self.seq, now=now)
 
     def _end_job(self, tx: Tx, outcome: Complete | Snooze) -> None:
         now = self._tools.clock.time()

@@ -172,30 +172,6 @@ def test_a_second_sigterm_stops_now_and_the_next_start_goes_on(
     assert daemon.until(execution_id)["status"] == "completed"
 
 
-def test_past_the_drain_deadline_work_is_given_back_and_the_next_start_goes_on(
-    daemons: Daemons, closed: FarSide
-) -> None:
-    daemon = daemons(STACKD_DRAIN_SECONDS="0.1")
-    daemon.start()
-    again = hold(daemon, closed, "GET")
-    unsafe = hold(daemon, closed, "POST")
-
-    os.kill(daemon.pid, signal.SIGTERM)
-    code = daemon.wait(5)
-
-    assert code == 0
-    assert daemon.logged("drain deadline passed")[0]["running"] == 2
-    with daemon.file() as raw:
-        held = raw.execute("SELECT count(*) FROM jobs WHERE state = 'running'").fetchone()
-    assert held == (0,)
-    closed.is_open.set()
-    daemon.start()
-    assert daemon.until(again)["status"] == "completed"
-    assert daemon.until(unsafe)["status"] == "uncertain"
-    assert closed.hits["/GET", ""] == 2
-    assert closed.hits["/POST", ""] == 1
-
-
 @pytest.mark.parametrize("word", ["start", "dev"])
 def test_sighup_ends_dev_with_its_terminal_and_lets_a_service_read_its_settings_again(
     daemons: Daemons, word: str
