@@ -18,6 +18,7 @@ from stackd.web.event_stream import ASK_AGAIN, Wanted, known_types
 from stackd.web.route import Content, Query, Route
 
 ADMIN_ONLY: Final = (TokenCreated, TokenRevoked)
+COME_BACK: Final = b"retry: 1000\n\n"  # ms; the daemon ends, and a restart takes about as long
 
 
 async def stream_events(request: web.Request) -> web.StreamResponse:
@@ -36,16 +37,17 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
         if request.method == "HEAD":  # whose answer ends here
             return answer
         await answer.write(b": stackd\n\n")
-        connection, asked_at = connection_of(request), clock.monotonic()
+        connection, asked_at, last = connection_of(request), clock.monotonic(), COME_BACK
         while (text := await reader.next(wanted, connection)) is not None:
             if text:
                 await answer.write(text)
             if clock.monotonic() - asked_at >= ASK_AGAIN:
                 if not await _still_may(request):
+                    last = b""
                     break
                 asked_at = clock.monotonic()
         if not connection.is_gone:
-            await answer.write_eof()
+            await answer.write_eof(last)
         return answer
     finally:
         reader.close()

@@ -1,4 +1,4 @@
-"""What becomes of work in hand and of probes when the daemon is asked to stop."""
+"""What becomes of work in hand, streams, uploads and probes when the daemon is asked to stop."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,11 @@ nodes:
     effect: {effect}
     params: {{method: {method}, url: "{url}/{name}", headers: {{x-execution: "{{{{ execution.id }}}}"}}}}
 edges: [{{from: start, to: call}}]
+"""
+DELIVERY = """
+id: hooked
+nodes:
+  - {id: hook, type: trigger.webhook.inbound, params: {path: hooked}}
 """
 
 
@@ -183,3 +189,48 @@ def test_leases_shorter_than_the_drain_beat_to_its_end_and_nobody_takes_what_run
     assert [one["state"] for file in both for one in moves(file, "JobSettled")] == ["completed"]
     assert [one for file in both for one in moves(file, "JobRescued")] == []
     assert endless.hits == {("/held", execution_id): 1}
+
+
+def test_streams_end_with_word_when_to_come_back_and_half_an_upload_holds_up_nothing(
+    daemons: Daemons,
+) -> None:
+    daemon = daemons()
+    daemon.start()
+    daemon.load(DELIVERY)
+    listen = f"GET /api/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {daemon.token}\r\n\r\n"
+    upload = b"POST /api/webhooks/hooked HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"
+    with contextlib.ExitStack() as stack:
+        streams = [connect(daemon, stack, listen.encode()) for _ in range(20)]
+        for stream in streams:
+            until(stream, b": stackd\n\n")
+        sender = connect(daemon, stack, upload)
+        assert daemon.http("GET", "/livez").status == 200  # so the one before was taken up too
+
+        began = time.monotonic()
+        os.kill(daemon.pid, signal.SIGTERM)
+        ends = [until(stream, b"0\r\n\r\n") for stream in streams]
+        with contextlib.suppress(ConnectionResetError):
+            assert b" 202 " not in sender.recv(65536)
+        code = daemon.wait()
+
+    assert code == 0
+    assert time.monotonic() - began < 5
+    for end in ends:
+        assert end.endswith(b"retry: 1000\n\n\r\n0\r\n\r\n")
+    assert not daemon.unforeseen()
+
+
+def connect(daemon: DaemonProcess, stack: contextlib.ExitStack, sent: bytes) -> socket.socket:
+    client = stack.enter_context(socket.create_connection(("127.0.0.1", daemon.port), timeout=20))
+    client.sendall(sent)
+    return client
+
+
+def until(client: socket.socket, end: bytes) -> bytes:
+    """What comes, up to `end`."""
+    got = b""
+    while end not in got:
+        more = client.recv(65536)
+        assert more, f"closed after {got!r}"
+        got += more
+    return got
