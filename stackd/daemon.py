@@ -641,6 +641,7 @@ class _Daemon:
 
     async def _drain(self) -> None:
         """No new work, finish what is in hand, then end the API; cut off what outlasts the deadline."""
+        self._lag.end_if_held_up()
         if self._herald is not None:
             self._herald.drain(self._settings.drain_timeout)
         producers = ["scheduler", "timers", "rotation", "worker"]

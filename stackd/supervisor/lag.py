@@ -20,6 +20,7 @@ STEP = 0.25  # seconds between two looks; at 0.1 an idle daemon took a tenth of 
 KEPT = 60.0  # seconds of them
 TELL_AFTER = 2.0  # seconds without a turn of the loop, then the thread prints the stacks
 TELL_REGARDLESS_AFTER = 8.0  # seconds, then the timer does
+END_AFTER = 20.0  # seconds, once nobody else would end the process: as long as the unit lets it hang while it runs
 REARM_EVERY = 2.0  # seconds; each time starts a thread in C
 
 _log = structlog.get_logger(__name__)
@@ -44,6 +45,7 @@ class LoopLag:
         self._late: deque[float] = deque(maxlen=round(KEPT / STEP))
         self._turned_at = self._clock.monotonic()  # seen by the thread
         self._over = threading.Event()
+        self._ends = False
 
     @property
     def silent_for(self) -> float:
@@ -57,6 +59,14 @@ class LoopLag:
         last = len(some) - 1
         return Lags(some[-1], some[last // 2], some[int(last * 0.99)])
 
+    def end_if_held_up(self) -> None:
+        """From now on let the timer end the process, with status 1, where the loop is held up for `END_AFTER`.
+
+        For one that drains: a service manager's watchdog does not watch it any more, and no signal is seen.
+        """
+        self._ends = True
+        self._arm()
+
     async def run(self) -> None:
         sentinel = threading.Thread(target=self._watch, name="loop-sentinel", daemon=True)
         sentinel.start()
@@ -66,7 +76,7 @@ class LoopLag:
                 began = self._turned_at = self._clock.monotonic()
                 if began - armed_at >= REARM_EVERY:
                     armed_at = began
-                    _arm()
+                    self._arm()
                 await self._clock.sleep(STEP)
                 self._late.append(max(self._clock.monotonic() - began - STEP, 0.0))
         finally:
@@ -83,7 +93,8 @@ class LoopLag:
                 _log.error("the event loop is held up; the stacks follow", seconds=TELL_AFTER)
                 faulthandler.dump_traceback(all_threads=True)
 
-
-def _arm() -> None:
-    if sys.__stderr__ is not None:  # a process without one has nowhere to print to
-        faulthandler.dump_traceback_later(TELL_REGARDLESS_AFTER, exit=False)
+    def _arm(self) -> None:
+        if sys.__stderr__ is None:  # a process without one has nowhere to print to
+            return
+        after = END_AFTER if self._ends else TELL_REGARDLESS_AFTER
+        faulthandler.dump_traceback_later(after, exit=self._ends)

@@ -20,6 +20,8 @@ from stackd.core.errors import StackdError
 
 Daemons = Callable[..., DaemonProcess]
 
+KEY = "0123456789abcdefghijklmnopqrstuvwxyzABCD"
+HELD_UP = Path(__file__).parents[1] / "support" / "held_up.py"
 LEASE = 1.0  # seconds, the shortest there is
 CALLING = """
 id: {name}
@@ -234,3 +236,25 @@ def until(client: socket.socket, end: bytes) -> bytes:
         assert more, f"closed after {got!r}"
         got += more
     return got
+
+
+@pytest.mark.parametrize("how", ["sleeps", "matches"])
+def test_a_loop_that_is_held_up_in_a_drain_ends_the_process_and_the_next_start_goes_on(
+    daemons: Daemons, endless: FarSide, how: str
+) -> None:
+    daemon = daemons(ENCRYPTION_MASTER_KEY=KEY, PLATFORM_NETWORK_ALLOWLIST_IP_RANGES="127.0.0.0/8")
+    daemon.entry = (str(HELD_UP), how, "draining", "END_AFTER=1")
+    daemon.start()
+    execution_id = begin(daemon, endless, "held")
+
+    os.kill(daemon.pid, signal.SIGTERM)
+    code = daemon.wait()
+
+    assert code == 1
+    said = daemon.log.read_text()
+    assert "Timeout (0:00:01)!" in said
+    assert f"in {how}\n" in said
+    endless.is_open.set()
+    daemon.start()
+    assert daemon.until(execution_id)["status"] == "completed"
+    assert daemon.terminate() == 0
