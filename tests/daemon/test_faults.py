@@ -37,6 +37,8 @@ nodes:
     params: {{method: POST, url: "{url}/book", headers: {{x-execution: "{{{{ execution.id }}}}"}}}}
 edges: [{{from: start, to: book}}]
 """
+SERVICES = ("worker", "scheduler", "timers", "rotation", "api")
+LOCKED_OUT = 10.0  # seconds; what is told of a commit may be 5 old, and of a look too
 KEY = "0123456789abcdefghijklmnopqrstuvwxyzABCD"
 
 
@@ -454,6 +456,39 @@ def test_a_lock_in_service_is_answered_503_and_passes(
     assert daemon.until(held)["status"] == "completed"
     assert daemon.until(taken.json["executionId"])["output"] == {"n": 2}
     assert far_side.hits["/book", held] == 1
+    assert daemon.terminate() == 0
+    assert not daemon.unforeseen()
+
+
+def test_while_its_store_is_locked_it_lives_and_is_not_ready_and_nothing_is_started_again(
+    daemons: Daemons, state: Path, far_side: FarSide
+) -> None:
+    daemon = daemons(STACKD_STORE_BUSY_SECONDS="2")
+    daemon.start()
+    daemon.load(BOOKING.format(url=far_side.url))
+    far_side.is_open.clear()
+    held = daemon.begin("booking")
+    eventually("its request has arrived", lambda: far_side.hits["/book", held] == 1)
+
+    def answers() -> tuple[int, int]:
+        """Of /livez and of /readyz."""
+        asked = [daemon.http("GET", path, authorized=False) for path in ("/livez", "/readyz")]
+        return asked[0].status, asked[1].status
+
+    with locked(state / "stackd.db"):
+        far_side.is_open.set()
+        eventually("it is not ready", lambda: answers() == (200, 503), within=LOCKED_OUT)
+        eventually("the run waits", lambda: daemon.logged("waiting for the store"))
+        refused = daemon.deliver("hooked", {"n": 1})
+        assert answers() == (200, 503)
+        assert daemon.http("GET", "/readyz/store.write").status == 503
+    eventually("it is ready again", lambda: answers() == (200, 200))
+
+    assert (refused.status, refused.code) == (503, "store.busy")
+    assert daemon.until(held)["status"] == "completed"
+    assert far_side.hits["/book", held] == 1
+    services = daemon.api.get("/readyz", verbose="1")["services"]
+    assert {one["name"]: one["restarts"] for one in services} == dict.fromkeys(SERVICES, 0)
     assert daemon.terminate() == 0
     assert not daemon.unforeseen()
 
