@@ -1,17 +1,33 @@
-"""kill -9 at every event of a job's life and at random moments, some thirty times; `tests/soak` has a thousand."""
+"""kill -9 at every event of a job's life and at random moments, some thirty times; `tests/soak` has a thousand.
+
+And in the middle of an upgrade.
+"""
 
 from __future__ import annotations
 
+import signal
+import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
 
+import anyio
 import pytest
 from support.crash.far_side import Witness
 from support.crash.record import Ledger
 from support.crash.run import AT_ONCE, MOVES, Account, CrashRun, Death, crash_run, deaths
 from support.crash.stories import LIMIT, STORIES
+from support.daemon import DaemonProcess
+
+from stackd.core.clock import SystemClock
+from stackd.core.events import EventBus
+from stackd.store.database import open_database
+from stackd.store.migrations import known_migrations
 
 LIVES = 8  # at most
+SHIPPED = known_migrations()
+OLD = 5  # a schema
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(120)]
 
@@ -73,3 +89,75 @@ def test_the_stories_fill_the_places_that_there_are(
 ) -> None:
     """Else nothing would be shown by there never being more. In a busy hour one life in fifteen does not."""
     assert any(peaceful()[1] == LIMIT for _ in range(LIVES))
+
+
+@pytest.mark.parametrize(
+    ("line", "times"),
+    [("raw.execute(_CREATE_TABLE)", 1), ("raw.execute(statement)", 8), ('"COMMIT"', 1)],
+    ids=["begun", "half done", "all but committed"],
+)
+def test_a_kill_in_an_upgrade_leaves_what_was_and_the_next_start_upgrades_and_goes_on(
+    daemons: Callable[[], DaemonProcess], line: str, times: int
+) -> None:
+    daemon = daemons()
+    daemon.start()
+    daemon.load(SETTING)
+    daemon.api.post("/api/queue/pause")
+    execution_id = daemon.begin("setting")
+    assert daemon.terminate() == 0
+    file = daemon.state / "stackd.db"
+    make_older(file)
+
+    daemon.spawn(DIE_AT=f"migrations.py:{line}", DIE_AFTER=str(times))
+    assert daemon.wait() == -signal.SIGKILL
+    assert (schema(file), tables(file)) == (OLD, tables(file.with_suffix(".old")))
+
+    daemon.start()
+    assert schema(file) == len(SHIPPED)
+    daemon.api.post("/api/queue/resume")
+    assert daemon.until(execution_id)["status"] == "completed"
+    assert daemon.terminate() == 0
+    assert not daemon.unforeseen()
+
+
+SETTING = """
+id: setting
+nodes:
+  - {id: start, type: trigger.time.manual}
+  - {id: out, type: transform.data.set, params: {values: {n: 1}}}
+edges: [{from: start, to: out}]
+"""
+
+
+def make_older(file: Path) -> None:
+    """Let the store be as a stackd of the schema `OLD` would have it; a copy of that is beside it."""
+    newer, older = file.with_suffix(".new"), file.with_suffix(".old")
+    file.rename(newer)
+
+    async def make() -> None:
+        async with open_database(
+            older, clock=SystemClock(), events=EventBus(), migrations=SHIPPED[:OLD]
+        ):
+            pass
+
+    anyio.run(make)
+    with closing(sqlite3.connect(older, isolation_level=None)) as raw:
+        raw.execute("ATTACH ? AS newer", (str(newer),))
+        for table in tables(older) - {"schema_migrations"}:
+            columns = ", ".join(row[1] for row in raw.execute(f"PRAGMA table_info({table})"))
+            raw.execute(f"DELETE FROM {table}")
+            raw.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM newer.{table}")
+    file.write_bytes(older.read_bytes())
+    file.chmod(0o600)
+
+
+def tables(file: Path) -> set[str]:
+    query = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as raw:
+        return {str(name) for (name,) in raw.execute(query)}
+
+
+def schema(file: Path) -> int:
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as raw:
+        ((version,),) = raw.execute("SELECT max(version) FROM schema_migrations")
+    return int(version)

@@ -1,18 +1,22 @@
 """The real daemon under the suite's guard against blocking calls, with listeners of the tests: one writes
-every event down, one kills the process inside the chosen event.
+every event down, one kills the process inside the chosen event, and one before the chosen line.
 
-DIE_ON names an event class, or a class and the key of a node (`NodeSent:mail`); DIE_AFTER which one of its
-kind (from 1); RECORD the file that the events go to. Nothing in the product knows of this.
+DIE_ON names an event class, or a class and the key of a node (`NodeSent:mail`); DIE_AT a line of a module, which
+a thread other than the first runs, by a part of it (`migrations.py:COMMIT`); DIE_AFTER which one of its kind (from
+1); RECORD the file that the events go to. Nothing in the product knows of this.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import linecache
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+import threading
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 from stackd.core.loading import loading
 
@@ -48,6 +52,25 @@ class Assassin:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class LineAssassin:
+    """Traces a thread, as `threading.settrace` has it."""
+
+    def __init__(self, target: str, count: int) -> None:
+        self._file, _, self._part = target.partition(":")
+        self._left = count
+
+    def __call__(self, frame: FrameType, what: str, _: Any) -> LineAssassin | None:
+        if not frame.f_code.co_filename.endswith(f"/{self._file}"):
+            return None
+        if what == "line" and self._part in linecache.getline(
+            frame.f_code.co_filename, frame.f_lineno
+        ):
+            self._left -= 1
+            if self._left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return self
+
+
 def main() -> int:
     with loading():  # as `stackd` loads its own
         from blockbuster import blockbuster_ctx
@@ -58,8 +81,11 @@ def main() -> int:
     listeners: list[Listener] = []
     if path := os.environ.pop("RECORD", ""):
         listeners.append(Recorder(path))  # first: the event of a death is recorded too
+    count = int(os.environ.pop("DIE_AFTER", "1"))
     if target := os.environ.pop("DIE_ON", ""):
-        listeners.append(Assassin(target, int(os.environ.pop("DIE_AFTER", "1"))))
+        listeners.append(Assassin(target, count))
+    if target := os.environ.pop("DIE_AT", ""):
+        threading.settrace(LineAssassin(target, count))
     role = sys.argv[1] if len(sys.argv) > 1 else "stack"
     settings = ensure_dev_secrets(load_settings(mode="dev"))
     with blockbuster_ctx("stackd"):
