@@ -1,6 +1,7 @@
 """Settings in, services wired, supervised until asked to stop. The only wiring there is.
 
-Exit codes: 0 asked to stop, 75 gave up (systemd should restart it), 78 settings, schema or a taken lock.
+Exit codes: 0 asked to stop, 75 gave up (systemd should restart it), 78 settings, schema or a taken lock. Where the
+loop hangs in a drain, a timer of `supervisor.lag` ends the process with 1.
 """
 
 from __future__ import annotations

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
+from support import held_up
 from support.booted import PYTHON, Booted, CannotBootError, booted, hindrance
 from support.daemon import eventually
 
@@ -46,6 +50,22 @@ while not over.is_set():
         connection.close()
 print(json.dumps({"told": told, "trouble": trouble}))
 """
+# Asks once it is told to, says that it has, and then how it was answered.
+KNOCK = """
+import http.client
+connection = http.client.HTTPConnection("127.0.0.1", 5000, timeout=30)
+input()
+connection.request("GET", "/livez")
+print("asked", flush=True)
+print(connection.getresponse().status)
+"""
+# Changes the store, which must have no symbolic link on its way: from outside it would.
+CHANGE = """
+import sqlite3, sys
+raw = sqlite3.connect("/var/lib/stackd/stackd.db", isolation_level=None)
+raw.execute(sys.argv[1])
+raw.close()
+"""
 # Answers one request, after some seconds.
 SLOW = """
 import socket, sys, time
@@ -68,6 +88,13 @@ nodes:
   - {id: start, type: trigger.time.manual}
   - {id: call, type: action.http.request, params: {url: "http://127.0.0.1:7000/"}}
 edges: [{from: start, to: call}]
+"""
+PLAIN = """
+id: plain
+nodes:
+  - {id: start, type: trigger.time.manual}
+  - {id: out, type: transform.data.set, params: {values: {n: 1}}}
+edges: [{from: start, to: out}]
 """
 
 
@@ -119,6 +146,22 @@ class System:
         finally:
             dropin.unlink()
             self.ctl("daemon-reload")
+
+    @contextmanager
+    def held_up(self, *words: str, edit: str) -> Iterator[None]:
+        """With a daemon that runs, and is held up once as `held_up.py` has it; the unit edited beside that."""
+        command = " ".join((PYTHON, "/opt/source/tests/support/held_up.py", *words, "stack"))
+        (self.machine.root / "var/lib/stackd/held-up").unlink(missing_ok=True)
+        libraries = "Environment=LD_LIBRARY_PATH=/opt/python/lib"
+        with self.edited(f"{libraries}\nExecStart=\nExecStart={command}\n{edit}"):
+            self.ctl("restart", SERVICE)
+            yield
+
+    def said(self, pid: int) -> list[tuple[float, str]]:
+        """What the process `pid` has printed, each line with its second."""
+        words = ("journalctl", "--no-pager", "--output=json", f"_PID={pid}")
+        lines = [json.loads(line) for line in self.machine.run(*words).stdout.splitlines()]
+        return [(int(line["__MONOTONIC_TIMESTAMP"]) / 1e6, line["MESSAGE"]) for line in lines]
 
     @contextmanager
     def script(self, text: str, *words: str) -> Iterator[subprocess.Popen[str]]:
@@ -193,11 +236,22 @@ def test_start_returns_once_it_is_ready(system: System) -> None:
     assert set(seen) <= {"inactive", "activating", "active"}  # the first until systemd takes it up
 
 
-def test_after_a_kill_it_is_active_again(system: System) -> None:
+def test_after_a_kill_it_is_active_again_and_answers_who_has_connected_meanwhile(
+    system: System,
+) -> None:
     before = system.pid
-    system.signal(signal.SIGKILL)
+    with system.script(KNOCK) as client:
+        assert client.stdout is not None
+        assert client.stdin is not None
+        system.signal(signal.SIGKILL)
+        eventually("it is gone", lambda: system.shown("SubState") == "auto-restart")
+        client.stdin.write("\n")
+        client.stdin.flush()
+        assert client.stdout.readline() == "asked\n"
+        assert system.shown("SubState") == "auto-restart"
 
-    system.again(before)
+        system.again(before)
+        assert client.stdout.readline() == "200\n"
     assert system.shown("NRestarts") == "1"
 
 
@@ -247,6 +301,49 @@ def test_settings_that_cannot_be_used_fail_the_unit_and_it_is_not_tried_again(
     assert "STACKD_LOG_LEVEL='loud'" in system.machine.journal(SERVICE)
 
 
+def test_a_store_of_a_newer_stackd_fails_the_unit_and_it_is_not_tried_again(
+    system: System,
+) -> None:
+    system.ctl("stop", SERVICE)
+    with changed(system, "INSERT INTO schema_migrations VALUES (999, 'later', 'sum', 0)"):
+        assert system.ctl("start", SERVICE, check=False) != 0
+
+        assert system.shown("ActiveState") == "failed"
+        assert system.shown("ExecMainStatus") == "78"
+        assert system.shown("NRestarts") == "0"
+        assert "stackd.db has schema 999" in system.machine.journal(SERVICE)
+
+
+@contextmanager
+def changed(system: System, statement: str) -> Iterator[None]:
+    """The store after `statement`, for the length of the block; no daemon has it open."""
+    file = system.machine.root / "var/lib/stackd/stackd.db"
+    kept = file.read_bytes()
+    with system.script(CHANGE, statement) as change:
+        assert change.wait(20) == 0
+    try:
+        yield
+    finally:
+        file.write_bytes(kept)
+
+
+def test_a_second_one_on_the_same_state_fails_and_leaves_the_first_alone(system: System) -> None:
+    units, first = system.machine.root / "etc/systemd/system", system.pid
+    (units / "second.service").write_text((units / SERVICE).read_text())
+    system.ctl("daemon-reload")
+
+    assert system.ctl("start", "second.service", check=False) != 0
+
+    second = {
+        name: system.machine.shown("second.service", name)
+        for name in ("ActiveState", "ExecMainStatus", "NRestarts")
+    }
+    assert second == {"ActiveState": "failed", "ExecMainStatus": "78", "NRestarts": "0"}
+    said = f"role scheduler already runs on /var/lib/stackd (pid {first})"
+    assert said in system.machine.journal("second.service")
+    assert (system.shown("ActiveState"), system.pid) == ("active", first)
+
+
 def test_reload_applies_what_is_good_and_fails_on_what_is_bad(system: System) -> None:
     before = system.pid
     system.settings(LOOPBACK + 'STACKD_LOG_LEVEL = "debug"\n')
@@ -263,6 +360,46 @@ def test_reload_applies_what_is_good_and_fails_on_what_is_bad(system: System) ->
     system.settings(LOOPBACK)
     assert system.ctl("reload", SERVICE) == 0
     assert (level(system), system.pid) == ("info", before)
+
+
+def test_a_reload_that_has_to_wait_for_the_file_returns_once_it_is_read(system: System) -> None:
+    with slow_settings(system) as file, ThreadPoolExecutor(1) as pool:
+        reload = pool.submit(system.ctl, "reload", SERVICE, check=False)
+        file.write_text("")  # for the command
+        eventually("the daemon reads", lambda: system.shown("StatusText") == "reloading")
+        assert system.api.get("/livez", verbose="1")["status"] == "pass"
+        assert not reload.done()
+
+        file.write_text(LOOPBACK + 'STACKD_LOG_LEVEL = "debug"\n')
+
+        assert reload.result() == 0
+        assert (system.shown("ActiveState"), level(system)) == ("active", "debug")
+
+
+def test_a_reload_of_a_file_that_cannot_be_read_fails_in_time_and_is_over(system: System) -> None:
+    with slow_settings(system) as file, ThreadPoolExecutor(1) as pool:
+        reload = pool.submit(system.ctl, "reload", SERVICE, check=False)
+        file.write_text("")  # for the command alone
+
+        assert reload.result() != 0
+        assert system.shown("ActiveState") == "active"
+        assert system.shown("StatusText").endswith("settings not reloaded, they cannot be used")
+        assert level(system) == "info"
+    assert system.ctl("reload", SERVICE) == 0
+
+
+@contextmanager
+def slow_settings(system: System) -> Iterator[Path]:
+    """The config file is a pipe: who reads it waits until somebody writes to it."""
+    file = system.machine.root / "etc/stackd/stackd.toml"
+    file.unlink()
+    os.mkfifo(file, 0o644)
+    file.chmod(0o644)
+    try:
+        yield file
+    finally:
+        file.unlink()
+        system.settings(LOOPBACK)
 
 
 def level(system: System) -> str:
@@ -304,9 +441,130 @@ def test_one_that_hangs_is_killed_by_the_watchdog_and_active_again(system: Syste
         before = system.pid
         system.signal(signal.SIGSTOP)
 
+        eventually("it is ended", lambda: system.shown("SubState") == "auto-restart")
+        assert system.shown("Result") == "watchdog"
         system.again(before)
         assert system.shown("NRestarts") == "1"
-    assert "Watchdog timeout" in system.machine.journal(SERVICE)
+
+
+def test_a_loop_that_sleeps_is_told_of_twice_then_the_watchdog_ends_it_and_its_work_goes_on(
+    system: System,
+) -> None:
+    with system.held_up("sleeps", "plain", edit="WatchdogSec=11s\nRestartSec=100ms"):
+        before = system.pid
+        begin_and_be_held_up(system)
+
+        system.again(before)
+        assert system.shown("NRestarts") == "1"
+        its_work_is_done(system)
+
+    told = told_while_held_up(system, before)
+    (by_thread,) = seconds(told, "the event loop is held up")
+    (by_timer,) = seconds(told, "Timeout (0:00:08)!")
+    (at_its_end,) = seconds(told, "Fatal Python error: Aborted")
+    assert 1.7 < by_thread < 4 < by_timer < 9.5
+    assert 8 < at_its_end < 12.5
+    guilty = seconds(told, "in sleeps")
+    assert guilty == pytest.approx([by_thread, by_timer, at_its_end], abs=0.5)
+
+
+def test_a_loop_that_keeps_the_interpreter_is_told_of_by_the_timer_then_the_watchdog_ends_it(
+    system: System,
+) -> None:
+    quick = ("TELL_AFTER=0.5", "TELL_REGARDLESS_AFTER=1", "REARM_EVERY=0.25")
+    with system.held_up("matches", "plain", *quick, edit="WatchdogSec=2s\nRestartSec=100ms"):
+        before = system.pid
+        begin_and_be_held_up(system)
+
+        system.again(before)
+        assert system.shown("NRestarts") == "1"
+        its_work_is_done(system)
+
+    told = told_while_held_up(system, before)
+    (by_timer,) = seconds(told, "Timeout (0:00:01)!")
+    (at_its_end,) = seconds(told, "Fatal Python error: Aborted")
+    assert seconds(told, "the event loop is held up") == []
+    assert 0.7 < by_timer < at_its_end < 3
+    assert seconds(told, "in matches") == pytest.approx([by_timer, at_its_end], abs=0.5)
+
+
+def begin_and_be_held_up(system: System) -> None:
+    """Let an execution begin at whose start the loop is held up."""
+    system.api.post("/api/workflows", PLAIN.encode(), activate="true")
+    with suppress(NoAnswerError):  # the answer may come too late to be sent
+        system.api.post("/api/workflows/plain/run", {"input": None})
+
+
+def its_work_is_done(system: System) -> None:
+    def statuses() -> set[str]:
+        found = system.api.get("/api/executions", workflowId="plain")["items"]
+        return {str(one["status"]) for one in found}
+
+    eventually("its work is done", lambda: statuses() == {"completed"})
+
+
+def told_while_held_up(system: System, pid: int) -> list[tuple[float, str]]:
+    """What the process `pid` has printed since its loop was held up, each line with the seconds since."""
+    said = system.said(pid)
+    (began,) = [at for at, line in said if held_up.HELD_UP in line]
+    return [(at - began, line) for at, line in said if at > began]
+
+
+def seconds(told: list[tuple[float, str]], text: str) -> list[float]:
+    """When lines with `text` came."""
+    return [at for at, line in told if text in line]
+
+
+def test_a_loop_that_is_held_up_in_a_drain_is_ended_by_its_own_timer_as_no_watchdog_looks(
+    system: System,
+) -> None:
+    with system.held_up("matches", "draining", "END_AFTER=3", edit="WatchdogSec=2s"):
+        before = system.pid
+        system.ctl("stop", SERVICE)
+
+        assert system.shown("Result") == "exit-code"
+        assert system.shown("ExecMainStatus") == "1"
+        told = told_while_held_up(system, before)
+        (by_timer,) = seconds(told, "Timeout (0:00:03)!")
+        assert 2.5 < by_timer < 5
+        assert seconds(told, "in matches") == pytest.approx([by_timer], abs=0.5)
+        system.ctl("start", SERVICE)
+    assert system.api.get("/readyz", verbose="1")["status"] == "pass"
+
+
+def test_one_that_dies_again_and_again_is_given_up_after_six_starts_and_can_be_started_again(
+    system: System,
+) -> None:
+    shipped = {"StartLimitBurst": "6", "StartLimitIntervalUSec": "10min", "RestartUSec": "2s"}
+    assert {name: system.shown(name) for name in shipped} == shipped
+    told = system.machine.root / "run/told"
+    alarm = system.machine.root / "etc/systemd/system/alarm.service"
+    alarm.write_text("[Service]\nType=oneshot\nExecStart=/bin/touch /run/told\n")
+    with system.edited("RestartSec=100ms\n[Unit]\nOnFailure=alarm.service"):
+        system.ctl("reset-failed", SERVICE)
+        system.ctl("restart", SERVICE)  # the first start
+        for _ in range(5):
+            before = system.pid
+            system.signal(signal.SIGKILL)
+            system.again(before)
+        assert not told.exists()
+        system.signal(signal.SIGKILL)
+
+        eventually("it is given up", lambda: system.shown("ActiveState") == "failed")
+        assert "Start request repeated too quickly" in system.machine.journal(SERVICE)
+        eventually("somebody is told", told.exists)
+        with system.script(KNOCK) as client:  # which takes the socket with it
+            assert client.stdin is not None
+            client.stdin.write("\n")
+            client.stdin.flush()
+            eventually(
+                "nobody listens", lambda: system.machine.shown(SOCKET, "ActiveState") == "failed"
+            )
+        system.ctl("reset-failed", SERVICE)
+        system.ctl("start", SERVICE)
+    assert system.api.get("/readyz", verbose="1")["status"] == "pass"
+    with system.script(KNOCK) as client:
+        assert client.communicate("\n")[0] == "asked\n200\n"
 
 
 def test_one_that_stops_itself_is_not_started_again_until_somebody_connects(
