@@ -11,7 +11,6 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from stackd.core.clock import SystemClock
 from stackd.core.errors import StackdError, first_error
 from stackd.core.json import dumps, loads
 from stackd.core.places import shipped
+from stackd.core.sockets import free_port
 from stackd.settings import foreign
 
 KINDS = (
@@ -209,12 +209,6 @@ class ChildDaemon:
                 self.process.wait(timeout=15)
             except subprocess.TimeoutExpired:
                 self.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

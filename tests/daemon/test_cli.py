@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 from support.cli import Command, child, in_terminal
-from support.daemon import DaemonProcess, FarSide, eventually, free_port, running
+from support.daemon import DaemonProcess, FarSide, eventually, running
 
 from stackd import __version__
+from stackd.core.sockets import free_port
 from stackd.settings import Settings, ensure_dev_secrets
 
 HELLO = """

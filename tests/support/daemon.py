@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import random
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -26,6 +24,7 @@ import psutil
 
 from stackd.client.api import Api
 from stackd.core.errors import NoAnswerError, UnreachableError
+from stackd.core.sockets import free_port
 from stackd.settings import foreign
 
 START_WITHIN = 30.0
@@ -59,16 +58,6 @@ class Answer:
         assert self.json["status"] == self.status, self
         assert self.json["title"] == HTTPStatus(self.status).phrase, self
         return str(self.json["code"])
-
-
-def free_port() -> int:
-    """One that nobody has. The kernel gives it to nobody who connects: it stays free while a daemon is down."""
-    own = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
-        port = random.randrange(10_000, max(own, 12_000))
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 class DaemonProcess:
