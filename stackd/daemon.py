@@ -102,7 +102,7 @@ ROLES: Final[dict[str, tuple[str, ...]]] = {
 SOFT_SILENCE = 10.0  # seconds a service may be silent beyond its own rests, then it is degraded
 SLOW_STORE = 1.0  # seconds of one commit
 HARD_SILENCE = 30.0  # and then restarted
-END_WITHIN = 10.0  # seconds from the end of the services to that of what stands beside them
+END_WITHIN = 20.0  # seconds from the end of the services to that of the process: its store is closed in them
 INTERRUPT_WITHIN = 5.0  # seconds cut-off attempts get to record where they stood
 OPENS_WITHIN = 1.0  # seconds in which a store is open, or who asks meanwhile is told
 
@@ -330,12 +330,11 @@ class _Daemon:
             if self._was_unclean and "scheduler" in self._names:
                 tasks.start_soon(self._look_through, store)
             await self._supervisor.run()
-            # Whoever waits for a thread that waits for a disk would be waited for.
+            # Whoever waits for a thread that waits for a disk would be waited for, down to the interpreter's end.
             last_resort = threading.Timer(END_WITHIN, os._exit, (EXIT_GAVE_UP,))
             last_resort.daemon = True
             last_resort.start()
             tasks.cancel_scope.cancel()
-        last_resort.cancel()
         if self._supervisor.failure is None and store.failure is None:
             with contextlib.suppress(StoreBusyError, StoreFullError):  # forgotten after a day
                 await store.write(lambda tx: processes.forget(tx, self._identity))
