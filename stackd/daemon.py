@@ -102,7 +102,9 @@ ROLES: Final[dict[str, tuple[str, ...]]] = {
 SOFT_SILENCE = 10.0  # seconds a service may be silent beyond its own rests, then it is degraded
 SLOW_STORE = 1.0  # seconds of one commit
 HARD_SILENCE = 30.0  # and then restarted
-END_WITHIN = 20.0  # seconds from the end of the services to that of the process: its store is closed in them
+END_WITHIN = (
+    20.0  # seconds from the end of the services to that of the process: its store is closed in them
+)
 INTERRUPT_WITHIN = 5.0  # seconds cut-off attempts get to record where they stood
 OPENS_WITHIN = 1.0  # seconds in which a store is open, or who asks meanwhile is told
 
