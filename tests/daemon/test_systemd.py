@@ -339,7 +339,7 @@ def test_a_second_one_on_the_same_state_fails_and_leaves_the_first_alone(system:
         for name in ("ActiveState", "ExecMainStatus", "NRestarts")
     }
     assert second == {"ActiveState": "failed", "ExecMainStatus": "78", "NRestarts": "0"}
-    said = f"role scheduler already runs on /var/lib/stackd (pid {first})"
+    said = f"role api already runs on /var/lib/stackd (pid {first})"
     assert said in system.machine.journal("second.service")
     assert (system.shown("ActiveState"), system.pid) == ("active", first)
 

@@ -210,8 +210,8 @@ class Machine:
             "-machine", "q35,vmport=off", "-smp", "2", "-m", "1024", "-nodefaults", "-display", "none", "-no-reboot",
             "-nic", "none", "-kernel", str(self._disk.kernel), "-append", KERNEL,
             "-serial", f"file:{self._console}",
-            # writethrough: on this machine's disk before the machine is told so. With a cache it would lose ext4's
-            # commits at times: the kernel writes these with FUA, of which the NVMe of QEMU 7.2 takes no notice.
+            # writethrough: on this machine's disk before the machine is told so. With a cache of QEMU's it is not certain
+            # what a flush has kept: ext4 ends a commit with a FUA write, and the NVMe of QEMU 7.2 ignores that flag.
             "-drive", f"if=none,id=disk,format=qcow2,cache=writethrough,file={self._overlay}",
             "-device", "nvme,drive=disk,serial=tests",
             "-device", "virtio-serial-pci", "-chardev", f"socket,id=port,fd={port}",
