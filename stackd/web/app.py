@@ -114,7 +114,7 @@ async def _answer_problems(request: web.Request, handler: Handler) -> web.Stream
             of(request).notes.add(
                 error.code, QUEUE, f"{request.method} was refused: {error.message}"
             )
-        if error.status >= 500:
+        elif error.status >= 500:
             _log.warning("request failed", path=request.path, code=error.code, reason=error.message)
         return problem.of_error(error)
     except web.RequestPayloadError:

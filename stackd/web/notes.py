@@ -1,4 +1,4 @@
-"""Notes of what the API refused or skipped: gathered for a second, so that a flood of them is a few writes."""
+"""Notes of what the API refused or skipped: gathered for a second, so that a flood of them is a few writes and lines."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+import structlog
+
 from stackd.core.clock import Clock
 from stackd.core.errors import StoreError
 from stackd.store.connection import Tx
@@ -16,6 +18,8 @@ from stackd.workflows import why
 
 GATHERED: Final = 1.0  # seconds
 MOST: Final = 100  # different ones at a time; who floods us is not helped by more
+
+_log = structlog.get_logger(__name__)
 
 
 class Notes:
@@ -51,6 +55,9 @@ class Notes:
             self._timer.cancel()
             self._timer = None
         gathered, self._gathered = self._gathered, Counter()
+        for (code, subject, message), count in gathered.items():
+            if subject == why.QUEUE:  # what is so of all: one line a second, however many ask
+                _log.warning("refused", code=code, reason=message, count=count)
         now = self._clock.time()
 
         def change(tx: Tx) -> None:

@@ -189,7 +189,8 @@ def test_with_a_reserve_what_was_taken_in_ends_on_a_full_disk_and_nothing_new_is
         assert reserve.stat().st_size == 0
         assert unready.status == 503
         assert "disk is full" in unready.json["checks"]["store.space"]["reason"]
-        assert send(daemon, accepted).status == 507
+        for _ in range(50):
+            assert send(daemon, accepted).status == 507
         ballast.unlink()
         eventually("a delivery is taken", lambda: send(daemon, accepted).status == 202)
         assert reserve.stat().st_size == 16 * 1024 * 1024
@@ -197,6 +198,9 @@ def test_with_a_reserve_what_was_taken_in_ends_on_a_full_disk_and_nothing_new_is
             daemon.until(execution_id, "completed")
         assert daemon.http("GET", "/readyz").status == 200
         assert daemon.terminate() == 0
+        lines = daemon.logged("refused")  # one a second, not one each: there is little room for a log
+        assert sum(line["count"] for line in lines) > 50 > len(lines)
+        assert not daemon.logged("request failed")
         assert not daemon.unforeseen()
 
 
