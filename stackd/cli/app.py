@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from stackd import __version__
-from stackd.cli import config, executions, queue, systemd, token, why, workflows
+from stackd.cli import config, connectors, executions, queue, systemd, token, why, workflows
 from stackd.cli.config import Role
 from stackd.cli.context import DEBUG, complain, finish_output, print_json, say
 from stackd.core.errors import (
@@ -46,6 +46,9 @@ app.add_typer(
 )
 app.add_typer(
     executions.app, name="executions", help="List, show, cancel, resolve and remove executions."
+)
+app.add_typer(
+    connectors.app, name="connectors", help="Fill in what definitions of connectors leave out."
 )
 app.add_typer(queue.app, name="queue", help="See, pause and resume the queue.")
 app.add_typer(token.app, name="token", help="Make, list and revoke tokens of the API.")

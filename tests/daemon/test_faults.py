@@ -198,7 +198,9 @@ def test_with_a_reserve_what_was_taken_in_ends_on_a_full_disk_and_nothing_new_is
             daemon.until(execution_id, "completed")
         assert daemon.http("GET", "/readyz").status == 200
         assert daemon.terminate() == 0
-        lines = daemon.logged("refused")  # one a second, not one each: there is little room for a log
+        lines = daemon.logged(
+            "refused"
+        )  # one a second, not one each: there is little room for a log
         assert sum(line["count"] for line in lines) > 50 > len(lines)
         assert not daemon.logged("request failed")
         assert not daemon.unforeseen()

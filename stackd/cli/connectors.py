@@ -1,0 +1,106 @@
+"""`stackd connectors …`."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stackd.cli.context import JsonFlag, print_json, say
+from stackd.integrations import backfill
+from stackd.integrations.backfill import Fill, Patch
+
+app = typer.Typer(no_args_is_help=True)
+
+FolderArgument = Annotated[
+    Path, typer.Argument(help="All definition.json below it.", show_default=True)
+]
+CheckFlag = Annotated[
+    bool, typer.Option("--check", help="Write nothing; exit 1 if anything is missing.")
+]
+DiffFlag = Annotated[bool, typer.Option("--diff", help="Write nothing; show what would change.")]
+FOLDER = Path("connectors")
+
+
+@app.command("default-actions")
+def default_actions(
+    folder: FolderArgument = FOLDER,
+    check: CheckFlag = False,
+    diff: DiffFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Give each action `runtimes` and `fallback`, where they are missing."""
+    _run(backfill.default_actions, "action", folder, check=check, diff=diff, as_json=as_json)
+
+
+@app.command("seed-trigger-fallbacks")
+def seed_trigger_fallbacks(
+    folder: FolderArgument = FOLDER,
+    check: CheckFlag = False,
+    diff: DiffFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Give each trigger `runtimes`, `fallback` and `dedupe`, where they are missing."""
+    _run(
+        backfill.seed_trigger_fallbacks, "trigger", folder, check=check, diff=diff, as_json=as_json
+    )
+
+
+@app.command("backfill")
+def backfill_both(
+    folder: FolderArgument = FOLDER,
+    check: CheckFlag = False,
+    diff: DiffFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """As default-actions, then seed-trigger-fallbacks."""
+    _run(backfill.both, "action/trigger", folder, check=check, diff=diff, as_json=as_json)
+
+
+def _run(fill: Fill, of: str, folder: Path, *, check: bool, diff: bool, as_json: bool) -> None:
+    patches = backfill.patches(folder, fill)
+    writes = not (check or diff)
+    if writes:
+        backfill.write(patches)
+    operations = sum(patch.operations for patch in patches)
+    if as_json:
+        print_json(
+            {
+                "updated": [
+                    {"path": str(patch.path), "operations": patch.operations} for patch in patches
+                ],
+                "operations": operations,
+                "written": writes,
+            }
+        )
+    elif not patches:
+        say(f"No connector {of} defaults required changes.")
+    else:
+        for patch in patches:
+            for line in _difference(patch) if diff else ():
+                say(line)
+            if not diff:
+                say(f"{'Updated' if writes else 'Would update'} {patch.path}")
+        done = "filled in" if writes else "to fill in"
+        say(f"{_count(operations, 'operation')} {done}, in {_count(len(patches), 'file')}")
+    if check and patches:
+        sys.exit(1)
+
+
+def _count(number: int, of: str) -> str:
+    return f"{number} {of}" if number == 1 else f"{number} {of}s"
+
+
+def _difference(patch: Patch) -> Iterator[str]:
+    """What becomes of the file, line by line, as `diff -u` shows it."""
+    before, after = (
+        text.decode().splitlines(keepends=True) for text in (patch.before, patch.after)
+    )
+    for line in difflib.unified_diff(before, after, str(patch.path), str(patch.path)):
+        yield line.removesuffix("\n")
+        if not line.endswith("\n"):
+            yield "\\ No newline at end of file"
