@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import anyio
 import structlog
@@ -44,7 +44,7 @@ from stackd.core.errors import (
 from stackd.core.events import EventBus, Listener
 from stackd.core.handover import Handover, handed_over, listening_sockets
 from stackd.core.locks import LOCKED_ROLES, role_locks
-from stackd.core.log import configure_logging, set_log_level
+from stackd.core.log import configure_logging, end_log, set_log_level
 from stackd.core.process import ProcessIdentity, current_process, give_back_large_buffers
 from stackd.http.client import HttpClient
 from stackd.http.egress import EgressPolicy
@@ -64,6 +64,7 @@ from stackd.services.scheduler import Scheduler
 from stackd.services.timers import Timers
 from stackd.services.worker import Worker
 from stackd.settings import Flags, Settings, dev_token_file, ensure_dev_token, take_handed
+from stackd.store.connection import Tx
 from stackd.store.database import Database, StoreWritesStopped, open_database
 from stackd.supervisor.herald import EXTENSION, Herald
 from stackd.supervisor.lag import LoopLag
@@ -106,7 +107,9 @@ END_WITHIN = (
     20.0  # seconds from the end of the services to that of the process: its store is closed in them
 )
 INTERRUPT_WITHIN = 5.0  # seconds cut-off attempts get to record where they stood
-OPENS_WITHIN = 1.0  # seconds in which a store is open, or who asks meanwhile is told
+# Seconds in which a store is open, or who asks meanwhile is told; where the sockets are another's, who comes may wait.
+OPENS_WITHIN, OPENS_WITHIN_BEHIND_A_SOCKET = 1.0, 10.0
+LOCKED_AGAIN = 1.0  # seconds until a store is tried again that another process keeps locked
 
 _log = structlog.get_logger(__name__)
 
@@ -119,6 +122,7 @@ def run_daemon(settings: Settings, role: str, *, listeners: tuple[Listener, ...]
     for warning in settings.warnings:
         _log.warning("setting", problem=warning)
     handover = handed_over(take_handed())
+    _raise_file_limit()
     code = EXIT_OK
     try:
         sockets = _sockets(handover, role)
@@ -271,11 +275,14 @@ class _Daemon:
         self._readiness = Readiness(self._clock)
         self._handover = handover
         self._doors = doors
+        self._connection_limit = self._connections_at_most()
         self._herald: Herald | None = None
         self._reloader: Reloader | None = None
         self._has_said_ready = False
         self._was_unclean = False  # the end of who had the store before
+        self._is_locked_out = False
         self._opening = anyio.CancelScope()
+        self._obeying = anyio.CancelScope()
         self._has_opened = anyio.Event()
 
     @property
@@ -288,6 +295,7 @@ class _Daemon:
 
     async def run(self) -> int:
         async with anyio.create_task_group() as beside:
+            await beside.start(self._obey_signals)
             beside.start_soon(self._tell_of_opening)
             async with self._store() as store, self._http() as http:
                 self._opening.cancel()
@@ -304,16 +312,31 @@ class _Daemon:
     async def _tell_of_opening(self) -> None:
         """Where the store takes long to open, say so to who asks, and to the service manager, for more time."""
         notifier = self._handover.notifier
+        within = OPENS_WITHIN_BEHIND_A_SOCKET if self._doors.are_handed else OPENS_WITHIN
         with self._opening:
-            await self._clock.sleep(OPENS_WITHIN)
-            _log.info("the store is being opened")
-            notifier.status("starting: the store is being opened")
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(Api(make_starting(), self._doors, name="starting").run)
+                tasks.start_soon(self._answer_meanwhile, within)
+                await self._clock.sleep(OPENS_WITHIN)
+                _log.info("the store is being opened")
+                notifier.status("starting: the store is being opened")
                 while True:
                     notifier.extend(EXTENSION)
                     await self._clock.sleep(EXTENSION / 2)
         self._has_opened.set()
+
+    async def _answer_meanwhile(self, within: float) -> None:
+        await self._clock.sleep(within)
+        await Api(
+            make_starting(), self._doors, connections=self._connections(), name="starting"
+        ).run()
+
+    async def _wait_for_the_store(self, error: StoreBusyError) -> None:
+        """Another process keeps it locked: that is no fault of this one, which a restart would mend."""
+        if not self._is_locked_out:
+            _log.warning("waiting for the store", reason=error.message, hint=error.hint)
+            self._handover.notifier.status(f"starting: {error.message}")
+        self._is_locked_out = True
+        await self._clock.sleep(LOCKED_AGAIN)
 
     async def _serve(self, store: Database, http: HttpClient) -> None:
         """Run the services until all have ended."""
@@ -323,7 +346,6 @@ class _Daemon:
         self._events.subscribe(lambda _: self._say_ready(), ServiceMoved)
         self._add_services(store, http, self._reloader)
         async with anyio.create_task_group() as tasks:
-            await tasks.start(self._obey_signals)
             tasks.start_soon(self._heed_giving_up)
             tasks.start_soon(self._end_hard)
             tasks.start_soon(self._lag.run)
@@ -337,6 +359,7 @@ class _Daemon:
             last_resort.daemon = True
             last_resort.start()
             tasks.cancel_scope.cancel()
+            self._obeying.cancel()
         if self._supervisor.failure is None and store.failure is None:
             with contextlib.suppress(StoreBusyError, StoreFullError):  # forgotten after a day
                 await store.write(lambda tx: processes.forget(tx, self._identity))
@@ -355,6 +378,9 @@ class _Daemon:
             )
         else:
             _log.info("the store is whole", seconds=seconds)
+            now = self._clock.time()  # those who are gone have been seen to
+            with contextlib.suppress(StoreError):
+                await store.write(lambda tx: processes.forget_gone(tx, silent_since=now))
 
     def _give_up(self, store: Database) -> None:
         assert store.failure is not None  # noqa: S101  # it has just said so
@@ -396,6 +422,7 @@ class _Daemon:
             events=self._events,
             busy_timeout=settings.busy_timeout,
             readers=settings.reader_count,
+            on_busy=self._wait_for_the_store,
         ) as store:
             now = self._clock.time()
             resolved = await anyio.to_thread.run_sync(
@@ -407,8 +434,9 @@ class _Daemon:
                     works="worker" in self._names,
                 )
             )
-            self._was_unclean = await store.write(
-                lambda tx: processes.register(
+
+            def register(tx: Tx) -> bool:
+                return processes.register(
                     tx,
                     self._identity,
                     role=self._role,
@@ -416,7 +444,13 @@ class _Daemon:
                     excluded=_excluded(self._role),
                     resolved=resolved,
                 )
-            )
+
+            while True:
+                try:
+                    self._was_unclean = await store.write(register)
+                    break
+                except StoreBusyError as error:
+                    await self._wait_for_the_store(error)
             yield store
 
     def _make_reloader(self, http: HttpClient, herald: Herald) -> Reloader:
@@ -553,9 +587,7 @@ class _Daemon:
             "api": lambda _: Api(
                 make_app(context),
                 self._doors,
-                connections=Connections(
-                    limit=self._connection_limit(), patience=settings.client_patience
-                ),
+                connections=self._connections(),
             ),
             "probes": lambda _: Api(make_probes(context), self._doors, name="probes"),
         }
@@ -579,7 +611,10 @@ class _Daemon:
                 )
             )
 
-    def _connection_limit(self) -> int:
+    def _connections(self) -> Connections:
+        return Connections(limit=self._connection_limit, patience=self._settings.client_patience)
+
+    def _connections_at_most(self) -> int:
         """As many as the settings say, or as there may be files, less those kept free for others."""
         wanted, files = self._settings.max_connections, _raise_file_limit()
         limit = max(min(wanted, files - FILES_KEPT_FREE), 1)
@@ -604,13 +639,21 @@ class _Daemon:
                 print(f"dev token: {self._token} (kept in {where})\n", end="", flush=True)  # noqa: T201
 
     async def _obey_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        """Drain when asked to stop, end at the second time; of a service, a hang-up asks to read its settings again."""
+        with (
+            self._obeying,
+            anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals,
+        ):
             task_status.started()
             asked = False
             async with anyio.create_task_group() as tasks:
                 async for received in signals:
-                    if received == signal.SIGHUP and self._settings.env == "production":
-                        # Of a service it asks to read its settings again; in `dev` the terminal was closed.
+                    # In `dev` the terminal was closed.
+                    reloads = received == signal.SIGHUP and self._settings.env == "production"
+                    if self._reloader is None:
+                        if not reloads:  # else its settings are fresh
+                            await anyio.to_thread.run_sync(self._end_while_opening, received)
+                    elif reloads:
                         tasks.start_soon(self._reload)
                     elif asked:
                         _log.warning("stopping now", signal=received.name)
@@ -620,6 +663,14 @@ class _Daemon:
                         asked = True
                         _log.info("draining", signal=received.name)
                         tasks.start_soon(self._drain)
+
+    def _end_while_opening(self, received: signal.Signals) -> NoReturn:
+        """Nothing has begun. What a migration has done is undone by whoever opens the store next, as after a kill."""
+        self._handover.notifier.stopping("stopping before the store is open")
+        _log.info("stopped before the store was open", signal=received.name)
+        self._doors.close()
+        end_log()
+        os._exit(EXIT_OK)
 
     async def _heed_giving_up(self) -> None:
         """Finish what can be finished before the process ends."""

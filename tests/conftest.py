@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -23,6 +24,11 @@ def pytest_configure() -> None:
     """Let children die of signals as they do at a terminal: under nohup, or behind `&`, they would ignore some."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors: most of a daemon test is waiting."""
+    return min((os.cpu_count() or 1) + 1, 4)
 
 
 @pytest.fixture(autouse=True)

@@ -122,6 +122,11 @@ def configure_logging(*, level: str, style: Literal["json", "console"]) -> None:
     )
 
 
+def end_log() -> None:
+    """Write what waits, as the interpreter's end does."""
+    STDERR.close()
+
+
 def set_log_level(level: str) -> None:
     """From now on, log what is of `level` or above."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))

@@ -139,12 +139,15 @@ def register(
             has_died = True
             tx.execute(sql.FORGET_PROCESS, (row.identity.id,))
         has_died |= is_gone(row.identity)
-    for process, boot, namespace, pid, ticks in tx.rows(
-        sql.SILENT_PROCESSES, (now - FORGET_AFTER,)
-    ):
+    forget_gone(tx, silent_since=now - FORGET_AFTER)
+    return has_died
+
+
+def forget_gone(tx: Tx, *, silent_since: float) -> None:
+    """Remove those that are gone, hold no claim, and were not heard of since then."""
+    for process, boot, namespace, pid, ticks in tx.rows(sql.SILENT_PROCESSES, (silent_since,)):
         if is_gone(ProcessIdentity(boot, namespace, pid, ticks)):
             tx.execute(sql.FORGET_PROCESS, (process,))
-    return has_died
 
 
 def beat(tx: Tx, identity: ProcessIdentity, *, now: float) -> None:

@@ -15,7 +15,7 @@ import math
 import os
 import sqlite3
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -502,6 +502,33 @@ def _prepare(
     migrate(writer.raw, path, now=now, migrations=migrations)
 
 
+async def _writer(
+    path: Path,
+    busy_timeout: float,
+    now: float,
+    migrations: list[Migration] | None,
+    on_busy: Callable[[StoreBusyError], Awaitable[None]] | None,
+) -> ThreadConnection:
+    """A connection that may write, to a store that has this code's schema. Arguments and errors: `open_database`."""
+    while True:
+        try:
+            writer = await connect(path, busy_timeout=busy_timeout, writable=True)
+            try:
+                await writer.run(_prepare, writer, path, now, migrations)
+            except BaseException as error:
+                with anyio.CancelScope(shield=True):
+                    await writer.close()
+                if not isinstance(error, sqlite3.Error):
+                    raise
+                raise await anyio.to_thread.run_sync(translate, error, path) from error
+        except StoreBusyError as error:
+            if on_busy is None:
+                raise
+            await on_busy(error)
+        else:
+            return writer
+
+
 @asynccontextmanager
 async def open_database(
     path: Path,
@@ -511,19 +538,20 @@ async def open_database(
     busy_timeout: float = 5.0,
     readers: int = 2,
     migrations: list[Migration] | None = None,
+    on_busy: Callable[[StoreBusyError], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Database]:
     """Open (creating and migrating as needed) the store at `path` for the length of the block.
+
+    Args:
+        on_busy: awaited whenever another process keeps it locked for `busy_timeout`; then it is tried again.
 
     Raises:
         StoreError: or a subclass: the file or folder cannot be used, and why.
     """
-    writer = await connect(path, busy_timeout=busy_timeout, writable=True)
-    opened = [writer]
+    opened: list[ThreadConnection] = []
     try:
-        try:
-            await writer.run(_prepare, writer, path, clock.time(), migrations)
-        except sqlite3.Error as error:
-            raise await anyio.to_thread.run_sync(translate, error, path) from error
+        writer = await _writer(path, busy_timeout, clock.time(), migrations, on_busy)
+        opened.append(writer)
         for _ in range(readers):
             opened.append(await connect(path, busy_timeout=busy_timeout, writable=False))  # noqa: PERF401
         database = Database(path, writer, opened[1:], clock=clock, events=events)

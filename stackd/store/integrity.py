@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -10,7 +11,7 @@ from typing import Final
 import anyio
 
 from stackd.core.clock import Clock
-from stackd.core.errors import StoreCorruptError
+from stackd.core.errors import StoreCorruptError, StoreError
 from stackd.store.connection import ThreadConnection, connect, translate
 
 PROBLEMS: Final = 10  # that are told; one page may bring forth thousands
@@ -32,16 +33,23 @@ class Looked:
 
 
 class Integrity:
-    """Looks at the store at `path`. `last`: what came of it, None before the first time; `is_looking`: now."""
+    """Looks at the store at `path`.
+
+    Attributes:
+        last: what came of it; None before the first time.
+        trouble: why the last look could not be done; None if it could.
+    """
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self._path = path
         self._clock = clock
         self._lock = anyio.Lock()
         self.last: Looked | None = None
+        self.trouble: str | None = None
 
     @property
     def is_looking(self) -> bool:
+        """Whether a look is under way."""
         return self._lock.locked()
 
     async def look(self) -> Looked:
@@ -56,7 +64,12 @@ class Integrity:
         async with self._lock:
             began = self._clock.monotonic()
             if self.last is None or began - self.last.at > FRESH:
-                problems = await self._problems()
+                try:
+                    problems = await self._problems()
+                except StoreError as error:
+                    self.trouble = error.message
+                    raise
+                self.trouble = None
                 now = self._clock.monotonic()
                 self.last = Looked(now, now - began, problems)
             return self.last
@@ -82,4 +95,10 @@ class Integrity:
 
 def _quick_check(connection: ThreadConnection) -> list[str]:
     """https://www.sqlite.org/pragma.html#pragma_quick_check: all but whether indexes hold what their tables do."""
-    return [row[0] for row in connection.raw.execute(f"PRAGMA quick_check({PROBLEMS})")]
+    return told(connection.raw.execute(f"PRAGMA quick_check({PROBLEMS})").fetchall())
+
+
+def told(rows: Iterable[tuple[str]]) -> list[str]:
+    """The problems in `rows`: those of pages are one row of several lines, below one that names the database."""
+    lines = (line for (text,) in rows for line in text.splitlines())
+    return [line for line in lines if not line.startswith("***")][:PROBLEMS]

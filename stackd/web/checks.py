@@ -131,8 +131,11 @@ class Checks:
         """Looked through after an end that was not clean, and when somebody asks."""
         integrity = self._store.integrity
         last = integrity.last
+        if last is None and integrity.is_looking:
+            return warn("the file is being looked through")
         if last is None:
-            return warn("the file is being looked through") if integrity.is_looking else GOOD
+            trouble = integrity.trouble
+            return GOOD if trouble is None else warn(f"it could not be looked through: {trouble}")
         age = self._clock.monotonic() - last.at
         if last.problems:
             words = f"SQLite finds the file damaged: {last.problems[0]}; {DAMAGED}"

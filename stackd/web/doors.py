@@ -46,6 +46,11 @@ class Doors:
         self._unlinks = unlinks
         self.address = address
 
+    @property
+    def are_handed(self) -> bool:
+        """Whether somebody else holds them too, so that they stay when this process goes."""
+        return bool(self._handed)
+
     def copies(self) -> list[socket.socket]:
         """Each once more, to be closed by who takes it."""
         return [sock.dup() for sock in (*self._handed, *self._own)]

@@ -25,7 +25,7 @@ def make_starting() -> web.Application:
 async def _answer(request: web.Request) -> web.Response:
     if request.path == "/livez":
         answer = health.answer(request, {"loop": CheckView(status=Status.PASS)})
-    elif request.path in PROBES:
+    elif request.path in PROBES or request.path.startswith("/readyz/"):
         failing = CheckView(status=Status.FAIL, reason=REASON)
         answer = health.answer(request, {"store.open": failing})
     else:

@@ -9,7 +9,7 @@ import pytest
 
 from stackd.core.events import EventBus
 from stackd.store.database import Database, open_database
-from stackd.store.integrity import FRESH, Integrity
+from stackd.store.integrity import FRESH, PROBLEMS, Integrity, told
 from stackd.testing import FakeClock
 
 PAGE = 4096
@@ -37,22 +37,27 @@ async def test_a_whole_file_has_no_problems_also_while_it_is_written_to(
     assert integrity.last is looked
 
 
-async def test_a_damaged_page_is_named(tmp_path: Path, bus: EventBus) -> None:
+async def test_a_damaged_page_is_a_problem(tmp_path: Path, bus: EventBus) -> None:
     path, clock = tmp_path / "damaged.db", FakeClock()
     async with open_database(path, clock=clock, events=bus) as database:
-        rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000) "
-        await database.write(lambda tx: tx.execute("CREATE TABLE t (a INTEGER PRIMARY KEY, b)"))
-        await database.write(
-            lambda tx: tx.execute(f"{rows} INSERT INTO t SELECT i, hex(zeroblob(50)) FROM n")
-        )
+        await database.write(lambda tx: tx.execute("CREATE TABLE t (a)"))
+        root = "SELECT rootpage FROM sqlite_schema WHERE name = 't'"
+        ((page,),) = await database.read(lambda tx: tx.rows(root))
     with path.open("r+b") as file:
-        file.seek(-2 * PAGE, 2)
+        file.seek((page - 1) * PAGE)
         file.write(b"\xa5" * PAGE)
 
-    looked = await Integrity(path, clock).look()
+    assert (await Integrity(path, clock).look()).problems
 
-    assert looked.problems
-    assert "page" in looked.problems[0].lower()
+
+def test_each_problem_is_a_line_and_the_first_ten_are_told() -> None:
+    pages = ("*** in database main ***\nPage 26: bad\nPage 22: worse",)
+
+    assert told([pages, ("NULL value in jobs.id",)]) == [
+        "Page 26: bad", "Page 22: worse", "NULL value in jobs.id",
+    ]  # fmt: skip
+    assert len(told([("\n".join(map(str, range(50))),)])) == PROBLEMS
+    assert told([("ok",)]) == ["ok"]
 
 
 async def test_what_was_just_found_is_good_for_a_while(database: Database, bus: EventBus) -> None:

@@ -200,7 +200,11 @@ def test_after_a_kill_the_file_is_looked_through_and_after_a_clean_end_it_is_not
     found = quiet.api.get("/readyz", verbose="1")["checks"]["store.integrity"]
     assert (found["status"], found["reason"]) == ("pass", None)
     assert found["ageSeconds"] > 0
+    for _ in range(2):
+        assert quiet.terminate() == 0
+        quiet.start()
     assert quiet.terminate() == 0
+    assert len(quiet.logged("the store is whole")) == 1
 
 
 def test_a_damaged_page_that_nothing_has_read_yet_keeps_it_from_being_called_ready(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -424,19 +426,75 @@ def test_a_state_directory_too_long_for_a_socket_address_serves_after_a_kill_too
 # -- the lock
 
 
-def test_a_locked_store_ends_the_start_with_75_and_is_named(daemons: Daemons, state: Path) -> None:
+def test_a_start_waits_for_a_store_that_is_locked_and_says_so(
+    daemons: Daemons, state: Path
+) -> None:
     daemon = daemons(STACKD_STORE_BUSY_SECONDS="0.1")
 
     with locked(state / "stackd.db"):
         daemon.spawn()
-        code = daemon.wait()
+        eventually("it tries again and again", lambda: daemon.logged("the store is being opened"))
+        (line,) = daemon.logged("waiting for the store")
+        live = daemon.http("GET", "/livez", authorized=False)
 
-    (line,) = daemon.logged("cannot go on")
-    assert (code, line["code"]) == (75, "store.busy")
     assert line["reason"] == f"{state / 'stackd.db'} is locked by another process"
+    assert live.status == 200
+    daemon.until_ready()
+    assert daemon.api.get("/api/executions")["items"][0]["status"] == "completed"
+    assert daemon.terminate() == 0
+    assert not daemon.unforeseen()
+
+
+@pytest.mark.parametrize("received", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_asked_to_stop_while_its_store_opens_it_ends_at_once_with_0(
+    daemons: Daemons, state: Path, received: signal.Signals
+) -> None:
+    daemon = daemons(STACKD_STORE_BUSY_SECONDS="30")
+
+    with locked(state / "stackd.db"):
+        daemon.spawn()
+        eventually("it opens", lambda: daemon.logged("the store is being opened"))
+        os.kill(daemon.pid, received)
+
+        assert daemon.wait(5) == 0
+
+    assert not (state / "stackd.sock").exists()
+    assert daemon.logged("stopped before the store was open")
     assert not daemon.unforeseen()
     daemon.start()
-    assert daemon.api.get("/api/executions")["items"][0]["status"] == "completed"
+    assert daemon.terminate() == 0
+
+
+def test_a_hang_up_while_the_store_of_a_service_opens_changes_nothing(
+    daemons: Daemons, state: Path
+) -> None:
+    daemon = daemons(STACKD_STORE_BUSY_SECONDS="30")
+    daemon.entry = ("-m", "stackd", "start")
+    with locked(state / "stackd.db"):
+        daemon.spawn(ENCRYPTION_MASTER_KEY=KEY)
+        eventually("it opens", lambda: daemon.logged("the store is being opened"))
+        os.kill(daemon.pid, signal.SIGHUP)
+
+    daemon.until_ready()
+    assert daemon.terminate() == 0
+
+
+def test_a_crowd_that_comes_while_the_store_opens_does_not_end_the_start(
+    daemons: Daemons, state: Path
+) -> None:
+    daemon = daemons(STACKD_STORE_BUSY_SECONDS="30")
+    daemon.within = ("prlimit", "--nofile=512:2048")
+    with contextlib.ExitStack() as crowd:
+        with locked(state / "stackd.db"):
+            daemon.spawn()
+            eventually("it opens", lambda: daemon.logged("the store is being opened"))
+            for _ in range(700):
+                crowd.enter_context(socket.create_connection(("127.0.0.1", daemon.port)))
+            assert daemon.http("GET", "/livez", authorized=False).status == 200
+
+        daemon.until_ready()
+        assert daemon.terminate() == 0
+    assert not daemon.unforeseen()
 
 
 def test_a_lock_in_service_is_answered_503_and_passes(

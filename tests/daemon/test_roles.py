@@ -500,12 +500,33 @@ def test_health_tells_a_process_that_died_from_one_that_hangs_and_from_an_api_th
 
     assert (alone.code, alone.out.splitlines()[:1]) == (1, ["not healthy"])
     assert f"  api  not healthy: no daemon answers at {api.state}/stackd.sock" in alone.out
-    gone = f"\n  worker (pid {died.pid})  gone: it has ended without a word, its socket is left\n"
+    gone = f"\n  worker (pid {died.pid})  gone: it has ended without a word\n"
     assert good.code == 0
     assert gone in good.out
     assert bad.code == 1
     assert gone in bad.out
     assert f"\n  worker (pid {hangs.pid})  not healthy: " in bad.out
+
+
+def test_health_tells_of_a_role_that_died_and_whose_work_nobody_does(
+    daemons: Daemons, command: Command
+) -> None:
+    api, timers = daemons(), daemons()
+    environ = {"STACKD_STATE_DIR": str(api.state)}
+    api.start("api")
+    timers.spawn("timers")
+    path = api.state / f"timers-{timers.pid}.sock"
+    eventually("it answers", lambda: probed(path))
+    (api.state / "worker-1.sock").write_text("no socket")
+    timers.kill()
+
+    told = command("health", **environ)
+
+    assert told.code == 1
+    said = f"  timers (pid {timers.pid})  not healthy: it has ended without a word, and nobody does its work"
+    assert said in told.out.splitlines()
+    assert "worker (pid 1)" not in told.out
+    assert command("health", "--live", **environ).code == 0
 
 
 def probed(path: Path) -> bool:
