@@ -41,7 +41,7 @@ from stackd.core.errors import (
     StoreFullError,
     first_error,
 )
-from stackd.core.events import EventBus, Listener
+from stackd.core.events import Event, EventBus, Listener
 from stackd.core.handover import Handover, handed_over, listening_sockets
 from stackd.core.locks import LOCKED_ROLES, role_locks
 from stackd.core.log import configure_logging, end_log, set_log_level
@@ -69,7 +69,7 @@ from stackd.store.database import Database, StoreWritesStopped, open_database
 from stackd.supervisor.herald import EXTENSION, Herald
 from stackd.supervisor.lag import LoopLag
 from stackd.supervisor.service import Pulse, Service, Spec
-from stackd.supervisor.supervisor import GONE_WITHIN, ServiceMoved, Supervisor
+from stackd.supervisor.supervisor import GONE_WITHIN, ServiceMoved, ServiceState, Supervisor
 from stackd.web.app import make_app, make_probes
 from stackd.web.bodies import Bodies
 from stackd.web.checks import DAMAGED, Checks
@@ -315,7 +315,9 @@ class _Daemon:
         within = OPENS_WITHIN_BEHIND_A_SOCKET if self._doors.are_handed else OPENS_WITHIN
         with self._opening:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._answer_meanwhile, within)
+                tasks.start_soon(
+                    self._answer_meanwhile, within, "store.open", "the store is being opened"
+                )
                 await self._clock.sleep(OPENS_WITHIN)
                 _log.info("the store is being opened")
                 notifier.status("starting: the store is being opened")
@@ -324,10 +326,36 @@ class _Daemon:
                     await self._clock.sleep(EXTENSION / 2)
         self._has_opened.set()
 
-    async def _answer_meanwhile(self, within: float) -> None:
+    async def _stand_in(self) -> None:
+        """Answer who comes while the API is out of order: its next try may be half a minute away."""
+        moved, is_out = anyio.Event(), False
+
+        def hear(event: Event) -> None:
+            nonlocal moved, is_out
+            if isinstance(event, ServiceMoved) and event.service == "api":
+                is_out = event.state == ServiceState.RESTARTING
+                moved.set()
+                moved = anyio.Event()
+
+        self._events.subscribe(hear, ServiceMoved)
+        while True:
+            while not is_out:
+                await moved.wait()
+            async with anyio.create_task_group() as tasks:
+                reason = "the API has failed and will be started again"
+                tasks.start_soon(self._answer_meanwhile, OPENS_WITHIN, "service.api", reason)
+                while is_out:
+                    await moved.wait()
+                tasks.cancel_scope.cancel()
+
+    async def _answer_meanwhile(self, within: float, check: str, reason: str) -> None:
+        """Answer in place of the API, after `within` seconds, until cancelled."""
         await self._clock.sleep(within)
         await Api(
-            make_starting(), self._doors, connections=self._connections(), name="starting"
+            make_starting(check, reason),
+            self._doors,
+            connections=self._connections(),
+            name="starting",
         ).run()
 
     async def _wait_for_the_store(self, error: StoreBusyError) -> None:
@@ -351,6 +379,8 @@ class _Daemon:
             tasks.start_soon(self._lag.run)
             tasks.start_soon(self._readiness.run)
             tasks.start_soon(self._herald.run)
+            if "api" in self._names:
+                tasks.start_soon(self._stand_in)
             if self._was_unclean and "scheduler" in self._names:
                 tasks.start_soon(self._look_through, store)
             await self._supervisor.run()

@@ -78,7 +78,7 @@ class Integrity:
         try:
             connection = await connect(self._path, busy_timeout=0.0, writable=False)
             try:
-                found = await connection.run(_quick_check, connection)
+                found = await connection.run(_look_through, connection)
             finally:
                 connection.raw.interrupt()  # from here, as sqlite3 allows: its thread may be at it
                 with anyio.CancelScope(shield=True):
@@ -90,15 +90,25 @@ class Integrity:
             raise told from error
         except StoreCorruptError as error:
             return (error.message,)
-        return () if found == ["ok"] else tuple(found)
+        return tuple(found)
 
 
-def _quick_check(connection: ThreadConnection) -> list[str]:
-    """https://www.sqlite.org/pragma.html#pragma_quick_check: all but whether indexes hold what their tables do."""
-    return told(connection.raw.execute(f"PRAGMA quick_check({PROBLEMS})").fetchall())
+def _look_through(connection: ThreadConnection) -> list[str]:
+    """Pages and rows, all but whether indexes hold what their tables do, and rows whose owner is not there.
+
+    https://www.sqlite.org/pragma.html#pragma_quick_check and #pragma_foreign_key_check
+    """
+    problems = told(connection.raw.execute(f"PRAGMA quick_check({PROBLEMS})").fetchall())
+    if not problems:
+        orphans = connection.raw.execute("PRAGMA foreign_key_check").fetchmany(PROBLEMS)
+        problems = [
+            f"a row of {table} belongs to one of {parent} that is not there"
+            for table, _, parent, _ in orphans
+        ]
+    return problems
 
 
 def told(rows: Iterable[tuple[str]]) -> list[str]:
     """The problems in `rows`: those of pages are one row of several lines, below one that names the database."""
-    lines = (line for (text,) in rows for line in text.splitlines())
-    return [line for line in lines if not line.startswith("***")][:PROBLEMS]
+    lines = [line for (text,) in rows for line in text.splitlines()]
+    return [line for line in lines if line != "ok" and not line.startswith("***")][:PROBLEMS]

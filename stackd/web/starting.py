@@ -1,4 +1,4 @@
-"""What is answered while the store opens, where that takes long: the migration of a large one may."""
+"""What is answered while the API cannot yet, or not again: while the store opens, and after a crash."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ from stackd.web import health, problem
 from stackd.web.auth import PROBES
 from stackd.web.readiness import Status
 
-REASON: Final = "the store is being opened"
 AGAIN_AFTER: Final = 5.0  # seconds
 
 
-def make_starting() -> web.Application:
-    """Says that it lives and is not ready; takes nothing else."""
+def make_starting(check: str, reason: str) -> web.Application:
+    """Says that it lives and is not ready, `reason` being why `check` fails; takes nothing else."""
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.path == "/livez":
+            given = health.answer(request, {"loop": CheckView(status=Status.PASS)})
+        elif request.path in PROBES or request.path.startswith("/readyz/"):
+            failing = CheckView(status=Status.FAIL, reason=reason)
+            given = health.answer(request, {check: failing})
+        else:
+            given = problem.problem(503, "starting", reason, retry_after=AGAIN_AFTER)
+        given.force_close()  # whoever asks again on this connection would hold up the one who follows
+        return given
+
     app = web.Application()
-    app.router.add_route("*", "/{path:.*}", _answer)
+    app.router.add_route("*", "/{path:.*}", answer)
     return app
-
-
-async def _answer(request: web.Request) -> web.Response:
-    if request.path == "/livez":
-        answer = health.answer(request, {"loop": CheckView(status=Status.PASS)})
-    elif request.path in PROBES or request.path.startswith("/readyz/"):
-        failing = CheckView(status=Status.FAIL, reason=REASON)
-        answer = health.answer(request, {"store.open": failing})
-    else:
-        answer = problem.problem(503, "starting", REASON, retry_after=AGAIN_AFTER)
-    answer.force_close()  # whoever asks again on this connection would hold up the one who follows
-    return answer

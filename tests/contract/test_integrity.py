@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import anyio
@@ -50,6 +52,20 @@ async def test_a_damaged_page_is_a_problem(tmp_path: Path, bus: EventBus) -> Non
     assert (await Integrity(path, clock).look()).problems
 
 
+async def test_a_row_whose_owner_is_not_there_is_a_problem(
+    database: Database, integrity: Integrity
+) -> None:
+    with closing(sqlite3.connect(database.path, isolation_level=None)) as other:
+        other.execute(
+            "INSERT INTO node_runs (execution, key, type, status, attempt, effect) "
+            "VALUES (99, 'a', 'x', 'completed', 1, 'read')"
+        )
+
+    looked = await integrity.look()
+
+    assert looked.problems == ("a row of node_runs belongs to one of executions that is not there",)
+
+
 def test_each_problem_is_a_line_and_the_first_ten_are_told() -> None:
     pages = ("*** in database main ***\nPage 26: bad\nPage 22: worse",)
 
@@ -57,7 +73,7 @@ def test_each_problem_is_a_line_and_the_first_ten_are_told() -> None:
         "Page 26: bad", "Page 22: worse", "NULL value in jobs.id",
     ]  # fmt: skip
     assert len(told([("\n".join(map(str, range(50))),)])) == PROBLEMS
-    assert told([("ok",)]) == ["ok"]
+    assert told([("ok",)]) == []
 
 
 async def test_what_was_just_found_is_good_for_a_while(database: Database, bus: EventBus) -> None:

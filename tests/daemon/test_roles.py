@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 from support.cli import Command
-from support.daemon import DaemonProcess, FarSide, eventually
+from support.daemon import Answer, DaemonProcess, FarSide, eventually
 
 from stackd.client.api import Api
 from stackd.core.errors import ApiError, StackdError
@@ -456,6 +457,32 @@ def test_a_role_by_itself_answers_probes_on_a_socket_of_its_own(
     assert refused.value.http_status == 404
     assert daemon.terminate() == 0
     assert not path.exists()
+
+
+def test_while_the_api_waits_for_its_next_try_who_comes_is_told_so(daemons: Daemons) -> None:
+    daemon = daemons(FAIL_API="4")  # with waits of up to 0.5, 1, 2 and 4 s between
+    daemon.spawn()
+    (told,) = eventually(
+        "it is answered",
+        lambda: (a := asked(daemon, "/readyz?verbose")) and a.status == 503 and [a],
+    )
+    live = daemon.http("GET", "/livez", authorized=False)
+    taken = daemon.http("POST", "/api/webhooks/x", {}, authorized=False)
+
+    assert told.json["checks"]["service.api"]["status"] == "fail"
+    assert live.status == 200
+    assert (taken.status, taken.code) == (503, "starting")
+    daemon.until_ready()
+    (api,) = [s for s in daemon.api.get("/readyz", verbose="1")["services"] if s["name"] == "api"]
+    assert api["restarts"] == 4
+    assert daemon.terminate() == 0
+
+
+def asked(daemon: DaemonProcess, path: str) -> Answer | None:
+    try:
+        return daemon.http("GET", path, authorized=False)
+    except (OSError, http.client.HTTPException):
+        return None
 
 
 def test_health_shows_every_process(split: dict[str, DaemonProcess], command: Command) -> None:

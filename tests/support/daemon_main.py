@@ -9,6 +9,7 @@ a thread other than the first runs, by a part of it (`migrations.py:COMMIT`); DI
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import linecache
 import os
@@ -71,6 +72,20 @@ class LineAssassin:
         return self
 
 
+def fail_api(tries: int) -> None:
+    """Let the first so many lives of the API end as soon as they serve."""
+    from stackd.services.api import Api
+
+    run, lives = Api.run, itertools.count(1)
+
+    async def failing(self: Api, **given: Any) -> None:
+        if self.name == "api" and next(lives) <= tries:
+            raise OSError("it breaks")
+        await run(self, **given)
+
+    Api.run = failing  # type: ignore[method-assign]
+
+
 def main() -> int:
     with loading():  # as `stackd` loads its own
         from blockbuster import blockbuster_ctx
@@ -84,6 +99,8 @@ def main() -> int:
     count = int(os.environ.pop("DIE_AFTER", "1"))
     if target := os.environ.pop("DIE_ON", ""):
         listeners.append(Assassin(target, count))
+    if tries := int(os.environ.pop("FAIL_API", "0")):
+        fail_api(tries)
     if target := os.environ.pop("DIE_AT", ""):
         threading.settrace(LineAssassin(target, count))
     role = sys.argv[1] if len(sys.argv) > 1 else "stack"
