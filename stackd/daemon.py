@@ -280,7 +280,7 @@ class _Daemon:
         self._reloader: Reloader | None = None
         self._has_said_ready = False
         self._was_unclean = False  # the end of who had the store before
-        self._is_locked_out = False
+        self._opening_reason = "the store is being opened"
         self._opening = anyio.CancelScope()
         self._obeying = anyio.CancelScope()
         self._has_opened = anyio.Event()
@@ -316,11 +316,11 @@ class _Daemon:
         with self._opening:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(
-                    self._answer_meanwhile, within, "store.open", "the store is being opened"
+                    self._answer_meanwhile, within, "store.open", lambda: self._opening_reason
                 )
                 await self._clock.sleep(OPENS_WITHIN)
                 _log.info("the store is being opened")
-                notifier.status("starting: the store is being opened")
+                notifier.status(f"starting: {self._opening_reason}")
                 while True:
                     notifier.extend(EXTENSION)
                     await self._clock.sleep(EXTENSION / 2)
@@ -342,13 +342,17 @@ class _Daemon:
             while not is_out:
                 await moved.wait()
             async with anyio.create_task_group() as tasks:
-                reason = "the API has failed and will be started again"
-                tasks.start_soon(self._answer_meanwhile, OPENS_WITHIN, "service.api", reason)
+                tasks.start_soon(
+                    self._answer_meanwhile,
+                    OPENS_WITHIN,
+                    "service.api",
+                    lambda: "the API has failed and will be started again",
+                )
                 while is_out:
                     await moved.wait()
                 tasks.cancel_scope.cancel()
 
-    async def _answer_meanwhile(self, within: float, check: str, reason: str) -> None:
+    async def _answer_meanwhile(self, within: float, check: str, reason: Callable[[], str]) -> None:
         """Answer in place of the API, after `within` seconds, until cancelled."""
         await self._clock.sleep(within)
         await Api(
@@ -360,10 +364,10 @@ class _Daemon:
 
     async def _wait_for_the_store(self, error: StoreBusyError) -> None:
         """Another process keeps it locked: that is no fault of this one, which a restart would mend."""
-        if not self._is_locked_out:
+        if self._opening_reason != error.message:
             _log.warning("waiting for the store", reason=error.message, hint=error.hint)
             self._handover.notifier.status(f"starting: {error.message}")
-        self._is_locked_out = True
+        self._opening_reason = error.message
         await self._clock.sleep(LOCKED_AGAIN)
 
     async def _serve(self, store: Database, http: HttpClient) -> None:

@@ -26,39 +26,37 @@ DiffFlag = Annotated[bool, typer.Option("--diff", help="Write nothing; show what
 FOLDER = Path("connectors")
 
 
-@app.command("default-actions")
-def default_actions(
-    folder: FolderArgument = FOLDER,
-    check: CheckFlag = False,
-    diff: DiffFlag = False,
-    as_json: JsonFlag = False,
-) -> None:
-    """Give each action `runtimes` and `fallback`, where they are missing."""
-    _run(backfill.default_actions, "action", folder, check=check, diff=diff, as_json=as_json)
+def _command(name: str, fill: Fill, of: str, about: str) -> None:
+    """Make a command that fills in operations `of` a kind."""
+
+    @app.command(name, help=about)
+    def run(
+        folder: FolderArgument = FOLDER,
+        check: CheckFlag = False,
+        diff: DiffFlag = False,
+        as_json: JsonFlag = False,
+    ) -> None:
+        _run(fill, of, folder, check=check, diff=diff, as_json=as_json)
 
 
-@app.command("seed-trigger-fallbacks")
-def seed_trigger_fallbacks(
-    folder: FolderArgument = FOLDER,
-    check: CheckFlag = False,
-    diff: DiffFlag = False,
-    as_json: JsonFlag = False,
-) -> None:
-    """Give each trigger `runtimes`, `fallback` and `dedupe`, where they are missing."""
-    _run(
-        backfill.seed_trigger_fallbacks, "trigger", folder, check=check, diff=diff, as_json=as_json
-    )
-
-
-@app.command("backfill")
-def backfill_both(
-    folder: FolderArgument = FOLDER,
-    check: CheckFlag = False,
-    diff: DiffFlag = False,
-    as_json: JsonFlag = False,
-) -> None:
-    """As default-actions, then seed-trigger-fallbacks."""
-    _run(backfill.both, "action/trigger", folder, check=check, diff=diff, as_json=as_json)
+_command(
+    "default-actions",
+    backfill.default_actions,
+    "action",
+    "Give each action `runtimes` and `fallback`, where they are missing.",
+)
+_command(
+    "seed-trigger-fallbacks",
+    backfill.seed_trigger_fallbacks,
+    "trigger",
+    "Give each trigger `runtimes`, `fallback` and `dedupe`, where they are missing.",
+)
+_command(
+    "backfill",
+    backfill.both,
+    "action/trigger",
+    "As default-actions, then seed-trigger-fallbacks.",
+)
 
 
 def _run(fill: Fill, of: str, folder: Path, *, check: bool, diff: bool, as_json: bool) -> None:

@@ -436,9 +436,11 @@ def test_a_start_waits_for_a_store_that_is_locked_and_says_so(
         eventually("it tries again and again", lambda: daemon.logged("the store is being opened"))
         (line,) = daemon.logged("waiting for the store")
         live = daemon.http("GET", "/livez", authorized=False)
+        ready = daemon.http("GET", "/readyz?verbose", authorized=False)
 
     assert line["reason"] == f"{state / 'stackd.db'} is locked by another process"
     assert live.status == 200
+    assert (ready.status, ready.json["checks"]["store.open"]["reason"]) == (503, line["reason"])
     daemon.until_ready()
     assert daemon.api.get("/api/executions")["items"][0]["status"] == "completed"
     assert daemon.terminate() == 0
