@@ -122,7 +122,6 @@ def run_daemon(settings: Settings, role: str, *, listeners: tuple[Listener, ...]
     for warning in settings.warnings:
         _log.warning("setting", problem=warning)
     handover = handed_over(take_handed())
-    _raise_file_limit()
     code = EXIT_OK
     try:
         sockets = _sockets(handover, role)

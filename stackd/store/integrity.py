@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from stackd.core.errors import StoreCorruptError, StoreError
 from stackd.store.connection import ThreadConnection, connect, translate
 
 PROBLEMS: Final = 10  # that are told; one page may bring forth thousands
+INTERRUPT_AGAIN: Final = 0.05  # seconds
 FRESH: Final = 60.0  # seconds a look stays good for who asks: it reads every page
 
 
@@ -80,9 +82,8 @@ class Integrity:
             try:
                 found = await connection.run(_look_through, connection)
             finally:
-                connection.raw.interrupt()  # from here, as sqlite3 allows: its thread may be at it
                 with anyio.CancelScope(shield=True):
-                    await connection.close()
+                    await self._end(connection)
         except sqlite3.Error as error:
             told = await anyio.to_thread.run_sync(translate, error, self._path)
             if isinstance(told, StoreCorruptError):
@@ -91,6 +92,20 @@ class Integrity:
         except StoreCorruptError as error:
             return (error.message,)
         return tuple(found)
+
+    async def _end(self, connection: ThreadConnection) -> None:
+        """Close it, whatever its thread is at."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._interrupt, connection)
+            await connection.close()
+            tasks.cancel_scope.cancel()
+
+    async def _interrupt(self, connection: ThreadConnection) -> None:
+        """Again and again: SQLite forgets an interrupt that comes before a statement has begun."""
+        with contextlib.suppress(sqlite3.ProgrammingError):  # it is closed
+            while True:
+                connection.raw.interrupt()  # from here, as sqlite3 allows
+                await self._clock.sleep(INTERRUPT_AGAIN)
 
 
 def _look_through(connection: ThreadConnection) -> list[str]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 
 import anyio
 import pytest
 
+from stackd.core.clock import SystemClock
 from stackd.core.events import EventBus
+from stackd.store.connection import ThreadConnection
 from stackd.store.database import Database, open_database
 from stackd.store.integrity import FRESH, PROBLEMS, Integrity, told
 from stackd.testing import FakeClock
@@ -119,3 +122,34 @@ async def test_cancelled_at_any_moment_it_leaves_nothing_and_the_next_look_works
         assert descriptors() <= before
 
     assert (await integrity.look()).problems == ()
+
+
+async def test_a_look_that_is_cancelled_before_its_first_statement_ends_too(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, cancelled = threading.Event(), threading.Event()
+    ends: list[str] = []
+
+    def read_for_long(connection: ThreadConnection) -> list[str]:
+        begun.set()
+        assert cancelled.wait(30)
+        try:
+            connection.raw.execute(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 30000000)"
+                "SELECT count(*) FROM n"
+            ).fetchone()
+        except sqlite3.OperationalError as error:
+            ends.append(str(error))
+        return []
+
+    monkeypatch.setattr("stackd.store.integrity._look_through", read_for_long)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(Integrity(database.path, SystemClock()).look)
+        await anyio.to_thread.run_sync(begun.wait)
+        tasks.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True):
+            for _ in range(MOMENTS):  # the look is given up meanwhile, its first interrupt lost
+                await anyio.lowlevel.checkpoint()
+        cancelled.set()
+
+    assert ends == ["interrupted"]

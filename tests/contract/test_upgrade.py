@@ -16,7 +16,7 @@ from support.daemon import ENVIRON
 from support.disk import mounted, remount
 
 from stackd.core.clock import SystemClock
-from stackd.core.errors import StoreError, StoreFullError
+from stackd.core.errors import StoreBusyError, StoreError, StoreFullError
 from stackd.core.events import EventBus
 from stackd.store.database import open_database
 from stackd.store.migrations import Migration, known_migrations
@@ -235,3 +235,29 @@ def test_an_upgrade_counts_the_executions_that_have_ended(tmp_path: Path) -> Non
     start(path)
 
     assert rows(path, "SELECT executions FROM history") == [(2,)]
+
+
+async def test_an_upgrade_waits_as_long_as_it_is_let_for_who_keeps_the_store_locked(
+    path: Path,
+) -> None:
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    told: list[StoreBusyError] = []
+
+    async def let_go_the_third_time(error: StoreBusyError) -> None:
+        told.append(error)
+        if len(told) == 3:
+            await anyio.to_thread.run_sync(other.execute, "ROLLBACK")
+
+    how: dict[str, Any] = {"clock": SystemClock(), "events": EventBus(), "busy_timeout": 0.01}
+    more = [*SHIPPED, *ONE_MORE]
+    with pytest.raises(StoreBusyError):
+        async with open_database(path, migrations=more, **how):
+            pass
+    async with open_database(path, migrations=more, on_busy=let_go_the_third_time, **how):
+        pass
+    other.close()
+
+    assert len(told) == 3
+    assert "is locked by another process" in told[0].message
+    assert "more" in tables(path)
