@@ -4,42 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
 
 import anyio
 
 from stackd.core.clock import Clock
 from stackd.core.errors import NodeError
 from stackd.core.json import Json
-from stackd.http.message import Request, Response
-from stackd.runtime.blobs import BlobFile, Incoming
-
-
-class Http(Protocol):
-    """The outbound seam, as far as nodes use it."""
-
-    async def request(
-        self, request: Request, *, on_sent: Callable[[], None] | None = None
-    ) -> Response: ...
-
-
-class Blobs(Protocol):
-    """Where bodies that are no text go; errors as of `BlobFolder`."""
-
-    @property
-    def max_bytes(self) -> int:
-        """The most that one may have."""
-
-    async def put(self, content: bytes) -> str:
-        """Keep `content`; its id. The same content has the same id."""
-
-    def receive(self) -> Incoming:
-        """Content that comes in pieces."""
-
-    def open(self, blob_id: str) -> AbstractAsyncContextManager[BlobFile]:
-        """The content, to be read in the block, or NotFoundError."""
+from stackd.http.exchange import Blobs, Http
 
 
 @dataclass(slots=True)

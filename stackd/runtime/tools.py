@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from stackd.core.clock import Clock
 from stackd.core.events import EventBus
+from stackd.http.exchange import Blobs, Http
 from stackd.queue.admission import Admission
 from stackd.queue.job import RetryPolicy
-from stackd.runtime.context import Blobs, Http
 from stackd.runtime.links import Links
 from stackd.store.database import Database
 

@@ -38,9 +38,10 @@ from stackd.core.errors import NodeError, NotFoundError, StackdError
 from stackd.core.events import EventBus
 from stackd.core.json import Json, dumps, loads
 from stackd.http.client import HttpClient
+from stackd.http.reading import RETRY_AFTER_LONGEST
 from stackd.runtime.blobs import BlobFolder, BlobLimits
 from stackd.runtime.context import NodeContext
-from stackd.runtime.nodes import RETRY_AFTER_LONGEST, request
+from stackd.runtime.nodes import request
 from stackd.store.database import open_database
 from stackd.testing import FakeClock
 
