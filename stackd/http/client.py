@@ -208,7 +208,7 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         ca_file: Path | None = None,
         proxy: Proxy | None = None,
     ) -> None:
-        self._rules = _Rules(policy, {})
+        self._rules = self._private_rules = _Rules(policy, {})
         self._clock = clock
         self._resolver = resolver
         self._connect_timeout = connect_timeout
@@ -222,7 +222,7 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
 
     async def __aenter__(self) -> HttpClient:
         await self._contexts.of(DEFAULT_TLS)  # the operator's file is read now, or the start fails
-        self._rules = self._opened(self._rules.policy)
+        self._open(self._rules.policy)
         return self
 
     async def __aexit__(
@@ -232,6 +232,7 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         trace: TracebackType | None,
     ) -> None:
         await self._rules.close()
+        await self._private_rules.close()
 
     async def use(self, policy: EgressPolicy) -> None:
         """Judge by `policy` from now on, also where a request that is under way is redirected to.
@@ -239,8 +240,14 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         Nothing is reused that another policy has let pass: no verdict, address or connection.
         """
         if policy != self._rules.policy:
-            before, self._rules = self._rules, self._opened(policy)
-            await before.end()
+            before = self._rules, self._private_rules
+            self._open(policy)
+            for rules in before:
+                await rules.end()
+
+    def _open(self, policy: EgressPolicy) -> None:
+        self._rules = self._opened(policy)
+        self._private_rules = self._opened(replace(policy, allow_private=True))
 
     def _opened(self, policy: EgressPolicy) -> _Rules:
         sessions = {
@@ -315,12 +322,13 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         raise TimeoutError
 
     async def _follow(self, request: Request, sent: _Sent) -> Response:
-        url = _first_url(request)
+        url = first = _first_url(request)
         method, body = request.method, request.body
         headers = _checked(request.headers)
         tls = request.tls
         for redirects in range(MAX_REDIRECTS + 1):
-            async with self._rules as rules:
+            is_granted = request.grants_private and url.host == first.host
+            async with self._private_rules if is_granted else self._rules as rules:
                 way = _Way(await self._judge(url, rules), await self._contexts.of(tls))
                 sent.is_proxied = way.proxy is not None
                 async with self._send(rules, request, method, url, headers, body, way) as answer:
@@ -336,7 +344,8 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
                         }
             next_url = _joined(url, target, sent)
             if next_url.origin() != url.origin():
-                headers = {k: v for k, v in headers.items() if k.lower() in _CARRIED}
+                if request.carries_to is None or not request.carries_to(next_url):
+                    headers = {k: v for k, v in headers.items() if k.lower() in _CARRIED}
                 tls = replace(tls, verify=True)
             url = next_url
         raise NodeError(

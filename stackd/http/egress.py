@@ -18,6 +18,17 @@ Network = IPv4Network | IPv6Network
 
 _LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
+# What a person may have at home: RFC 1918, RFC 4193, shared space (RFC 6598), and the machine itself.
+_OWN: Final = (
+    *_LOOPBACK,
+    ip_network("10.0.0.0/8"),
+    ip_network("172.16.0.0/12"),
+    ip_network("192.168.0.0/16"),
+    ip_network("100.64.0.0/10"),
+    ip_network("fc00::/7"),
+)
+_OWN_METADATA: Final = (ip_network("100.100.100.200/32"), ip_network("fd00:ec2::254/128"))
+
 # Beyond what `ipaddress` calls not global (IANA special-purpose registries).
 _CLOSED: Final = (
     ip_network("100.64.0.0/10"),  # carrier NAT, RFC 6598
@@ -61,6 +72,8 @@ class EgressPolicy:
 
     Attributes:
         allow_loopback: opens 127.0.0.0/8 and ::1, for development.
+        allow_private: opens the networks that are somebody's own, and this machine; never link-local addresses,
+            where clouds keep their metadata.
     """
 
     allow_domains: tuple[str, ...] = ()
@@ -68,6 +81,7 @@ class EgressPolicy:
     deny_domains: tuple[str, ...] = ()
     deny_ranges: tuple[Network, ...] = ()
     allow_loopback: bool = False
+    allow_private: bool = False
 
     @property
     def is_restricted(self) -> bool:
@@ -104,6 +118,8 @@ class EgressPolicy:
         if is_closed(ip):
             if self.allow_loopback and any(ip in net for net in _LOOPBACK):
                 return
+            if self.allow_private and _is_own(ip):
+                return
             raise EgressDeniedError(shown, "private and local addresses need an allow range")
         if self.is_restricted and not self._allows_name(host):
             raise _no_rule(shown)
@@ -119,6 +135,11 @@ class EgressPolicy:
 
     def _allows_name(self, host: str) -> bool:
         return any(matches(rule, normal_host(host)) for rule in self.allow_domains)
+
+
+def _is_own(ip: Address) -> bool:
+    """Whether it is an address of a private network, and not where a cloud keeps its metadata in one."""
+    return any(ip in net for net in _OWN) and not any(ip in net for net in _OWN_METADATA)
 
 
 def _no_rule(shown: str) -> EgressDeniedError:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from yarl import URL
+
 from stackd.http.tls import DEFAULT_TLS, Tls
 
 
@@ -81,6 +83,8 @@ class Request:
         fresh_connection: a connection of its own, and sent at most once. Without it a connection may be
             reused, and a method that HTTP calls idempotent is sent a second time if that one breaks.
         tls: how TLS is spoken; after a redirect to another origin, certificates are verified in any case.
+        carries_to: where a redirect to another origin may take all headers along, credentials too; None: nowhere.
+        grants_private: whether the host of `url` may be in the user's own network, whatever the rules say of that.
         sink_for: asked with status and content type of the last answer; what it returns takes the body, and
             the response has none. None: the body is read into memory.
     """
@@ -95,6 +99,8 @@ class Request:
     max_response_bytes: int = 1024 * 1024
     fresh_connection: bool = False
     tls: Tls = DEFAULT_TLS
+    carries_to: Callable[[URL], bool] | None = None
+    grants_private: bool = False
     sink_for: Callable[[int, str | None], Sink | None] | None = None
 
 

@@ -1,0 +1,220 @@
+"""Tokens that are fetched once and sent with many requests: of a session, or for the client itself by OAuth."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+from cachetools import LRUCache
+
+from stackd.core.clock import Clock
+from stackd.core.errors import InputError, NodeError
+from stackd.core.json import Json, dumps, loads_strict
+from stackd.http.exchange import Answer
+from stackd.http.message import FormBody, JsonBody, Request
+from stackd.http.values import pairs_of, scalar
+from stackd.integrations.account import Account, first
+from stackd.integrations.answers import matches, read_moment
+from stackd.integrations.definition import Auth
+from stackd.integrations.expressions import Reader
+from stackd.integrations.generic import Caller
+from stackd.integrations.signing import fill, missing
+
+KEPT: Final = 1_000
+MOST: Final = 8 * 3600.0  # seconds a token is used whose end nobody told
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    value: str
+    until: float  # by the wall clock
+
+
+class MemoryTokens:
+    """Tokens by account, in memory: whoever asks meanwhile waits for the one who fetches."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._tokens: LRUCache[tuple[str, int, str], _Token] = LRUCache(KEPT)
+        self._locks: LRUCache[tuple[str, int, str], anyio.Lock] = LRUCache(KEPT)
+
+    async def current(self, auth: Auth, account: Account, caller: Caller) -> str | None:
+        """As of `Tokens`."""
+        if not _is_fetched(auth, account):
+            return None
+        key = _key(auth, account, caller)
+        known = self._tokens.get(key)
+        if known is None or known.until <= self._clock.time():
+            return await self._fetch(
+                auth, account, caller, over=None if known is None else known.value
+            )
+        return known.value
+
+    def is_over(self, auth: Auth, answer: Answer) -> bool:
+        """As of `Tokens`."""
+        status = answer.response.status
+        if auth.type == "session":
+            return matches(status, auth.renew_on)
+        told = auth.expired_when
+        if told.when is None:
+            return matches(status, told.status)
+        reader = Reader(answer.response, answer.body, {}, now=self._clock.time())
+        return (not told.status or matches(status, told.status)) and reader.truth(told.when)
+
+    async def renewed(
+        self, auth: Auth, account: Account, caller: Caller, *, over: str
+    ) -> str | None:
+        """As of `Tokens`."""
+        return await self._fetch(auth, account, caller, over=over)
+
+    async def _fetch(
+        self, auth: Auth, account: Account, caller: Caller, *, over: str | None
+    ) -> str:
+        key = _key(auth, account, caller)
+        lock = self._locks.setdefault(key, anyio.Lock())
+        async with lock:
+            known = self._tokens.get(key)
+            if known is not None and known.value != over and known.until > self._clock.time():
+                return known.value  # another has fetched it meanwhile
+            made = await (
+                self._log_in(auth, account, caller)
+                if auth.type == "session"
+                else self._client_token(auth, account, caller)
+            )
+            self._tokens[key] = made
+            return made.value
+
+    async def _log_in(self, auth: Auth, account: Account, caller: Caller) -> _Token:
+        login = auth.login
+        assert login is not None  # noqa: S101  # as its model has it
+        filled = _filled(login.body, account)
+        body: FormBody | JsonBody | None = None
+        if login.encode == "form" and isinstance(filled, dict):
+            body = FormBody(pairs_of(filled))
+        elif filled is not None:
+            body = JsonBody(dumps(filled))
+        request = Request(
+            method=login.method,
+            url=_absolute(caller, fill(login.endpoint, account)),
+            query={name: scalar(_filled(value, account)) for name, value in login.query.items()}
+            or None,
+            headers={name: fill(value, account) for name, value in login.headers.items()},
+            body=body,
+            timeout=caller.situation.timeout,
+            grants_private=caller.plan.app.private_network and account.grants_private,
+        )
+        reader = await self._answer(request, caller)
+        lasts = auth.expires_in
+        if isinstance(lasts, str):
+            lasts = reader.value(lasts)
+        return self._made(reader.value(auth.token), auth, lasts)
+
+    async def _client_token(self, auth: Auth, account: Account, caller: Caller) -> _Token:
+        client_id = first(account.fields, ("clientId", "client_id"))
+        secret = first(account.fields, ("clientSecret", "client_secret"))
+        if client_id is None or secret is None:
+            raise missing("clientId" if client_id is None else "clientSecret")
+        form: dict[str, Json] = {"grant_type": "client_credentials", **auth.token_params}
+        if auth.scopes:
+            form["scope"] = auth.scope_separator.join(auth.scopes)
+        headers = {"Accept": "application/json"}
+        if auth.client_auth == "basic":
+            pair = base64.b64encode(f"{client_id}:{secret}".encode()).decode()
+            headers["Authorization"] = f"Basic {pair}"
+        else:
+            form |= {"client_id": client_id, "client_secret": secret}
+        request = Request(
+            method="POST",
+            url=_absolute(caller, fill(auth.token_url or "", account)),
+            headers=headers,
+            body=JsonBody(dumps(form)) if auth.token_body == "json" else FormBody(pairs_of(form)),  # noqa: S105
+            timeout=caller.situation.timeout,
+            grants_private=caller.plan.app.private_network and account.grants_private,
+        )
+        reader = await self._answer(request, caller)
+        value = _dotted(reader.body, auth.paths.access)
+        return self._made(value, auth, _dotted(reader.body, auth.paths.expires_in))
+
+    async def _answer(self, request: Request, caller: Caller) -> Reader:
+        """The answer to a request for a token: it does nothing but sign in, so it counts as nothing sent."""
+        response = await caller.situation.http.request(request)
+        reader = Reader(response, _json_of(response.body), {}, now=self._clock.time())
+        if response.status >= 400:
+            raise NodeError(
+                f"unauthorized: signing in was answered with {response.status}",
+                kind="rejected" if response.status < 500 else "service_unavailable",
+                code="credential.sign_in",
+            )
+        return reader
+
+    def _made(self, value: Json, auth: Auth, lasts: Json) -> _Token:
+        if not isinstance(value, str) or not value:
+            raise NodeError(
+                "unauthorized: the answer to signing in has no token where the definition says",
+                kind="rejected",
+                code="credential.sign_in",
+            )
+        if isinstance(lasts, str):
+            lasts = read_moment(lasts, "auto", now=self._clock.time())
+        seconds = (
+            float(lasts) if isinstance(lasts, int | float) and not isinstance(lasts, bool) else MOST
+        )
+        lead = min(auth.refresh_lead, seconds / 2)
+        return _Token(value, self._clock.time() + max(seconds - lead, 1.0))
+
+
+def _is_fetched(auth: Auth, account: Account) -> bool:
+    if auth.type == "session":
+        return True
+    return (
+        auth.type == "oauth2"
+        and auth.grant == "client_credentials"
+        and not account.fields.get("accessToken")
+    )
+
+
+def _key(auth: Auth, account: Account, caller: Caller) -> tuple[str, int, str]:
+    # An inline credential has no name: it is told from others by what it holds.
+    name = (
+        account.id
+        if account.id is not None
+        else f"{hash(tuple(sorted(map(repr, account.fields.items()))))}"
+    )
+    return f"{caller.plan.app.id}:{name}", account.version, auth.type
+
+
+def _absolute(caller: Caller, url: str) -> str:
+    """A URL of the app's own, or one that the definition names in full."""
+    if url.startswith(("http://", "https://")):
+        return url
+    if not url:
+        raise NodeError(
+            f"{caller.plan.app.id} says nowhere where to sign in",
+            kind="invalid",
+            code="definition.invalid",
+        )
+    return f"{caller.base_url}/{url.lstrip('/')}"
+
+
+def _filled(value: Json, account: Account) -> Json:
+    if isinstance(value, str):
+        return fill(value, account)
+    if isinstance(value, Mapping):
+        return {key: _filled(one, account) for key, one in value.items()}
+    return [_filled(one, account) for one in value] if isinstance(value, list) else value
+
+
+def _dotted(value: Json, place: str) -> Json:
+    for key in place.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _json_of(body: bytes) -> Json:
+    try:
+        return loads_strict(body) if body else None
+    except InputError:
+        return None
