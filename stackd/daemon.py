@@ -28,6 +28,7 @@ import anyio
 import structlog
 
 from stackd import __version__
+from stackd.core.aside import Aside
 from stackd.core.budget import Budget
 from stackd.core.clock import Clock, SystemClock
 from stackd.core.errors import (
@@ -45,15 +46,21 @@ from stackd.core.events import Event, EventBus, Listener
 from stackd.core.handover import Handover, handed_over, listening_sockets
 from stackd.core.locks import LOCKED_ROLES, role_locks
 from stackd.core.log import configure_logging, end_log, set_log_level
+from stackd.core.places import shipped
 from stackd.core.process import ProcessIdentity, current_process, give_back_large_buffers
 from stackd.http.client import HttpClient
 from stackd.http.egress import EgressPolicy
 from stackd.http.proxy import Proxy
+from stackd.integrations.catalogue import Catalogue, read_catalogue
+from stackd.integrations.manager import IntegrationManager
+from stackd.integrations.registry import Fallback, Options, Registry
+from stackd.integrations.tokens import MemoryTokens
 from stackd.queue import processes, verbs
 from stackd.queue.admission import Admission
 from stackd.queue.job import RetryPolicy
 from stackd.queue.processes import SILENT_LEASES
 from stackd.runtime.blobs import BlobFolder, BlobLimits
+from stackd.runtime.connectors import Connectors, NoAccounts, effect_in
 from stackd.runtime.links import Links
 from stackd.runtime.tools import Limits, Tools
 from stackd.runtime.versions import Versions
@@ -109,6 +116,8 @@ END_WITHIN = (
 INTERRUPT_WITHIN = 5.0  # seconds cut-off attempts get to record where they stood
 # Seconds in which a store is open, or who asks meanwhile is told; where the sockets are another's, who comes may wait.
 OPENS_WITHIN, OPENS_WITHIN_BEHIND_A_SOCKET = 1.0, 10.0
+CONNECTOR_FAULTS = 5  # of one connector, that are logged
+READ_WITHIN = 5.0  # seconds to read the connectors again; a disk may never answer
 LOCKED_AGAIN = 1.0  # seconds until a store is tried again that another process keeps locked
 
 _log = structlog.get_logger(__name__)
@@ -128,17 +137,48 @@ def run_daemon(settings: Settings, role: str, *, listeners: tuple[Listener, ...]
         with _locks(settings, role), _state(settings) as (path, blobs):
             # What touches files at start does so here, before there is a loop to hold up.
             identity, token = current_process(), _token(settings, role)
+            catalogue = read_catalogue(_connector_folders(settings))
+            _tell_of(catalogue)
             with closing(_doors(settings, role, identity, sockets)) as doors:
 
                 async def main() -> int:
                     return await _Daemon(
-                        settings, role, path, blobs, identity, token, handover, doors, listeners
+                        settings,
+                        role,
+                        path,
+                        blobs,
+                        identity,
+                        token,
+                        handover,
+                        doors,
+                        catalogue,
+                        listeners,
                     ).run()
 
                 code = anyio.run(main, backend_options={"use_uvloop": True})
     except* StackdError as group:  # task groups wrap what ended them
         code = _say_why(group, handover)
     return code
+
+
+def _connector_folders(settings: Settings) -> list[Path]:
+    """Where connectors are; of two with one id, that of the earlier folder counts."""
+    own = [] if settings.connectors_dir is None else [settings.connectors_dir]
+    return [settings.state_dir / "connectors", *own, shipped("connectors")]
+
+
+def _tell_of(catalogue: Catalogue) -> None:
+    """Say what was read, and what is wrong with it."""
+    for problem in catalogue.problems:
+        _log.warning("connectors cannot be read", problem=problem)
+    for connector in catalogue.connectors:
+        told = [*connector.problems, *filter(None, [connector.handlers.problem])]
+        if told:
+            _log.warning(
+                "a connector has faults", connector=connector.id, folder=str(connector.folder),
+                problems=told[:CONNECTOR_FAULTS],
+            )  # fmt: skip
+    _log.info("connectors read", count=len(catalogue.connectors))
 
 
 def _sockets(handover: Handover, role: str) -> tuple[socket.socket, ...]:
@@ -247,6 +287,7 @@ class _Daemon:
         token: str | None,
         handover: Handover,
         doors: Doors,
+        catalogue: Catalogue,
         listeners: tuple[Listener, ...],
     ) -> None:
         self._settings = settings
@@ -277,6 +318,8 @@ class _Daemon:
         self._connection_limit = self._connections_at_most()
         self._herald: Herald | None = None
         self._reloader: Reloader | None = None
+        self._registry = Registry(catalogue, self._options)
+        self._versions: Versions | None = None
         self._has_said_ready = False
         self._was_unclean = False  # the end of who had the store before
         self._opening_reason = "the store is being opened"
@@ -494,7 +537,29 @@ class _Daemon:
             log_at(flags.log_level)
             await http.use(self._egress(flags))
 
-        return Reloader(self._settings, self._role, apply=apply, herald=herald)
+        return Reloader(
+            self._settings, self._role, apply=apply, reread=self._reread_connectors, herald=herald
+        )
+
+    async def _reread_connectors(self, settings: Settings) -> None:
+        """Let the connectors be as their files are now; what runs goes on as it began."""
+        reading = Aside(lambda: read_catalogue(_connector_folders(settings)))
+        with anyio.move_on_after(READ_WITHIN):
+            self._registry.use(await reading.result())
+            if self._versions is not None:
+                self._versions.forget()
+            _tell_of(self._registry.catalogue)
+            return
+        _log.error("connectors not read again", reason=f"it took over {READ_WITHIN:g} s")
+
+    def _options(self) -> Options:
+        """What decides how operations run, by the settings as they are now."""
+        settings = self._settings if self._reloader is None else self._reloader.settings
+        return Options(
+            settings.generic_executor,
+            Fallback(settings.generic_fallback),
+            development=settings.env == "development",
+        )
 
     def _egress(self, flags: Flags) -> EgressPolicy:
         return EgressPolicy(
@@ -516,7 +581,9 @@ class _Daemon:
 
     def _add_services(self, store: Database, http: HttpClient, reloader: Reloader) -> None:
         settings = self._settings
-        versions = Versions(store)
+        registry = self._registry
+        versions = self._versions = Versions(store, partial(effect_in, registry))
+        manager = IntegrationManager(registry, MemoryTokens(self._clock))
         blobs = BlobFolder(
             self._blobs,
             store,
@@ -533,6 +600,7 @@ class _Daemon:
             limits=Limits(settings.max_output_bytes, settings.max_execution_bytes),
             admission=admission,
             links=self._links,
+            connectors=Connectors(manager, NoAccounts()),
             job_retry=RetryPolicy(
                 settings.retry_delay, settings.max_retry_delay, settings.max_retries + 1
             ),
@@ -563,6 +631,7 @@ class _Daemon:
             reloader=reloader,
             store=store,
             versions=versions,
+            registry=registry,
             blobs=blobs,
             links=self._links,
             bodies=Bodies(

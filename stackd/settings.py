@@ -42,8 +42,6 @@ NEAR = 2  # edits by which a foreign name may miss one of ours and still be take
 # Kept names of parts that this version does not have: a truer answer than "unknown".
 PLANNED: Final = frozenset(
     {
-        "GENERIC_EXECUTOR_ENABLED",
-        "GENERIC_EXECUTOR_FALLBACK",
         "SANDBOX_EXECUTOR",
         "WORKER_SANDBOX_ENABLED",
         "SANDBOX_MAX_CPU_MS",
@@ -53,7 +51,6 @@ PLANNED: Final = frozenset(
         "SANDBOX_HEARTBEAT_INTERVAL_MS",
         "SANDBOX_HEARTBEAT_TIMEOUT_MS",
         "STACKD_SANDBOX_REQUIRE_LEVEL",
-        "STACKD_CONNECTORS_DIR",
         "TRIGGER_SCHEDULER_BATCH_SIZE",
         "WEBHOOK_REPLAY_TOLERANCE_SECONDS",
         "ENCRYPTION_ROTATION_BATCH_SIZE",
@@ -342,6 +339,20 @@ class Settings(BaseSettings):
     scheduler_interval: Annotated[float, _milliseconds(1000, 3_600_000)] = _setting(
         "TRIGGER_SCHEDULER_INTERVAL_MS", 5000, "between rounds of upkeep and rescue", unit="ms"
     )
+    generic_executor: Boolean = _setting(
+        "GENERIC_EXECUTOR_ENABLED", "false",
+        "operations of connectors without a handler run by generic HTTP, as their definitions say",
+    )  # fmt: skip
+    generic_fallback: Annotated[
+        Literal["safe", "always", "never"], BeforeValidator(_lower)
+    ] = _setting(
+        "GENERIC_EXECUTOR_FALLBACK", "safe",
+        "after a handler failed, generic HTTP tries again: safe, where that does nothing twice; always; never",
+    )  # fmt: skip
+    connectors_dir: Annotated[Path | None, BeforeValidator(_read_file)] = _setting(
+        "STACKD_CONNECTORS_DIR", "",
+        "connectors besides those of the state directory, which win, and the shipped ones", unit="path",
+    )  # fmt: skip
     encryption_master_key: str = _setting(
         "ENCRYPTION_MASTER_KEY", "",
         f"at least {KEY_LENGTH} characters; `dev` makes one and keeps it", secret=True,
@@ -571,6 +582,8 @@ class Flags:
     """
 
     log_level: str
+    generic_executor: bool
+    generic_fallback: str
     network_allow_domains: tuple[str, ...]
     network_allow_ranges: tuple[IPv4Network | IPv6Network, ...]
     network_deny_domains: tuple[str, ...]

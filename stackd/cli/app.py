@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -32,6 +33,15 @@ from stackd.settings import Settings, ensure_dev_secrets, load_settings
 
 INTERRUPTED = 130  # as shells have it: 128 and the number of SIGINT
 
+
+class Availability(StrEnum):
+    """How an operation runs."""
+
+    NATIVE = "native"
+    FALLBACK = "fallback"
+    UNAVAILABLE = "unavailable"
+
+
 app = typer.Typer(
     name="stackd",
     help="Self-hosted workflow automation: one durable asyncio process.",
@@ -48,7 +58,9 @@ app.add_typer(
     executions.app, name="executions", help="List, show, cancel, resolve and remove executions."
 )
 app.add_typer(
-    connectors.app, name="connectors", help="Fill in what definitions of connectors leave out."
+    connectors.app,
+    name="connectors",
+    help="List and show connectors, and fill in what their definitions leave out.",
 )
 app.add_typer(queue.app, name="queue", help="See, pause and resume the queue.")
 app.add_typer(token.app, name="token", help="Make, list and revoke tokens of the API.")
@@ -209,6 +221,20 @@ def health(
     from stackd.cli.health import show
 
     sys.exit(show("/livez" if live and not ready else "/readyz", verbose=verbose, as_json=as_json))
+
+
+@app.command()
+def capabilities(
+    app: Annotated[str | None, typer.Option("--app", help="Only of this app.")] = None,
+    only: Annotated[
+        Availability | None, typer.Option(help="Only what runs so, or does not.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Which actions and triggers can run, by what, and why others cannot."""
+    from stackd.cli.capabilities import show
+
+    show(app=app, only=None if only is None else only.value, as_json=as_json)
 
 
 def main() -> None:

@@ -7,10 +7,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
-from stackd.cli.context import JsonFlag, print_json, say
+from stackd.cli.columns import Column
+from stackd.cli.context import JsonFlag, daemon, print_json, print_table, say
+from stackd.client.models import ConnectorDetail, ConnectorList
 from stackd.integrations import backfill
 from stackd.integrations.backfill import Fill, Patch
 
@@ -57,6 +60,69 @@ _command(
     "action/trigger",
     "As default-actions, then seed-trigger-fallbacks.",
 )
+
+
+@app.command("list")
+def list_(as_json: JsonFlag = False) -> None:
+    """All connectors the daemon has, with what is wrong with them."""
+    items = daemon().all("/api/registry/connectors", ConnectorList)
+    if as_json:
+        print_json({"items": items, "nextCursor": None})
+        return
+    print_table(
+        (
+            Column("id"),
+            Column("name", "cut", goes=3),
+            Column("version", goes=2),
+            Column("actions", goes=4),
+            Column("triggers", goes=4),
+            Column("handlers", goes=1),
+            Column("problems", "folded", goes=5),
+        ),
+        (
+            (
+                one["id"],
+                one["name"],
+                one["version"],
+                str(len(one["actions"])),
+                str(len(one["triggers"])),
+                "yes" if one["hasHandlers"] else "no",
+                "; ".join(one["problems"]),
+            )
+            for one in items
+        ),
+        empty="no connectors; STACKD_CONNECTORS_DIR may name a folder of them",
+    )
+
+
+@app.command()
+def show(
+    connector: Annotated[str, typer.Argument(help="Its id, or a name it goes by.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """One connector: how it signs in, and what its operations do and take."""
+    view = daemon().get(f"/api/registry/connectors/{quote(connector, safe='')}", ConnectorDetail)
+    if as_json:
+        print_json(view)
+        return
+    say(f"{view['name']} ({view['id']} {view['version']})")
+    for line in (view["description"], view["docs"], view["baseUrl"]):
+        if line:
+            say(f"  {line}")
+    say(f"  signs in by: {', '.join(sorted(set(view['authentication'].values()))) or 'nothing'}")
+    for problem in view["problems"]:
+        say(f"  problem: {problem}")
+    for one in view["operations"]:
+        how = one["resolvedRuntime"] or "does not run"
+        effect = f", {one['effect']}" if one.get("effect") else ""
+        say(f"{one['kind']} {one['id']}: {one.get('title') or one['id']} ({how}{effect})")
+        parameters = one.get("parameters") or {}
+        required = parameters.get("required") or []
+        for name, schema in (parameters.get("properties") or {}).items():
+            kind = schema.get("type", "any") if isinstance(schema, dict) else "any"
+            say(f"    {name}: {kind}{', required' if name in required else ''}")
+        for issue in one["issues"]:
+            say(f"    {issue['severity']}: {issue['message']}")
 
 
 def _run(fill: Fill, of: str, folder: Path, *, check: bool, diff: bool, as_json: bool) -> None:

@@ -339,6 +339,101 @@ class OverruledView(Model):
     source: str
 
 
+class RuntimesView(Model):
+    """Which runtimes there are, by the names clients look for."""
+
+    python: bool
+    http: bool
+    node: bool
+    apps_script: bool
+    cloud_worker: bool
+
+
+class IssueView(Model):
+    """Why an operation runs otherwise than by a handler, or not at all."""
+
+    severity: Literal["error", "warning"]
+    code: str
+    message: str
+
+
+class CapabilityView(Model):
+    """What is known of one operation."""
+
+    id: str
+    normalized_id: str
+    kind: Literal["action", "trigger"]
+    native_runtimes: list[str]
+    fallback_runtimes: list[str]
+    resolved_runtime: str | None
+    availability: Literal["native", "fallback", "unavailable"]
+    enabled_native_runtimes: list[str]
+    enabled_fallback_runtimes: list[str]
+    disabled_native_runtimes: list[str]
+    disabled_fallback_runtimes: list[str]
+    issues: list[IssueView]
+
+
+class AppCapabilitiesView(Model):
+    app: str
+    normalized_app_id: str
+    actions: list[str]
+    triggers: list[str]
+    action_details: dict[str, CapabilityView]
+    trigger_details: dict[str, CapabilityView]
+
+
+class CapabilitiesView(Model):
+    """What can run, by app."""
+
+    success: bool
+    capabilities: list[AppCapabilitiesView]
+    runtimes: RuntimesView
+    runtime_flags: dict[str, Any]
+    environment: dict[str, Any]
+
+
+class ConnectorView(Model):
+    """A connector in a list. `problems`: what is wrong with it."""
+
+    id: str
+    normalized_id: str
+    name: str
+    description: str
+    category: str | None
+    version: str
+    actions: list[str]
+    triggers: list[str]
+    has_handlers: bool
+    problems: list[str]
+
+
+class ConnectorList(Model):
+    items: list[ConnectorView]
+    next_cursor: str | None
+
+
+class OperationView(CapabilityView):
+    """An operation of a connector, as its definition has it too."""
+
+    title: str | None = None
+    description: str | None = None
+    method: str | None = None
+    endpoint: str | None = None
+    parameters: dict[str, Any] | None = None
+    effect: str | None = None
+
+
+class ConnectorDetail(ConnectorView):
+    """A connector in full. `authentication`: its ways of signing in by name; `fields`: of its credentials."""
+
+    docs: str | None
+    base_url: str | None
+    authentication: dict[str, str]
+    fields: dict[str, Any]
+    operations: list[OperationView]
+
+
 class ReloadView(Model):
     """What came of reading the settings again. `needs_restart`: read, and not applied."""
 

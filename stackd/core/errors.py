@@ -256,6 +256,7 @@ class NodeError(StackdError):
         declined: True when that answer says the action was not done and may be tried again (429, or 503
             with Retry-After).
         retry_after: seconds the far side asked us to wait; None: use the policy's backoff.
+        http_status: of its answer, where that is what failed the node.
     """
 
     code = "node.failed"
@@ -270,6 +271,7 @@ class NodeError(StackdError):
         answered: bool = False,
         declined: bool = False,
         retry_after: float | None = None,
+        http_status: int | None = None,
     ) -> None:
         super().__init__(message, code=code)
         self.kind = kind
@@ -277,6 +279,7 @@ class NodeError(StackdError):
         self.answered = answered
         self.declined = declined
         self.retry_after = retry_after
+        self.http_status = http_status
 
 
 class ApiError(StackdError):

@@ -130,6 +130,7 @@ def _error(
         answered=True,
         declined=declined,
         retry_after=wait,
+        http_status=response.status,
     )
 
 
@@ -172,8 +173,6 @@ def _refused_in_body(reader: Reader, app: str) -> NodeError | None:
         code=code,
         sent=True,
         answered=True,
-        declined=False,
-        retry_after=None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final, Protocol
 
 from yarl import URL
@@ -29,6 +30,9 @@ class Try(Situation, Protocol):
 
     @property
     def idempotency_key(self) -> str | None: ...
+
+    @property
+    def sent(self) -> bool: ...
 
     @property
     def unsafe(self) -> bool: ...
@@ -90,14 +94,36 @@ class GenericExecutor:
 class Caller:
     """Makes requests for one operation and one account: signed, to its hosts only, and judged."""
 
-    def __init__(self, plan: Plan, account: Account, situation: Try, tokens: Tokens) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        account: Account,
+        situation: Try,
+        tokens: Tokens,
+        *,
+        encode: str | None = None,
+    ) -> None:
         self.plan = plan
         self.account = account
         self.situation = situation
-        self.base_url = plan.base_url(account)
-        self.hosts: Hosts = plan.hosts(self.base_url)
-        self._auth = way_in(plan.app, plan.operation.auth, account)
         self._tokens = tokens
+        self._encode = encode
+
+    @cached_property
+    def base_url(self) -> str:
+        return self.plan.base_url(self.account)
+
+    @cached_property
+    def hosts(self) -> Hosts:
+        return self.plan.hosts(self.base_url)
+
+    @cached_property
+    def _auth(self) -> Auth:
+        return way_in(self.plan.app, self.plan.operation.auth, self.account)
+
+    def asking_as(self, encode: str) -> Caller:
+        """The same, whose bodies are written so whatever the operation says."""
+        return Caller(self.plan, self.account, self.situation, self._tokens, encode=encode)
 
     async def ask(self, parts: Parts, *, is_last: bool = True) -> Answer:
         """Send one request, a second time with a new token where the first is over; its answer, which is one.
@@ -117,7 +143,7 @@ class Caller:
         return answer
 
     async def _send(self, parts: Parts, token: str | None, *, is_last: bool) -> Answer:
-        names = self.plan.blobs(parts)
+        names = self.plan.blobs(parts) if self._encode is None else set()
         if not names:
             return await self._exchange(parts, {}, token, is_last=is_last)
         async with opened(self.situation.blobs, names) as files:
@@ -127,7 +153,7 @@ class Caller:
         self, parts: Parts, files: Mapping[str, Source], token: str | None, *, is_last: bool
     ) -> Answer:
         plan, situation = self.plan, self.situation
-        body = plan.encoded(parts, files)
+        body = plan.encoded(parts, files, self._encode)
         draft = Draft(
             parts.method, parts.url, parts.headers, _bytes_of(body), situation.clock.time()
         )
@@ -136,7 +162,7 @@ class Caller:
         cookies = {**parts.cookies, **more.cookies}
         if cookies:
             headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
-        wanted = plan.operation.response
+        wanted = plan.operation.response if self._encode is None else "auto"
         return await self.send(
             Request(
                 method=parts.method,

@@ -363,19 +363,22 @@ class Plan:
     def encode(self) -> str:
         return self.operation.encode or self.app.defaults.encode or "json"
 
-    def encoded(self, parts: Parts, files: Mapping[str, Source]) -> Body | None:
-        """The body as it is sent; None if there is none.
+    def encoded(
+        self, parts: Parts, files: Mapping[str, Source], encode: str | None = None
+    ) -> Body | None:
+        """The body as it is sent, in `encode` or as the operation says; None if there is none.
 
         Raises:
             NodeError: it cannot be written in that encoding.
         """
-        if self.encode == "graphql":
+        encode = encode or self.encode
+        if encode == "graphql":
             variables = parts.body or {}
             return JsonBody(dumps({"query": self.operation.graphql or "", "variables": variables}))
         if not parts.has_body:
             return None
         body, kind = parts.body, self.operation.content_type
-        match self.encode:
+        match encode:
             case "form":
                 return FormBody(tuple(self._form(body)))
             case "multipart":

@@ -34,6 +34,11 @@ class Schema:
         found = self._written.get("properties")
         return found if isinstance(found, dict) else {}
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it was asked before: the first time takes its while."""
+        return "_validator" in self.__dict__
+
     @cached_property
     def _validator(self) -> Any:
         import jsonschema_rs  # 20 ms and some MiB

@@ -14,7 +14,8 @@ import anyio
 
 from stackd.core.aside import aside_if
 from stackd.core.errors import NodeError, StackdError
-from stackd.core.json import LARGE, Json, dumps
+from stackd.core.json import LARGE, Json, dumps, loads
+from stackd.integrations.manager import INTEGRATION
 from stackd.runtime.context import NodeContext
 from stackd.runtime.events import NodeAnswered, NodeRetried, NodeSent, NodeStarted
 from stackd.runtime.faults import foreseen, kept, stored
@@ -29,6 +30,7 @@ from stackd.workflows.executions import NodeRow, NodeStatus
 from stackd.workflows.graph import GraphNode
 from stackd.workflows.nodetypes import Effect
 
+ATTEMPTS_KEPT = 20
 NODE_TIMEOUT = 30.0  # seconds, the origin's default
 
 
@@ -66,9 +68,11 @@ class Actions:
         retry = _retry(node)
         while True:
             row = row._replace(attempt=row.attempt + 1, status=NodeStatus.RUNNING)
-            failure = await self._try_once(frame, node, row, params, is_large=size > LARGE)
+            context = self._context(node, row, params, is_large=size > LARGE)
+            failure = await self._try_once(frame, node, row, params, context)
             if failure is None:
                 return
+            row = _described(row, context)
             unsafe = node.effect is Effect.UNSAFE
             verdict = judge(
                 failure,
@@ -132,12 +136,33 @@ class Actions:
         node: GraphNode,
         row: NodeRow,
         params: dict[str, Json],
-        *,
-        is_large: bool,
+        context: NodeContext,
     ) -> NodeError | None:
         """One try. None if it completed; what failed otherwise."""
+        began_at = self._tools.clock.monotonic()
+        try:
+            if node.effect is not Effect.READ:  # the intent is on disk before the first byte
+                self._journal.record(row)
+                await self._journal.flush()
+                context.send_before = began_at + self._tools.send_within
+            self._tools.events.emit(NodeStarted(self._execution_id, row.key, row.attempt))
+            output = await self._handle(node, params, context)
+        except NodeError as error:
+            return error
+        except anyio.get_cancelled_exc_class():
+            self._note_interruption(node, _described(row, context), sent=context.sent)
+            raise
+        row = _described(row, context)
+        await self._node_runs.complete_aside_if(context.is_large, frame, node, row, output)
+        if node.effect is not Effect.READ:
+            await self._journal.flush()
+        return None
+
+    def _context(
+        self, node: GraphNode, row: NodeRow, params: dict[str, Json], *, is_large: bool
+    ) -> NodeContext:
         events, execution_id = self._tools.events, self._execution_id
-        context = NodeContext(
+        return NodeContext(
             clock=self._tools.clock,
             http=self._tools.http,
             blobs=self._tools.blobs,
@@ -149,23 +174,35 @@ class Actions:
             tell_answered=lambda: events.emit(NodeAnswered(execution_id, row.key, row.attempt)),
             is_large=is_large,
         )
-        began_at = self._tools.clock.monotonic()
-        try:
-            if node.effect is not Effect.READ:  # the intent is on disk before the first byte
-                self._journal.record(row)
-                await self._journal.flush()
-                context.send_before = began_at + self._tools.send_within
-            events.emit(NodeStarted(execution_id, row.key, row.attempt))
-            output = await _handle(node, params, context)
-        except NodeError as error:
-            return error
-        except anyio.get_cancelled_exc_class():
-            self._note_interruption(node, row, sent=context.sent)
-            raise
-        await self._node_runs.complete_aside_if(context.is_large, frame, node, row, output)
-        if node.effect is not Effect.READ:
-            await self._journal.flush()
-        return None
+
+    async def _handle(self, node: GraphNode, params: dict[str, Json], context: NodeContext) -> Json:
+        with anyio.move_on_after(context.timeout) as within:
+            context.deadline = within
+            try:
+                if node.operation is not None:
+                    return await self._tools.connectors.run(node, params, context)
+                return await _traced(node, params, context)
+            except NodeError:
+                raise
+            except StackdError as error:
+                raise NodeError(
+                    error.message, kind="invalid", code=error.code, sent=context.sent, answered=True
+                ) from error
+            except Exception as error:  # fails its node
+                ours = foreseen(error, node.id)
+                raise NodeError(
+                    ours.message,
+                    kind="internal",
+                    code=ours.code,
+                    sent=context.sent,
+                    answered=context.answered,
+                ) from error
+        raise NodeError(
+            f"no answer within {context.timeout:g} s",
+            kind="timeout",
+            code="node.timeout",
+            sent=context.sent,
+        )
 
     def _note_interruption(self, node: GraphNode, row: NodeRow, *, sent: bool) -> None:
         """A try was cut off: an unsafe one that was sent is uncertain, any other may be offered again.
@@ -179,32 +216,32 @@ class Actions:
             self._journal.record(row._replace(status=NodeStatus.PENDING, attempt=tried))
 
 
-async def _handle(node: GraphNode, params: dict[str, Json], context: NodeContext) -> Json:
-    with anyio.move_on_after(context.timeout) as within:
-        context.deadline = within
-        try:
-            return await HANDLERS[node.type](params, context)
-        except NodeError:
-            raise
-        except StackdError as error:
-            raise NodeError(
-                error.message, kind="invalid", code=error.code, sent=context.sent, answered=True
-            ) from error
-        except Exception as error:  # fails its node
-            ours = foreseen(error, node.id)
-            raise NodeError(
-                ours.message,
-                kind="internal",
-                code=ours.code,
-                sent=context.sent,
-                answered=context.answered,
-            ) from error
-    raise NodeError(
-        f"no answer within {context.timeout:g} s",
-        kind="timeout",
-        code="node.timeout",
-        sent=context.sent,
-    )
+async def _traced(node: GraphNode, params: dict[str, Json], context: NodeContext) -> Json:
+    """The output of a built-in action; what ran it is told as of a connector's."""
+    _, app, function = node.type.split(".", 2)
+    began = context.clock.monotonic()
+    try:
+        return await HANDLERS[node.type](params, context)
+    finally:
+        seconds = context.clock.monotonic() - began
+        context.metadata = {
+            "connectorId": app,
+            "appId": app,
+            "functionId": function,
+            "executor": INTEGRATION,
+            "executionTimeMs": round(seconds * 1000, 3),
+        }
+
+
+def _described(row: NodeRow, context: NodeContext) -> NodeRow:
+    """`row` with what ran it; the attempts of earlier tries stay, the last ATTEMPTS_KEPT of them."""
+    if context.metadata is None:
+        return row
+    told = dict(context.metadata)
+    before = loads(row.metadata).get("attempts", []) if row.metadata else []
+    if attempts := [*before, *told.get("attempts", [])][-ATTEMPTS_KEPT:]:
+        told["attempts"] = attempts
+    return row._replace(metadata=dumps(told))
 
 
 def _timeout(node: GraphNode, params: dict[str, Json]) -> float:

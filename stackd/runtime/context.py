@@ -26,6 +26,7 @@ class NodeContext:
             through all of them then belongs aside.
         sent: set once the first byte of a request may have left.
         answered: set once the far side has answered in full.
+        metadata: what ran it, as that says itself.
         deadline: ends this try when `timeout` is over.
         send_before: by the monotonic clock; a first byte after it is refused. This process may have been
             stopped since, taken for dead, and the execution gone on elsewhere.
@@ -43,6 +44,7 @@ class NodeContext:
     is_large: bool = False
     sent: bool = False
     answered: bool = False
+    metadata: dict[str, Json] | None = None
     deadline: anyio.CancelScope | None = None
     send_before: float = math.inf
 

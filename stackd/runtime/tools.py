@@ -9,6 +9,7 @@ from stackd.core.events import EventBus
 from stackd.http.exchange import Blobs, Http
 from stackd.queue.admission import Admission
 from stackd.queue.job import RetryPolicy
+from stackd.runtime.connectors import Connectors
 from stackd.runtime.links import Links
 from stackd.store.database import Database
 
@@ -41,5 +42,6 @@ class Tools:
     admission: Admission
     links: Links
     job_retry: RetryPolicy
+    connectors: Connectors
     send_within: float  # seconds after its intent was written; later, another may own the execution
     flush_after: float = FLUSH_AFTER

@@ -22,6 +22,7 @@ from stackd.web import (
     history,
     openapi,
     problem,
+    registry,
     resume,
     tokens,
     why,
@@ -95,6 +96,7 @@ def all_routes(webhooks: Webhooks) -> tuple[Route, ...]:
         *events.ROUTES,
         *tokens.ROUTES,
         *config.ROUTES,
+        *registry.ROUTES,
         *why.ROUTES,
         *openapi.ROUTES,
     )

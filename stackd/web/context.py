@@ -15,6 +15,7 @@ from stackd.core.events import EventBus
 from stackd.core.json import Json, dumps
 from stackd.core.process import ProcessIdentity
 from stackd.core.text import shown
+from stackd.integrations.registry import Registry
 from stackd.queue.admission import Admission
 from stackd.runtime.blobs import BlobFolder
 from stackd.runtime.links import Links
@@ -61,6 +62,7 @@ class Context:
     reloader: Reloader
     store: Database
     versions: Versions
+    registry: Registry
     blobs: BlobFolder
     links: Links
     bodies: Bodies

@@ -23,6 +23,7 @@ class Reloader:
 
     Args:
         apply: told of the new flags, if there are any.
+        reread: reads again what else is files of the operator's, whenever the settings were.
         herald: tells the service manager of each reload, whatever comes of it.
     """
 
@@ -32,11 +33,13 @@ class Reloader:
         role: str,
         *,
         apply: Callable[[Flags], Awaitable[None]],
+        reread: Callable[[Settings], Awaitable[None]],
         herald: Herald,
     ) -> None:
         self.settings = settings
         self._role = role
         self._apply = apply
+        self._reread = reread
         self._herald = herald
         self._turn = anyio.Lock()
 
@@ -58,6 +61,7 @@ class Reloader:
                 if found.changed:
                     await self._apply(Flags.of(found.settings))
                 self.settings = found.settings
+                await self._reread(found.settings)
                 waiting = [change.name for change in found.waiting]
                 self._herald.remark = f"restart to apply {', '.join(waiting)}" if waiting else None
                 _log.info(

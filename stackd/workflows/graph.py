@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, Final
@@ -20,7 +20,7 @@ from stackd.workflows.expressions import (
     parse_template,
 )
 from stackd.workflows.model import LOOP, Edge, Node, Retry, Workflow
-from stackd.workflows.nodetypes import NODE_TYPES, Effect, effect_of
+from stackd.workflows.nodetypes import Effect, NodeType, connector_of, effect_of, type_of
 
 Condition = Expression | bool  # True, False: written as that
 
@@ -76,6 +76,7 @@ class GraphNode:
     is_pinned: bool
     pinned: Json
     is_trigger: bool
+    connection: str | None
     settings: dict[str, Json]
     dedupe: Expression | None
     params: Template
@@ -96,11 +97,16 @@ class GraphNode:
         if self.url is not None:
             values = {**values, _URL: self.url.render_url(scope)}
         if not self.is_settled:
-            for name, problem in NODE_TYPES[self.type].problems(
+            for name, problem in _kind(self.type).problems(
                 self.own | values, is_open=lambda _: False
             ):
                 raise InputError(f"{self.id}.params.{name} {problem}", code="params.invalid")
         return values  # type: ignore[no-any-return]  # a map stays a map
+
+    @cached_property
+    def operation(self) -> tuple[str, str] | None:
+        """(app, operation) if it is a connector's."""
+        return connector_of(self.type)
 
     @cached_property
     def own(self) -> dict[str, Json]:
@@ -110,12 +116,15 @@ class GraphNode:
     @cached_property
     def is_per_item(self) -> bool:
         """Whether it evaluates something for each item of a list, and can take its time."""
-        return any(param.per_item for param in NODE_TYPES[self.type].params.values())
+        return any(param.per_item for param in _kind(self.type).params.values())
 
     @cached_property
     def is_settled(self) -> bool:
         """Whether rendering changes nothing, so that what was checked at import holds."""
         return self.params.is_static and self.url is None
+
+
+EffectOf = Callable[[Node], Effect]
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,12 +182,14 @@ def reach(starts: Iterable[str], out_edges: dict[str, tuple[GraphEdge, ...]]) ->
     return seen
 
 
-def compile_graph(workflow: Workflow) -> Graph:
-    """The graph of a workflow that `read_document` accepted."""
-    return _compile(workflow, workflow.nodes, workflow.edges)
+def compile_graph(workflow: Workflow, effect: EffectOf = effect_of) -> Graph:
+    """The graph of a workflow that `read_document` accepted; `effect` says what running a node again would do."""
+    return _compile(workflow, workflow.nodes, workflow.edges, effect)
 
 
-def _compile(workflow: Workflow, parts: Sequence[Node], written: Sequence[Edge]) -> Graph:
+def _compile(
+    workflow: Workflow, parts: Sequence[Node], written: Sequence[Edge], effect: EffectOf
+) -> Graph:
     edges = [_edge(edge) for edge in written]
     into: dict[str, list[GraphEdge]] = {node.id: [] for node in parts}
     out_of: dict[str, list[GraphEdge]] = {node.id: [] for node in parts}
@@ -190,7 +201,8 @@ def _compile(workflow: Workflow, parts: Sequence[Node], written: Sequence[Edge])
             node,
             into[node.id],
             out_of[node.id],
-            _compile(workflow, node.nodes, node.edges) if node.type == LOOP else None,
+            _compile(workflow, node.nodes, node.edges, effect) if node.type == LOOP else None,
+            effect,
         )
         for node in parts
     }
@@ -206,9 +218,13 @@ def _edge(edge: Edge) -> GraphEdge:
 
 
 def _node(
-    node: Node, into: list[GraphEdge], out_of: list[GraphEdge], body: Graph | None
+    node: Node,
+    into: list[GraphEdge],
+    out_of: list[GraphEdge],
+    body: Graph | None,
+    effect: EffectOf,
 ) -> GraphNode:
-    kind = NODE_TYPES[node.type]
+    kind = _kind(node.type)
     is_trigger = kind.is_trigger
     params = {} if is_trigger else dict(node.params)
     expressions: dict[str, Condition] = {}
@@ -220,7 +236,7 @@ def _node(
         elif kind.params[name].per_item:
             per_item[name] = parse_template(value, where=f"{node.id}.params.{name}")
     url: Template | None = None
-    if isinstance(text := params.get(_URL), str):
+    if not kind.is_open and isinstance(text := params.get(_URL), str):
         url = parse_template(text, where=f"{node.id}.params.{_URL}")
         if url.is_static:
             url = None
@@ -233,13 +249,14 @@ def _node(
         out_edges=tuple(out_of),
         retry=node.retry,
         timeout=None if node.timeout_ms is None else node.timeout_ms / 1000,
-        effect=effect_of(node),
+        effect=effect(node),
         on_error=node.on_error,
         idempotency_key=_key(node),
         disabled=node.disabled,
         is_pinned=node.is_pinned,
         pinned=node.pinned,
         is_trigger=is_trigger,
+        connection=node.connection,
         settings=dict(node.params),
         dedupe=_dedupe(node),
         params=parse_template(params, where=f"{node.id}.params"),
@@ -251,9 +268,15 @@ def _node(
     )
 
 
+def _kind(node_type: str) -> NodeType:
+    kind = type_of(node_type)
+    assert kind is not None, node_type  # noqa: S101  # what was checked has one
+    return kind
+
+
 @cache
 def _own(node_type: str) -> frozenset[str]:
-    return frozenset(name for name, param in NODE_TYPES[node_type].params.items() if param.is_own)
+    return frozenset(name for name, param in _kind(node_type).params.items() if param.is_own)
 
 
 def _cases(node: Node) -> tuple[Case, ...]:

@@ -18,7 +18,15 @@ from stackd.workflows.expressions import Expression, iter_expressions
 from stackd.workflows.findings import MAX_FINDINGS, Remarks
 from stackd.workflows.levels import Level, NodeAt, is_trigger, named
 from stackd.workflows.model import BODY, LOOP, RESERVED_IDS, Edge, Node, Workflow
-from stackd.workflows.nodetypes import NODE_TYPES, Effect, cases_of, effect_of
+from stackd.workflows.nodetypes import (
+    NODE_TYPES,
+    Effect,
+    acts,
+    cases_of,
+    connector_of,
+    effect_of,
+    type_of,
+)
 from stackd.workflows.reads import ITEM_ROOTS, Reads
 from stackd.workflows.shape import read_part, shown_path
 from stackd.workflows.source import Place
@@ -36,6 +44,9 @@ PLANNED: Final = (
     "trigger.stackd.error",
     "action.code.run",
 )
+
+
+_POLLED: Final = re.compile(r"trigger\.(?!webhook\.|time\.|stackd\.)[a-z][a-z0-9_-]*\..+")
 
 
 def lint(document: Json, remarks: Remarks) -> None:
@@ -188,7 +199,7 @@ class _Lint:
         for part in self._parts:
             self._check_type(part)
         parts = self._top.parts
-        kinds = [NODE_TYPES.get(part.node.type) for part in parts]
+        kinds = [type_of(part.node.type) for part in parts]
         are_known = self._top.is_whole and None not in kinds
         if parts and are_known and not any(kind and kind.is_trigger for kind in kinds):
             self._remarks.error(
@@ -201,7 +212,7 @@ class _Lint:
 
     def _check_type(self, part: NodeAt) -> None:
         node, place = part.node, part.place
-        kind = NODE_TYPES.get(node.type)
+        kind = type_of(node.type)
         if kind is None:
             self._tell_type(node, (*place, "type"))
             return
@@ -211,7 +222,7 @@ class _Lint:
                 f"{node.id}: a trigger stands beside loops, not in one",
                 (*place, "type"),
             )
-        for name in node.params:
+        for name in () if kind.is_open else node.params:
             if name not in kind.params:
                 self._remarks.error(
                     "params.unknown",
@@ -247,7 +258,7 @@ class _Lint:
             )
 
     def _tell_type(self, node: Node, place: Place) -> None:
-        if node.type in PLANNED:
+        if node.type in PLANNED or _POLLED.fullmatch(node.type):
             self._remarks.error(
                 "node.type_not_available",
                 f"{node.id}: {shown(node.type)} cannot be run by this version",
@@ -265,17 +276,23 @@ class _Lint:
     def _check_policies(self, part: NodeAt, *, is_trigger: bool) -> None:
         """Warn of what is written but does nothing, and of what a crash will ask a person about."""
         node, place = part.node, part.place
-        acts = node.type == "action.http.request"
+        is_action = acts(node)
         for key, is_set in (
             ("effect", node.effect is not None),
             ("idempotencyKey", node.idempotency_key is not None),
             ("retry", node.retry is not None),
             ("timeoutMs", node.timeout_ms is not None),
         ):
-            if is_set and not acts:
+            if is_set and not is_action:
                 self._remarks.warn(
                     "node.no_effect", f"{node.id}: {key} does nothing on {node.type}", (*place, key)
                 )
+        if node.connection is not None and connector_of(node.type) is None:
+            self._remarks.error(
+                "node.no_connection",
+                f"{node.id}: {node.type} is no operation of a connector and takes no connection",
+                (*place, "connection"),
+            )
         if node.retry is not None and node.retry.initial_ms > node.retry.max_ms:
             self._remarks.warn(
                 "node.retry_capped",
@@ -290,7 +307,7 @@ class _Lint:
                 f"{node.id}: a trigger takes no disabled, pinned or onError",
                 place,
             )
-        if acts:
+        if is_action:
             self._check_effect(node, place)
             self._check_key(part)
             tls = node.params.get("tls")
@@ -313,6 +330,8 @@ class _Lint:
             )
         if effect is not Effect.UNSAFE or node.disabled or node.is_pinned:
             return
+        if connector_of(node.type) is not None and node.effect is None:
+            return  # its definition says
         if node.effect is None:
             self._remarks.warn(
                 "node.unsafe",
@@ -419,7 +438,7 @@ class _Lint:
         known: tuple[str, ...] = ("success", "error")
         if source is not None:
             known += cases_of(source.node)
-            if source.node.type not in NODE_TYPES or "params" in source.unusable:
+            if type_of(source.node.type) is None or "params" in source.unusable:
                 known += (edge.on,)  # nobody can say
         if source is not None and edge.on not in known:
             self._remarks.error(

@@ -98,7 +98,7 @@ class Edge(_Part):
 
 
 class Node(_Part):
-    """One node. `pinned`: test data that becomes the output instead of running it.
+    """One node. `connection`: the credential that an operation of a connector acts with. `pinned`: test data that becomes the output instead of running it.
 
     `nodes`, `edges`: the body of a loop; they may also stand among its params.
     """
@@ -113,6 +113,7 @@ class Node(_Part):
     on_error: Literal["fail", "continue", "route"] = "fail"
     effect: Literal["read", "idempotent", "keyed", "unsafe"] | None = None
     idempotency_key: str | None = None
+    connection: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     disabled: bool = False
     pinned: Any = None
     nodes: Annotated[tuple[Node, ...], Field(strict=False)] = ()

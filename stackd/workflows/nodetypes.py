@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Any, Final
 
 from stackd.core.json import Json
@@ -16,6 +18,7 @@ LONGEST_TIMEOUT_MS = 86_400_000  # a day
 LONGEST_DELAY_DAYS = 366  # by each of its parameters; `until` may lie further off
 SHORTEST_WAIT_MS = 1000  # for a call to a link
 LONGEST_WAIT_MS = 366 * 86_400_000
+REQUEST: Final = "action.http.request"
 MOST_AT_ONCE = 100  # iterations of a loop
 
 
@@ -66,6 +69,7 @@ class NodeType:
         one_of: groups of parameters that exclude each other.
         any_of: groups of parameters of which one must be there.
         effect: what running it again would do; None: by its parameters, and as the node says.
+        is_open: whether it takes any parameters: what they may be is known elsewhere.
     """
 
     name: str
@@ -74,6 +78,7 @@ class NodeType:
     one_of: tuple[tuple[str, ...], ...] = ()
     any_of: tuple[tuple[str, ...], ...] = ()
     effect: Effect | None = Effect.READ
+    is_open: bool = False
 
     def problems(
         self, params: Mapping[str, Json], *, is_open: Callable[[Json], bool]
@@ -128,7 +133,7 @@ _TYPES: Final = (
     ),
     NodeType("trigger.time.manual", {}, is_trigger=True),
     NodeType(
-        "action.http.request",
+        REQUEST,
         {
             "url": Param(checks.url, required=True),
             "method": Param(checks.method, choices=METHODS),
@@ -248,6 +253,37 @@ _TYPES: Final = (
 
 NODE_TYPES: Final[Mapping[str, NodeType]] = {kind.name: kind for kind in _TYPES}
 
+_OWN_APPS: Final = frozenset(name.split(".")[1] for name in NODE_TYPES) | {"code", "stackd"}
+# `action.<app>.<operation>`, but for the names of built-in ones.
+CONNECTOR_TYPE: Final = (
+    rf"^action\.(?!(?:{'|'.join(sorted(_OWN_APPS))})\.)"
+    r"([A-Za-z][A-Za-z0-9_-]{0,63})\.([A-Za-z0-9][A-Za-z0-9_.:-]{0,127})$"
+)
+_CONNECTOR: Final = re.compile(CONNECTOR_TYPE)
+
+
+def connector_of(node_type: str) -> tuple[str, str] | None:
+    """(app, operation) of `action.<app>.<operation>`; None for what is built in, or no such name."""
+    found = _CONNECTOR.fullmatch(node_type)
+    return None if found is None else (found[1], found[2])
+
+
+@cache
+def _connector_type(name: str) -> NodeType:
+    return NodeType(name, {}, effect=None, is_open=True)
+
+
+def type_of(name: str) -> NodeType | None:
+    """The kind of node that `name` stands for: a built-in one, or a connector's, whether there is such a one or not."""
+    kind = NODE_TYPES.get(name)
+    return _connector_type(name) if kind is None and connector_of(name) is not None else kind
+
+
+def acts(node: Node) -> bool:
+    """Whether `node` asks a far side for something."""
+    return node.type == REQUEST or connector_of(node.type) is not None
+
+
 _BY_METHOD: Final = {
     "GET": Effect.READ,
     "HEAD": Effect.READ,
@@ -262,12 +298,14 @@ def effect_of(node: Node) -> Effect:
 
     A method that is only known at run time counts as the worst one.
     """
-    kind = NODE_TYPES.get(node.type)
+    kind = type_of(node.type)
     fixed = Effect.READ if kind is None else kind.effect
     if fixed is not None:
         return fixed
     if node.effect is not None:
         return Effect(node.effect)
+    if connector_of(node.type) is not None:
+        return Effect.UNSAFE if node.idempotency_key is None else Effect.KEYED
     method: Any = node.params.get("method", "GET")
     effect = _BY_METHOD.get(method.upper() if isinstance(method, str) else "", Effect.UNSAFE)
     if node.idempotency_key is not None and effect is Effect.UNSAFE:

@@ -15,7 +15,7 @@ from stackd.workflows.findings import Remarks
 from stackd.workflows.graph import order_of
 from stackd.workflows.levels import Level, NodeAt, is_trigger, named
 from stackd.workflows.model import LOOP, WAIT, Edge
-from stackd.workflows.nodetypes import NODE_TYPES
+from stackd.workflows.nodetypes import type_of
 from stackd.workflows.shape import shown_path
 from stackd.workflows.source import Place, Position
 
@@ -320,7 +320,7 @@ def _expressions(
     part: NodeAt,
 ) -> Iterator[tuple[Place, Expression | ExpressionError, bool]]:
     """Every expression of a node but those of its body: where it stands, and whether it is for each item."""
-    node, kind = part.node, NODE_TYPES.get(part.node.type)
+    node, kind = part.node, type_of(part.node.type)
     for name, value in node.params.items():
         param = kind.params.get(name) if kind else None
         place: Place = (*part.place, "params", name)

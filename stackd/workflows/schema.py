@@ -14,6 +14,7 @@ from stackd.core.text import shown
 from stackd.workflows import checks
 from stackd.workflows.model import LOOP, RESERVED_IDS, Workflow
 from stackd.workflows.nodetypes import (
+    CONNECTOR_TYPE,
     LONGEST_DELAY_DAYS,
     LONGEST_TIMEOUT_MS,
     LONGEST_WAIT_MS,
@@ -158,7 +159,7 @@ def workflow_schema() -> Schema:
     parts, keys = made["$defs"], made["properties"]
     node, edge = parts["Node"]["properties"], parts["Edge"]["properties"]
     node["id"]["not"] = {"enum": sorted(RESERVED_IDS)}
-    node["type"] = {"enum": list(NODE_TYPES)}
+    node["type"] = {"anyOf": [{"enum": list(NODE_TYPES)}, {"pattern": CONNECTOR_TYPE}]}
     parts["Node"]["allOf"] = [
         {
             "if": {"required": ["type"], "properties": {"type": {"const": kind.name}}},

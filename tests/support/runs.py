@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -17,6 +18,7 @@ from stackd.queue.admission import Admission
 from stackd.queue.job import RetryPolicy
 from stackd.queue.processes import SILENT_LEASES, Watch
 from stackd.runtime.blobs import BlobFile, Incoming
+from stackd.runtime.connectors import effect_in
 from stackd.runtime.links import Links
 from stackd.runtime.tools import Limits, Tools
 from stackd.runtime.versions import Versions
@@ -27,6 +29,7 @@ from stackd.workflows import catalogue, executions
 from stackd.workflows.catalogue import NewVersion
 from stackd.workflows.document import read_document
 from stackd.workflows.executions import Decision, ExecutionRow, NewExecution, NodeRow, NodeStatus
+from support.connectors import MadeUp
 
 LEASE = 60.0
 
@@ -60,9 +63,16 @@ class MemoryBlobs:
 class World:
     """Imports workflows, starts executions, and runs claims as a worker process would."""
 
-    def __init__(self, store: Database, *answers: Any, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        store: Database,
+        *answers: Any,
+        limits: Limits | None = None,
+        connectors: Path | None = None,
+    ) -> None:
         self.store = store
         self.clock = FakeClock()
+        self.made_up = MadeUp(connectors, clock=self.clock)
         self.watch = Watch(self.clock, patience=SILENT_LEASES * LEASE)
         self.http = ScriptedHttp(*answers)
         self.blobs = MemoryBlobs()
@@ -82,7 +92,7 @@ class World:
     def process(self) -> WorkflowRuntime:
         """The runtime of another process on the same store."""
         memory = Budget(self.memory, clock=self.clock)
-        versions = Versions(self.store)
+        versions = Versions(self.store, partial(effect_in, self.made_up.registry))
         return WorkflowRuntime(self.tools(), versions, memory=memory, roll=lambda: 0.0)
 
     def tools(self) -> Tools:
@@ -95,6 +105,7 @@ class World:
             limits=self.limits,
             admission=Admission(self.max_jobs, self.store.reserve),
             links=self.links,
+            connectors=self.made_up.connectors,
             job_retry=RetryPolicy(base=1.0, cap=60.0),
             send_within=(SILENT_LEASES - 1) * LEASE,
         )

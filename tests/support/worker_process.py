@@ -30,6 +30,7 @@ from stackd.testing import FakeClock, ok
 from stackd.workflows import executions
 from stackd.workflows.executions import CancelRequested, TimerFired
 from stackd.workflows.resume import NodeResumed
+from support.connectors import MadeUp
 from support.runs import MemoryBlobs
 
 LEASE = 60.0
@@ -208,6 +209,7 @@ class WorkerProcess:
             limits=Limits(10**6, 10**7),
             admission=Admission(10**6, store.reserve),
             links=Links("k" * 32, "http://box.example"),
+            connectors=MadeUp(clock=clock).connectors,
             job_retry=RetryPolicy(1.0, 60.0),
             send_within=(SILENT_LEASES - 1) * LEASE,
             flush_after=3600.0,

@@ -1,0 +1,73 @@
+"""`stackd capabilities`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from stackd.cli.columns import Column
+from stackd.cli.context import daemon, print_json, print_table
+from stackd.client.models import CapabilitiesView
+from stackd.core.apps import normal_app
+from stackd.core.errors import InputError
+from stackd.core.text import shown
+
+
+def show(
+    *, app: str | None, only: Literal["native", "fallback", "unavailable"] | None, as_json: bool
+) -> None:
+    """Print what can run, or some of it, and why the rest cannot."""
+    answer = daemon().get("/api/registry/capabilities", CapabilitiesView, include="unavailable")
+    entries = answer["capabilities"]
+    if app is not None:
+        entries = [one for one in entries if _is_meant(one, app)]
+        if not entries:
+            raise InputError(
+                f"there is no app {shown(app)!r}",
+                hint="`stackd connectors list` shows all there are",
+            )
+    if only is not None:
+        entries = [found for one in entries if (found := _only(one, only)) is not None]
+    if as_json:
+        print_json({**answer, "capabilities": entries})
+        return
+    print_table(
+        (
+            Column("app"),
+            Column("kind", goes=3),
+            Column("operation"),
+            Column("runs as"),
+            Column("by", goes=2),
+            Column("why", "folded", goes=4),
+        ),
+        (
+            (
+                entry["app"],
+                detail["kind"],
+                detail["id"],
+                detail["availability"],
+                detail["resolvedRuntime"] or "-",
+                "; ".join(issue["message"] for issue in detail["issues"]),
+            )
+            for entry in entries
+            for detail in _details(entry)
+        ),
+        empty="nothing of that kind",
+    )
+
+
+def _is_meant(entry: dict[str, Any], app: str) -> bool:
+    return entry["normalizedAppId"] in (normal_app(app), app.strip().lower().replace("_", "-"))
+
+
+def _details(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*entry["actionDetails"].values(), *entry["triggerDetails"].values()]
+
+
+def _only(entry: dict[str, Any], availability: str) -> dict[str, Any] | None:
+    """The part of an entry that is available in that way; None if there is none."""
+    kept: dict[str, Any] = dict(entry)
+    for ids, details in (("actions", "actionDetails"), ("triggers", "triggerDetails")):
+        found = {k: one for k, one in entry[details].items() if one["availability"] == availability}
+        kept[details] = found
+        kept[ids] = sorted(one["id"] for one in found.values())
+    return kept if kept["actions"] or kept["triggers"] else None

@@ -1,0 +1,432 @@
+"""What can run each operation, told truthfully: a handler, generic HTTP, or nothing, and why.
+
+`/api/registry/capabilities` is this as JSON; the names of its members and codes are the origin's.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+from cachetools import LRUCache
+
+from stackd.core.apps import folded, normal_operation
+from stackd.core.errors import InputError, NodeError
+from stackd.core.json import Json, dumps
+from stackd.core.names import nearest
+from stackd.core.text import shown
+from stackd.integrations.catalogue import Catalogue, Connector, Kind, OperationEntry
+from stackd.integrations.handlers import Handler
+from stackd.integrations.plan import Plan
+from stackd.workflows.nodetypes import NODE_TYPES, Effect
+
+PLANS: Final = 256  # compiled operations that are kept
+PYTHON: Final = "python"
+HTTP: Final = "http"
+
+# The runtimes there are, by all names under which clients look for them: the origin's, and ours.
+RUNTIMES: Final = (PYTHON, HTTP, "node", "appsScript", "cloudWorker")
+
+
+class Fallback(StrEnum):
+    """What may be asked for again by the generic executor after a handler has failed."""
+
+    SAFE = "safe"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The part of the settings that decides what runs, as it is now."""
+
+    generic: bool = False
+    fallback: Fallback = Fallback.SAFE
+    development: bool = False
+
+
+class Availability(StrEnum):
+    NATIVE = "native"
+    FALLBACK = "fallback"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """Why an operation runs otherwise than by a handler, or not at all."""
+
+    severity: str
+    code: str
+    message: str
+
+    def as_json(self) -> dict[str, Json]:
+        return {"severity": self.severity, "code": self.code, "message": self.message}
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """What is known of one operation."""
+
+    app: str
+    id: str
+    normal_id: str
+    kind: Kind
+    availability: Availability
+    native: tuple[str, ...] = ()
+    fallback: tuple[str, ...] = ()
+    enabled_native: tuple[str, ...] = ()
+    enabled_fallback: tuple[str, ...] = ()
+    issues: tuple[Issue, ...] = ()
+
+    @property
+    def resolved(self) -> str | None:
+        return next(iter((*self.enabled_native, *self.enabled_fallback)), None)
+
+    def as_json(self) -> dict[str, Json]:
+        return {
+            "id": self.id,
+            "normalizedId": self.normal_id,
+            "kind": self.kind,
+            "nativeRuntimes": list(self.native),
+            "fallbackRuntimes": list(self.fallback),
+            "resolvedRuntime": self.resolved,
+            "availability": self.availability.value,
+            "enabledNativeRuntimes": list(self.enabled_native),
+            "enabledFallbackRuntimes": list(self.enabled_fallback),
+            "disabledNativeRuntimes": [
+                one for one in self.native if one not in self.enabled_native
+            ],
+            "disabledFallbackRuntimes": [
+                one for one in self.fallback if one not in self.enabled_fallback
+            ],
+            "issues": [one.as_json() for one in self.issues],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What an operation is asked of. `handler` None: only the generic executor can."""
+
+    connector: Connector
+    capability: Capability
+    plan: Plan
+    handler: Handler | None
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """An answer that is ready to be sent. `etag`: a strong one, in its quotes."""
+
+    body: bytes
+    packed: bytes
+    etag: str
+
+
+@dataclass(slots=True)
+class _Made:
+    """What was computed for one catalogue and one set of options."""
+
+    key: tuple[str, Options]
+    payloads: dict[bool, Payload] = field(default_factory=dict)
+    plans: LRUCache[tuple[str, Kind, str], Plan] = field(default_factory=lambda: LRUCache(PLANS))
+
+
+class Registry:
+    """The operations of a catalogue, under the options there are now. `options` is asked each time."""
+
+    def __init__(self, catalogue: Catalogue, options: Callable[[], Options]) -> None:
+        self.catalogue = catalogue
+        self._options = options
+        self._made = _Made((catalogue.digest, options()))
+
+    @property
+    def options(self) -> Options:
+        return self._options()
+
+    def use(self, catalogue: Catalogue) -> None:
+        """Let `catalogue` be what there is from now on, all of it at once."""
+        self.catalogue = catalogue
+
+    def _current(self) -> _Made:
+        key = (self.catalogue.digest, self.options)
+        if self._made.key != key:
+            self._made = _Made(key)
+        return self._made
+
+    # -- one operation
+
+    def target(self, app: str, operation: str, kind: Kind = "action") -> Target:
+        """What `app.operation` is asked of now.
+
+        Raises:
+            NodeError: there is no such connector or operation, its definition cannot be used, or nothing
+                can run it; with the issue's code and words.
+        """
+        connector = self.catalogue.find(app)
+        if connector is None:
+            known = [one.id for one in self.catalogue.connectors]
+            meant = nearest(folded(app), known)
+            raise _unusable(
+                f"Unknown connector: {shown(app)}{f'; did you mean {meant}?' if meant else ''}",
+                "connector.unknown",
+            )
+        name = normal_operation(operation)
+        entry = connector.entries(kind).get(name)
+        if entry is None:
+            meant = nearest(name, connector.entries(kind))
+            raise _unusable(
+                f"Function not found: {connector.id}.{shown(operation)}"
+                f"{f'; did you mean {meant}?' if meant else ''}",
+                "operation.unknown",
+            )
+        capability = self.capability(connector, entry, kind)
+        if capability.availability is Availability.UNAVAILABLE:
+            first = capability.issues[0]
+            raise _unusable(first.message, first.code)
+        try:
+            plan = self.plan(connector, entry, kind)
+        except InputError as error:
+            raise _unusable(error.message, error.code) from None
+        return Target(connector, capability, plan, connector.handlers.by_name.get(name))
+
+    def plan(self, connector: Connector, entry: OperationEntry, kind: Kind) -> Plan:
+        """How the operation is asked for, compiled at first use.
+
+        Raises:
+            InputError: its definition cannot be used.
+        """
+        plans = self._current().plans
+        key = (connector.id, kind, entry.normal_id)
+        found = plans.get(key)
+        if found is None:
+            definition = connector.definition
+            operation = definition.operation(kind, entry.normal_id)
+            assert operation is not None  # noqa: S101  # the index has it of the same text
+            found = plans[key] = Plan(definition.app, operation)
+        return found
+
+    def effect(self, app: str, operation: str) -> Effect:
+        """What running the action again would do; the worst where that is not known."""
+        connector = self.catalogue.find(app)
+        entry = None if connector is None else connector.actions.get(normal_operation(operation))
+        if connector is None or entry is None or connector.problems:
+            return Effect.UNSAFE
+        try:
+            return self.plan(connector, entry, "action").effect
+        except InputError:
+            return Effect.UNSAFE
+
+    def capability(self, connector: Connector, entry: OperationEntry, kind: Kind) -> Capability:
+        """What can run that operation now."""
+        options = self.options
+        words = f"{connector.id}.{entry.id}"
+        issues: list[Issue] = []
+        native = (
+            (PYTHON,) if kind == "action" and entry.normal_id in connector.handlers.by_name else ()
+        )
+        fallback = (HTTP,) if kind == "action" and entry.has_http else ()
+        usable = not _faults(connector)
+        enabled_native = native if usable else ()
+        enabled_fallback = fallback if usable and options.generic else ()
+        if enabled_native:
+            availability = Availability.NATIVE
+        elif enabled_fallback:
+            availability = Availability.FALLBACK
+            message = f"{words} runs by generic HTTP: no handler of its own"
+            if connector.handlers.problem:
+                message = f"{words} runs by generic HTTP: {connector.handlers.problem}"
+            issues.append(Issue("warning", "runtime.fallback", message))
+        else:
+            availability = Availability.UNAVAILABLE
+            issues += _why_not(connector, words, kind, has_http=bool(fallback), usable=usable)
+        return Capability(
+            connector.id, entry.id, entry.normal_id, kind, availability,
+            native, fallback, enabled_native, enabled_fallback, tuple(issues),
+        )  # fmt: skip
+
+    # -- all of them
+
+    def capabilities(self, app: str | None = None) -> list[Capability]:
+        """Those of all connectors, or of one, by app and id; the built-in ones first."""
+        found = [one for one in _built_in() if app is None or one.app == folded(app)]
+        for connector in self.catalogue.connectors:
+            if app is not None and connector is not self.catalogue.find(app):
+                continue
+            for kind in _KINDS:
+                entries = sorted(connector.entries(kind).values(), key=lambda one: one.normal_id)
+                found += [self.capability(connector, entry, kind) for entry in entries]
+        return found
+
+    def payload(self, *, unavailable: bool = False) -> Payload:
+        """`/api/registry/capabilities`: what can run; with `unavailable` the rest too. Kept until something changes."""
+        made = self._current()
+        found = made.payloads.get(unavailable)
+        if found is None:
+            found = made.payloads[unavailable] = packed(self._as_json(unavailable=unavailable))
+        return found
+
+    def _as_json(self, *, unavailable: bool) -> dict[str, Json]:
+        options = self.options
+        by_app: dict[str, list[Capability]] = {}
+        for one in self.capabilities():
+            if unavailable or one.availability is not Availability.UNAVAILABLE:
+                by_app.setdefault(one.app, []).append(one)
+        enabled = {PYTHON: True, "node": True, HTTP: options.generic}
+        return {
+            "success": True,
+            "capabilities": [_entry(app, by_app[app]) for app in sorted(by_app)],
+            "runtimes": {name: enabled.get(name, False) for name in RUNTIMES},
+            "runtimeFlags": {
+                "genericExecutorEnabled": options.generic,
+                "genericExecutorFallback": options.fallback.value,
+            },
+            "environment": {
+                "connectorSimulatorEnabled": False,
+                "genericExecutorEnabled": options.generic,
+                "nodeEnv": "development" if options.development else "production",
+            },
+        }
+
+
+_KINDS: Final[tuple[Kind, Kind]] = ("action", "trigger")
+
+
+def packed(value: Json) -> Payload:
+    """`value` ready to be sent, as it is and gzipped."""
+    body = dumps(value)
+    digest = hashlib.sha256(body).hexdigest()[:32]
+    return Payload(body, gzip.compress(body, 6, mtime=0), f'"{digest}"')
+
+
+def _entry(app: str, all_of_it: Iterable[Capability]) -> dict[str, Json]:
+    ids: dict[Kind, list[str]] = {"action": [], "trigger": []}
+    details: dict[Kind, dict[str, Json]] = {"action": {}, "trigger": {}}
+    for one in all_of_it:
+        ids[one.kind].append(one.id)
+        details[one.kind][one.normal_id] = one.as_json()
+    return {
+        "app": app,
+        "normalizedAppId": folded(app),
+        "actions": sorted(ids["action"]),
+        "triggers": sorted(ids["trigger"]),
+        "actionDetails": details["action"],
+        "triggerDetails": details["trigger"],
+    }
+
+
+def _faults(connector: Connector) -> tuple[str, ...]:
+    """What keeps all of a connector from running: an operation that is there twice does not."""
+    return tuple(one for one in connector.problems if "more than once" not in one)
+
+
+def _why_not(
+    connector: Connector, words: str, kind: Kind, *, has_http: bool, usable: bool
+) -> Iterable[Issue]:
+    """Why nothing can run an operation, the first reason first."""
+    if not usable:
+        fault = _faults(connector)[0]
+        yield Issue(
+            "error", "runtime.no_capability", f"{words}: its definition cannot be used ({fault})"
+        )
+        return
+    if kind == "trigger":
+        yield Issue(
+            "error",
+            "runtime.no_runtime",
+            f"{words}: triggers of connectors do not run in this version",
+        )
+        return
+    if connector.handlers.problem:
+        yield Issue("error", "runtime.native_unavailable", f"{words}: {connector.handlers.problem}")
+    if has_http:
+        message = f"{words} needs generic HTTP, which is off; set GENERIC_EXECUTOR_ENABLED=true"
+        yield Issue("error", "runtime.fallback_disabled", message)
+    elif not connector.handlers.problem:
+        message = f"{words} has no handler, and its definition no endpoint and method"
+        yield Issue("error", "runtime.missing_capability", message)
+
+
+def _built_in() -> Iterable[Capability]:
+    """The built-in actions and triggers, which run by themselves."""
+    for name in sorted(NODE_TYPES):
+        group, app, operation = name.split(".", 2)
+        if group in _GROUPS:
+            yield Capability(
+                app, operation, operation, _GROUPS[group], Availability.NATIVE,
+                (PYTHON,), (), (PYTHON,), (),
+            )  # fmt: skip
+
+
+_GROUPS: Final[Mapping[str, Kind]] = {"action": "action", "trigger": "trigger"}
+
+
+def _unusable(message: str, code: str) -> NodeError:
+    return NodeError(message, kind="invalid", code=code)
+
+
+def connector_view(connector: Connector) -> dict[str, Any]:
+    """A connector as lists show it, whatever is wrong with it."""
+    problems = [*connector.problems]
+    if connector.handlers.problem:
+        problems.append(connector.handlers.problem)
+    return {
+        "id": connector.id,
+        "normalizedId": connector.normal_id,
+        "name": connector.name,
+        "description": connector.description,
+        "category": connector.category,
+        "version": connector.version,
+        "actions": [one.id for one in connector.actions.values()],
+        "triggers": [one.id for one in connector.triggers.values()],
+        "hasHandlers": bool(connector.handlers.by_name),
+        "problems": problems,
+    }
+
+
+def connector_detail(registry: Registry, connector: Connector) -> dict[str, Any]:
+    """A connector in full: its fields, and each operation with what runs it and what it takes."""
+    operations: list[dict[str, Any]] = []
+    definition = None if _faults(connector) else connector.definition
+    for kind in _KINDS:
+        for entry in connector.entries(kind).values():
+            one = registry.capability(connector, entry, kind).as_json()
+            try:
+                found = definition.operation(kind, entry.normal_id) if definition else None
+            except InputError as error:
+                found = None
+                one["issues"].append(Issue("error", error.code, error.message).as_json())
+            if found is not None:
+                one |= {
+                    "title": found.words,
+                    "description": found.description,
+                    "method": found.method,
+                    "endpoint": found.endpoint,
+                    "parameters": found.parameters,
+                    "effect": _effect_shown(registry, connector, entry, kind),
+                }
+            operations.append(one)
+    return {
+        **connector_view(connector),
+        "docs": definition.app.docs if definition else None,
+        "baseUrl": definition.app.base_url if definition else None,
+        "authentication": {name: one.type for name, one in definition.app.ways_in.items()}
+        if definition
+        else {},
+        "fields": definition.app.connection.fields if definition else {},
+        "operations": operations,
+    }
+
+
+def _effect_shown(
+    registry: Registry, connector: Connector, entry: OperationEntry, kind: Kind
+) -> str | None:
+    if kind == "trigger":
+        return None
+    try:
+        return registry.plan(connector, entry, kind).effect.value
+    except InputError:
+        return None

@@ -1,0 +1,76 @@
+"""Connectors made up for a test, and what runs them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from stackd.core.clock import Clock
+from stackd.core.errors import NodeError
+from stackd.integrations.account import Account
+from stackd.integrations.catalogue import Catalogue, read_catalogue
+from stackd.integrations.manager import IntegrationManager
+from stackd.integrations.registry import Options, Registry
+from stackd.integrations.tokens import MemoryTokens
+from stackd.runtime.connectors import Connectors
+
+
+class KnownAccounts:
+    """Credentials by name."""
+
+    def __init__(self, accounts: Mapping[str, Account] | None = None) -> None:
+        self.known = dict(accounts or {})
+
+    async def account(self, connection_id: str) -> Account:
+        if connection_id not in self.known:
+            raise NodeError(
+                f"no credential {connection_id!r}", kind="invalid", code="credential.not_found"
+            )
+        return self.known[connection_id]
+
+
+class MadeUp:
+    """A catalogue in `folder`, the options it runs under, and its credentials."""
+
+    def __init__(self, folder: Path | None = None, *, clock: Clock) -> None:
+        self.folder = folder
+        self.options = Options(generic=True, development=True)
+        self.accounts = KnownAccounts()
+        self.registry = Registry(
+            Catalogue([]) if folder is None else read_catalogue([folder]), lambda: self.options
+        )
+        self.manager = IntegrationManager(self.registry, MemoryTokens(clock))
+        self.connectors = Connectors(self.manager, self.accounts)
+
+    def set(self, **options: Any) -> None:
+        self.options = replace(self.options, **options)
+
+    def read_again(self) -> None:
+        assert self.folder is not None
+        self.registry.use(read_catalogue([self.folder]))
+
+
+def write_connector(
+    folder: Path, definition: Mapping[str, Any] | str, *, handlers: str | None = None
+) -> Path:
+    """A connector below `folder`, under its id."""
+    text = definition if isinstance(definition, str) else json.dumps(definition, indent=2)
+    name = "broken" if isinstance(definition, str) else str(definition["id"])
+    place = folder / name
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "definition.json").write_text(text)
+    if handlers is not None:
+        (place / "handlers.py").write_text(handlers)
+        (place / "handlers.py").chmod(0o644)
+    return place
+
+
+def action(
+    name: str, method: str | None = "GET", endpoint: str | None = "/x", **more: Any
+) -> dict[str, Any]:
+    """An action of a definition."""
+    how = {"method": method, "endpoint": endpoint}
+    return {"id": name, **{k: v for k, v in how.items() if v is not None}, **more}
