@@ -25,6 +25,7 @@ from stackd.workflows.nodetypes import (
     cases_of,
     connector_of,
     effect_of,
+    is_slip,
     type_of,
 )
 from stackd.workflows.reads import ITEM_ROOTS, Reads
@@ -258,7 +259,9 @@ class _Lint:
             )
 
     def _tell_type(self, node: Node, place: Place) -> None:
-        if node.type in PLANNED or _POLLED.fullmatch(node.type):
+        if node.type in PLANNED or (
+            _POLLED.fullmatch(node.type) and not is_slip(node.type)
+        ):
             self._remarks.error(
                 "node.type_not_available",
                 f"{node.id}: {shown(node.type)} cannot be run by this version",

@@ -6,10 +6,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final
 
 from stackd.core.json import Json
+from stackd.core.names import nearest
 from stackd.workflows import checks
 from stackd.workflows.checks import METHODS, Check
 from stackd.workflows.model import LOOP, WAIT, Node
@@ -254,6 +255,12 @@ _TYPES: Final = (
 NODE_TYPES: Final[Mapping[str, NodeType]] = {kind.name: kind for kind in _TYPES}
 
 _OWN_APPS: Final = frozenset(name.split(".")[1] for name in NODE_TYPES) | {"code", "stackd"}
+
+
+def _same(name: str, group: str, operation: str) -> bool:
+    return name.startswith(f"{group}.") and name.split(".", 2)[2] == operation
+
+
 # `action.<app>.<operation>`, but for the names of built-in ones.
 CONNECTOR_TYPE: Final = (
     rf"^action\.(?!(?:{'|'.join(sorted(_OWN_APPS))})\.)"
@@ -265,7 +272,16 @@ _CONNECTOR: Final = re.compile(CONNECTOR_TYPE)
 def connector_of(node_type: str) -> tuple[str, str] | None:
     """(app, operation) of `action.<app>.<operation>`; None for what is built in, or no such name."""
     found = _CONNECTOR.fullmatch(node_type)
-    return None if found is None else (found[1], found[2])
+    return None if found is None or is_slip(node_type) else (found[1], found[2])
+
+
+@lru_cache(1_000)
+def is_slip(node_type: str) -> bool:
+    """Whether `node_type` is a built-in one but for a slip in its second word: `action.htp.request`."""
+    group, _, rest = node_type.partition(".")
+    app, _, operation = rest.partition(".")
+    alike = [name.split(".")[1] for name in NODE_TYPES if _same(name, group, operation)]
+    return nearest(app, alike) is not None
 
 
 @cache

@@ -86,6 +86,7 @@ class Site:
             reloader=self._reloader(clock, events),
             store=database,
             versions=Versions(database),
+            registry=self.world.made_up.registry,
             blobs=self.blobs,
             links=self.world.links,
             bodies=Bodies(
@@ -128,7 +129,7 @@ class Site:
             passes=yes,
             may_beat=lambda: True,
         )
-        return Reloader(self.settings, "stack", apply=nothing, herald=herald)
+        return Reloader(self.settings, "stack", apply=nothing, reread=nothing, herald=herald)
 
     def worker(self) -> Service:
         return Worker(
