@@ -64,7 +64,7 @@ class GenericExecutor:
         """
         caller = Caller(plan, account, situation, self._tokens)
         parts = plan.parts(params, account, caller.base_url)
-        _mark(plan, parts, situation.idempotency_key)
+        mark(plan, parts, situation.idempotency_key)
         rules = plan.paginate
         if rules is None:
             answer = await caller.ask(parts)
@@ -257,14 +257,16 @@ def _url(text: str) -> URL:
         return URL()
 
 
-def _mark(plan: Plan, parts: Parts, key: str | None) -> None:
+def mark(plan: Plan, parts: Parts, key: str | None) -> None:
     """Put the idempotency key where the far side looks for it: its own place, else the header of that name."""
     if key is None:
         return
     own = plan.idempotency
     if own is None or own.header is not None:
-        parts.headers.setdefault("Idempotency-Key" if own is None else str(own.header), key)
-    elif own.body is not None:
+        name = "Idempotency-Key" if own is None else str(own.header)
+        if name.lower() not in {given.lower() for given in parts.headers}:
+            parts.headers[name] = key
+    elif own.body is not None and (parts.body is None or isinstance(parts.body, dict)):
         parts.body = {**(parts.body if isinstance(parts.body, dict) else {}), own.body: key}
         parts.has_body = True
 
@@ -339,4 +341,4 @@ def _query(pairs: Sequence[tuple[str, str]]) -> dict[str, str | list[str]] | Non
     } or None
 
 
-__all__ = ["Caller", "GenericExecutor", "Tokens", "Try", "foreign"]
+__all__ = ["Caller", "GenericExecutor", "Tokens", "Try", "foreign", "mark"]

@@ -18,7 +18,7 @@ from stackd.core.json import Json
 from stackd.http.message import Response
 from stackd.http.values import listed, scalar
 from stackd.integrations.account import Account
-from stackd.integrations.generic import Caller, GenericExecutor, Tokens, Try
+from stackd.integrations.generic import Caller, GenericExecutor, Tokens, Try, mark
 from stackd.integrations.plan import Parts, Plan
 from stackd.integrations.registry import Registry, Target
 
@@ -62,6 +62,7 @@ class HandlerHttp:
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
+        self._writes = 0
 
     async def request(
         self,
@@ -75,6 +76,9 @@ class HandlerHttp:
     ) -> HandlerResponse:
         """The answer to a request to `path`, which may be a whole URL of one of the app's hosts.
 
+        Of a keyed operation, the first POST or PATCH carries its key, later ones that with their number, unless
+        the handler sends one itself: the same at each try, if it asks in the same order.
+
         Raises:
             NodeError: no answer, or one that means a failure by the definition's rules.
         """
@@ -86,6 +90,10 @@ class HandlerHttp:
         ]
         body = form if form is not None else json
         parts.body, parts.has_body = body, body is not None
+        key = self._caller.situation.idempotency_key
+        if parts.method in ("POST", "PATCH") and key is not None:
+            self._writes += 1
+            mark(self._caller.plan, parts, key if self._writes == 1 else f"{key}:{self._writes}")
         answer = await self._caller.asking_as("form" if form is not None else "json").ask(
             parts, is_last=False
         )
@@ -156,13 +164,18 @@ class IntegrationManager:
         self._tokens = tokens
         self._generic = GenericExecutor(tokens)
 
-    async def fitted(self, target: Target, params: Mapping[str, Json]) -> dict[str, Json]:
-        """`params` as the operation takes them.
+    async def fitted(
+        self, target: Target, params: Mapping[str, Json], key: str | None = None
+    ) -> dict[str, Json]:
+        """`params` as the operation takes them, with the idempotency `key` where it is one of them.
 
         Raises:
             NodeError: they are not what it takes; nothing was sent.
         """
         plan = target.plan
+        own = plan.idempotency
+        if key is not None and own is not None and own.param is not None:
+            params = {own.param: key, **params}
         try:
             if not plan.schema.is_ready:
                 return await aside(plan.schema.fitted, params)  # the first time takes a library

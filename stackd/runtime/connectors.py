@@ -68,7 +68,7 @@ class Connectors:
             trace = Trace(target.connector.id, target.capability.id)
             account = await self._account(node, target)
             redactor = Redactor(account.secret_values)
-            fitted = await self._manager.fitted(target, params)
+            fitted = await self._manager.fitted(target, params, context.idempotency_key)
             return await self._with_fallback(node, target, fitted, account, context, trace)
         except StackdError as error:
             error.message = redactor.text(error.message)

@@ -259,9 +259,7 @@ class _Lint:
             )
 
     def _tell_type(self, node: Node, place: Place) -> None:
-        if node.type in PLANNED or (
-            _POLLED.fullmatch(node.type) and not is_slip(node.type)
-        ):
+        if node.type in PLANNED or (_POLLED.fullmatch(node.type) and not is_slip(node.type)):
             self._remarks.error(
                 "node.type_not_available",
                 f"{node.id}: {shown(node.type)} cannot be run by this version",

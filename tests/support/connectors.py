@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anyio
+
 from stackd.core.clock import Clock
 from stackd.core.errors import NodeError
 from stackd.integrations.account import Account
@@ -33,24 +35,29 @@ class KnownAccounts:
 
 
 class MadeUp:
-    """A catalogue in `folder`, the options it runs under, and its credentials."""
+    """A catalogue, the options it runs under, and its credentials."""
 
-    def __init__(self, folder: Path | None = None, *, clock: Clock) -> None:
-        self.folder = folder
+    def __init__(self, catalogue: Catalogue | None = None, *, clock: Clock) -> None:
         self.options = Options(generic=True, development=True)
         self.accounts = KnownAccounts()
-        self.registry = Registry(
-            Catalogue([]) if folder is None else read_catalogue([folder]), lambda: self.options
-        )
+        self.registry = Registry(catalogue or Catalogue([]), lambda: self.options)
         self.manager = IntegrationManager(self.registry, MemoryTokens(clock))
         self.connectors = Connectors(self.manager, self.accounts)
 
     def set(self, **options: Any) -> None:
         self.options = replace(self.options, **options)
 
-    def read_again(self) -> None:
-        assert self.folder is not None
-        self.registry.use(read_catalogue([self.folder]))
+
+async def catalogue_of(
+    folder: Path, definition: Mapping[str, Any], *, handlers: str | None = None
+) -> Catalogue:
+    """The catalogue of one connector, written to `folder`."""
+
+    def make() -> Catalogue:
+        write_connector(folder, definition, handlers=handlers)
+        return read_catalogue([folder])
+
+    return await anyio.to_thread.run_sync(make)
 
 
 def write_connector(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -14,6 +13,7 @@ from stackd.core.budget import Budget
 from stackd.core.errors import NotFoundError, TooLargeError
 from stackd.core.events import Event
 from stackd.core.json import dumps
+from stackd.integrations.catalogue import Catalogue
 from stackd.queue.admission import Admission
 from stackd.queue.job import RetryPolicy
 from stackd.queue.processes import SILENT_LEASES, Watch
@@ -68,7 +68,7 @@ class World:
         store: Database,
         *answers: Any,
         limits: Limits | None = None,
-        connectors: Path | None = None,
+        connectors: Catalogue | None = None,
     ) -> None:
         self.store = store
         self.clock = FakeClock()
