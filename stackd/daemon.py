@@ -1,7 +1,7 @@
 """Settings in, services wired, supervised until asked to stop. The only wiring there is.
 
-Exit codes: 0 asked to stop, 75 gave up (systemd should restart it), 78 settings, schema or a taken lock. Where the
-loop hangs in a drain, a timer of `supervisor.lag` ends the process with 1.
+Exit codes: 0 asked to stop, 75 gave up (systemd should restart it), 78 settings, schema, another master key or a
+taken lock. Where the loop hangs in a drain, a timer of `supervisor.lag` ends the process with 1.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from stackd.core.budget import Budget
 from stackd.core.clock import Clock, SystemClock
 from stackd.core.errors import (
     LockedError,
+    MasterKeyError,
     SchemaError,
     SettingsError,
     StackdError,
@@ -77,6 +78,10 @@ from stackd.supervisor.herald import EXTENSION, Herald
 from stackd.supervisor.lag import LoopLag
 from stackd.supervisor.service import Pulse, Service, Spec
 from stackd.supervisor.supervisor import GONE_WITHIN, ServiceMoved, ServiceState, Supervisor
+from stackd.vault import keyring
+from stackd.vault.credentials import Vault
+from stackd.vault.fields import NoSchemas
+from stackd.vault.keyring import Keyring
 from stackd.web.app import make_app, make_probes
 from stackd.web.bodies import Bodies
 from stackd.web.checks import DAMAGED, Checks
@@ -229,7 +234,7 @@ def _say_why(group: BaseExceptionGroup[StackdError], handover: Handover) -> int:
 
 def _exit_code(error: StackdError) -> int:
     """78 if a restart would meet the same error, else 75."""
-    lasting = (SettingsError, SchemaError, LockedError, StoreCorruptError)
+    lasting = (SettingsError, SchemaError, MasterKeyError, LockedError, StoreCorruptError)
     if isinstance(error, lasting) or error.code == "store.read_only":
         return EXIT_CONFIG
     return EXIT_GAVE_UP
@@ -311,6 +316,7 @@ class _Daemon:
             settings.encryption_master_key,
             settings.public_url or self._url or _url(settings.host, settings.port),
         )
+        self._vault = Vault(Keyring(settings.encryption_master_key), NoSchemas())
         self._runtime: WorkflowRuntime | None = None
         self._readiness = Readiness(self._clock)
         self._handover = handover
@@ -491,7 +497,8 @@ class _Daemon:
 
     @asynccontextmanager
     async def _store(self) -> AsyncIterator[Database]:
-        settings = self._settings
+        settings, keys = self._settings, self._vault.keyring
+        await anyio.to_thread.run_sync(keyring.refuse_other_at, self._path, keys)
         async with open_database(
             self._path,
             clock=self._clock,
@@ -512,6 +519,7 @@ class _Daemon:
             )
 
             def register(tx: Tx) -> bool:
+                keyring.ensure(tx, keys, place=self._path, now=now)
                 return processes.register(
                     tx,
                     self._identity,
@@ -630,6 +638,7 @@ class _Daemon:
             settings=settings,
             reloader=reloader,
             store=store,
+            vault=self._vault,
             versions=versions,
             registry=registry,
             blobs=blobs,

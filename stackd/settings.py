@@ -355,7 +355,8 @@ class Settings(BaseSettings):
     )  # fmt: skip
     encryption_master_key: str = _setting(
         "ENCRYPTION_MASTER_KEY", "",
-        f"at least {KEY_LENGTH} characters; `dev` makes one and keeps it", secret=True,
+        f"at least {KEY_LENGTH} characters; what credentials are sealed under: a store opens with no other; "
+        "`dev` makes one and keeps it", secret=True,
     )  # fmt: skip
     network_allow_domains: Domains = _setting(
         "PLATFORM_NETWORK_ALLOWLIST_DOMAINS", "", "if set, only these may be called", unit="list"

@@ -17,7 +17,17 @@ from typing import Annotated, NoReturn
 import typer
 
 from stackd import __version__
-from stackd.cli import config, connectors, executions, queue, systemd, token, why, workflows
+from stackd.cli import (
+    config,
+    connectors,
+    credentials,
+    executions,
+    queue,
+    systemd,
+    token,
+    why,
+    workflows,
+)
 from stackd.cli.config import Role
 from stackd.cli.context import DEBUG, complain, finish_output, print_json, say
 from stackd.core.errors import (
@@ -61,6 +71,11 @@ app.add_typer(
     connectors.app,
     name="connectors",
     help="List and show connectors, and fill in what their definitions leave out.",
+)
+app.add_typer(
+    credentials.app,
+    name="credentials",
+    help="Add, list, show, set and remove credentials; no secret is ever shown.",
 )
 app.add_typer(queue.app, name="queue", help="See, pause and resume the queue.")
 app.add_typer(token.app, name="token", help="Make, list and revoke tokens of the API.")

@@ -30,6 +30,11 @@ def token_id(incomplete: str) -> list[str]:
     return _ids("/api/tokens", incomplete)
 
 
+def credential_id(incomplete: str) -> list[str]:
+    """The ids of credentials that begin so."""
+    return _ids("/api/credentials", incomplete, cursor=incomplete[:-1])  # as of workflows
+
+
 def _ids(path: str, incomplete: str, **query: Any) -> list[str]:
     try:
         asked = {"limit": OFFERED, **query}

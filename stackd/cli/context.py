@@ -212,6 +212,26 @@ def confirm(question: str, *, yes: bool) -> None:
             raise typer.Exit(1)
 
 
+def ask_hidden(name: str) -> str:
+    """What the person at the terminal types for `name`, which is not shown.
+
+    Raises:
+        InputError: nobody can be asked, or nothing was typed.
+    """
+    if not (is_watched() and sys.stdin is not None and sys.stdin.isatty()):
+        raise InputError(
+            f"nobody is there to be asked for {name!r}",
+            code="input.unasked",
+            hint="give it by --secret-file NAME=PATH or --stdin, or type it at a terminal",
+        )
+    typed: str = typer.prompt(
+        plain(name), default="", show_default=False, hide_input=True, err=True
+    )
+    if not typed:
+        raise InputError(f"nothing was typed for {name!r}", code="input.empty")
+    return typed
+
+
 def refuse_unasked() -> None:
     """Return if there is somebody who can be asked.
 

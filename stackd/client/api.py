@@ -32,7 +32,7 @@ _PLAIN_URL = re.compile(r"[^\x00-\x20\x7f-\x9f\ud800-\udfff]+")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A 2xx or, for probes, any answer."""
+    """A 2xx or, for probes, any answer. `body`: None of one that has nothing to say (204)."""
 
     status: int
     body: Any
@@ -106,6 +106,10 @@ class Api:
         """As `get`, for what changes something."""
         answer = self.request("POST", path, body=body, query=query, headers=headers)
         return self.shaped(answer, shape).body
+
+    def patch(self, path: str, body: Any, shape: type[Model] | None = None, /) -> Any:
+        """As `get`, for what changes a part."""
+        return self.shaped(self.request("PATCH", path, body=body), shape).body
 
     def delete(self, path: str, shape: type[Model] | None = None, /) -> Any:
         """As `get`, for what ends something."""
@@ -248,6 +252,8 @@ class Api:
                 answer = loads(raw)
         if response.status >= 400 and response.status not in allow:
             raise _problem(response.status, answer)
+        if response.status == 204:
+            return Answer(204, None)
         if not isinstance(answer, dict):
             raise self._foreign(response.status)
         return Answer(response.status, answer)

@@ -207,6 +207,61 @@ class NewToken(Model):
     expires_at: str | None = None
 
 
+class SecretField(Model):
+    """A field of a credential that is set, and never shown."""
+
+    secret: Literal[True] = True
+    is_set: Literal[True] = True
+
+
+class PublicField(Model):
+    """A field of a credential that is no secret."""
+
+    secret: Literal[False] = False
+    is_set: Literal[True] = True
+    value: str
+
+
+class CredentialView(Model):
+    """A credential without its secrets. `version` grows by one at each change."""
+
+    id: str
+    connector: str
+    auth: str | None
+    fields: dict[str, SecretField | PublicField]
+    created_at: str
+    updated_at: str
+    version: int
+
+
+class CredentialList(Model):
+    items: list[CredentialView]
+    next_cursor: str | None
+
+
+class NewCredential(Model):
+    """`fields`: name and text of each. `public`: which of them the caller takes for no secret; refused if wrong."""
+
+    id: str
+    connector: str
+    auth: str | None = None
+    fields: dict[str, str]
+    public: list[str] = []
+
+
+class CredentialChange(Model):
+    """What shall be otherwise.
+
+    `fields`: those that are named get that text, null removes one, all others stay. `auth`: stays if not named.
+    `version`: the one this was made from; the credential stays as it is (409) if it has another by now.
+    """
+
+    fields: dict[str, str | None] = {}
+    public: list[str] = []
+    auth: str | None = None
+    version: int | None = None
+
+
 class StartedExecution(Model):
     success: bool
     execution_id: str

@@ -24,6 +24,8 @@
     │   │   └── StoreReplacedError  its files were removed or replaced in use: as above (exit 75)
     │   ├── StoreCorruptError  the file is not a sound database: writing has stopped (exit 78)
     │   └── SchemaError        the file's schema is newer or other than the code's (exit 78)
+    ├── MasterKeyError       the master key is not the one that the store was made with (exit 78)
+    ├── SealError            a sealed value was altered, or stands where it does not belong
     ├── BackupError          a file is no whole backup of a store, or not one of ours
     ├── LockedError          another process holds this role on this state directory (exit 78)
     ├── LeaseLostError       the job belongs to a newer claim; whoever sees this stops at once
@@ -230,6 +232,14 @@ class StoreCorruptError(StoreError):
 
 class SchemaError(StoreError):
     code = "store.schema"
+
+
+class MasterKeyError(StackdError):
+    code = "vault.master_key"
+
+
+class SealError(StackdError):
+    code = "vault.seal"
 
 
 class BackupError(StackdError):

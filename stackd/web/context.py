@@ -24,6 +24,7 @@ from stackd.settings import Settings
 from stackd.store.database import Database
 from stackd.supervisor.lag import LoopLag
 from stackd.supervisor.supervisor import Supervisor
+from stackd.vault.credentials import Vault
 from stackd.web.bodies import Bodies
 from stackd.web.event_stream import EventStream
 from stackd.web.metrics import Metrics
@@ -61,6 +62,7 @@ class Context:
     settings: Settings
     reloader: Reloader
     store: Database
+    vault: Vault
     versions: Versions
     registry: Registry
     blobs: BlobFolder

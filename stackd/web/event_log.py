@@ -13,6 +13,7 @@ from stackd.core.events import Event, EventBus
 from stackd.queue.job import JobRescued, QueuePaused, QueueResumed
 from stackd.store.database import StoreWritesStopped
 from stackd.supervisor.supervisor import ServiceMoved
+from stackd.vault.credentials import CredentialChanged, CredentialCreated, CredentialRemoved
 from stackd.workflows.catalogue import WorkflowChanged
 from stackd.workflows.consistency import ConsistencyRepaired
 from stackd.workflows.deletion import WorkflowDeleted
@@ -25,6 +26,9 @@ from stackd.workflows.executions import (
 from stackd.workflows.history import HistoryPruned
 
 TOLD = (
+    CredentialChanged,
+    CredentialCreated,
+    CredentialRemoved,
     HistoryPruned,
     JobRescued,
     QueuePaused,

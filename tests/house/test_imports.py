@@ -53,6 +53,7 @@ ABSENT_WHEN_IDLE = {
     "ruamel": "reads YAML when a document is imported",
     "re2": "searches for patterns when an expression has `match`",
     "tzdata": "time zones, read when an expression names one",
+    "cryptography": "seals, once there is a credential",
     "psutil": "measures in `bench`",
     "rich.progress": "prints for people; what else there is of rich, structlog loads by itself",
     "stackd.cli.bench": "a command of its own",
@@ -65,6 +66,7 @@ ABSENT_WHEN_IDLE = {
 ABSENT_IN_A_COMMAND = {
     "stackd.daemon": "a command talks to the daemon, it is none",
     "stackd.store": "nor does it open the store",
+    "stackd.vault": "nor does it seal anything",
     "aiohttp": "serves; a command asks with http.client",
     "aiosqlite": "of the store",
     "uvloop": "of the daemon",

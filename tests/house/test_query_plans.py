@@ -16,12 +16,22 @@ import pytest
 from stackd.access import statements as of_tokens
 from stackd.queue import statements as of_jobs
 from stackd.store.migrations import migrate
+from stackd.vault import statements as of_vault
 from stackd.workflows import statements as of_workflows
 
 ROWS = 3_000
 
 # Tables and indexes that stay small: a walk over all of one is no fault.
-FEW_ROWS = {"processes", "tokens", "json_each", "going", "counted", "CONSTANT"}
+FEW_ROWS = {
+    "processes",
+    "tokens",
+    "vault_keys",
+    "credentials",
+    "json_each",
+    "going",
+    "counted",
+    "CONSTANT",
+}
 LIVE_ROWS = {
     "jobs_available",
     "jobs_due",
@@ -52,7 +62,7 @@ def statements(module: ModuleType) -> dict[str, str]:
     }
 
 
-ALL = statements(of_jobs) | statements(of_workflows) | statements(of_tokens)
+ALL = statements(of_jobs) | statements(of_workflows) | statements(of_tokens) | statements(of_vault)
 
 # What a list narrows down by must be part of the search, or it reads back through everything else.
 NARROWED_BY = {

@@ -1,0 +1,393 @@
+"""Credentials: what an app wants to be shown before it does something, under the name that workflows refer to it by.
+
+Each has fields, name and text: the public ones stand in the store as they are, each secret one is sealed apart. All of
+these are functions of a transaction, and seal and open on its thread.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from stackd.core.errors import ConflictError, InputError, NotFoundError
+from stackd.core.events import Event
+from stackd.core.json import Json, dumps, loads
+from stackd.core.names import nearest
+from stackd.core.text import shown
+from stackd.store.connection import Row, Tx
+from stackd.vault import envelope, keyring
+from stackd.vault import statements as sql
+from stackd.vault.envelope import Owner
+from stackd.vault.fields import (
+    FieldSchemas,
+    FieldSpec,
+    is_secret,
+    refuse_unfit_names,
+    refuse_unfit_values,
+    refuse_unfit_whole,
+)
+from stackd.vault.keyring import Keyring, KeyRow
+
+MAX_CREDENTIALS: Final = 10_000  # more are a mistake of a script
+
+ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # as workflows have them
+CONNECTOR: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+AUTH: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialCreated(Event):
+    """A credential was made. `by`: who asked for it."""
+
+    credential_id: str
+    connector: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialChanged(Event):
+    """A credential has other fields, or another kind of auth, from `version` on. `by`: who asked for it."""
+
+    credential_id: str
+    version: int
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialRemoved(Event):
+    """A credential is gone, with its secrets. `by`: who asked for it."""
+
+    credential_id: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Vault:
+    """What credentials are kept with: the keys, and what connectors say of fields."""
+
+    keyring: Keyring
+    schemas: FieldSchemas
+
+
+@dataclass(frozen=True, slots=True)
+class NewCredential:
+    """A credential about to be stored.
+
+    Attributes:
+        auth: which of the kinds that its connector knows; None: the one it has.
+        fields: all of them, in clear.
+        public: those that whoever gave them takes for no secret: refused where that is wrong.
+    """
+
+    id: str
+    connector: str
+    auth: str | None
+    fields: Mapping[str, str] = field(repr=False)
+    public: Collection[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What shall be otherwise.
+
+    Attributes:
+        fields: their new values, in clear; None removes one. Those that are not named stay.
+        public: as of `NewCredential`.
+        auth: the kind from now on, if `sets_auth`.
+    """
+
+    fields: Mapping[str, str | None] = field(repr=False)
+    public: Collection[str] = ()
+    auth: str | None = None
+    sets_auth: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialRow:
+    """A credential without its secrets. Instants: epoch seconds.
+
+    Attributes:
+        public: the fields that may be shown.
+        secret: the names of those that may not.
+        version: grows by one at each change.
+    """
+
+    id: str
+    connector: str
+    auth: str | None
+    public: Mapping[str, str]
+    secret: tuple[str, ...]
+    created_at: float
+    updated_at: float
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCredential:
+    """A credential in clear: nothing of this is logged, stored or shown."""
+
+    row: CredentialRow
+    fields: Mapping[str, str] = field(repr=False)
+
+    def secrets(self) -> Iterator[str]:
+        """Every text in it that must not get out: secrets, and the texts in those that are JSON."""
+        for name in self.row.secret:
+            yield self.fields[name]
+            if self.fields[name].lstrip()[:1] in ("{", "["):
+                with suppress(ValueError):
+                    yield from _texts_in(loads(self.fields[name]))
+
+
+def create(tx: Tx, vault: Vault, new: NewCredential, *, by: str, now: float) -> CredentialRow:
+    """Store `new`, its secrets sealed under a key of its own.
+
+    Raises:
+        InputError: or TooLargeError: it cannot be.
+        ConflictError: there is one of that name, or there are MAX_CREDENTIALS.
+    """
+    _refuse_unfit(new.id, new.connector, new.auth)
+    specs = vault.schemas.fields_of(new.connector)
+    _refuse_unfit_fields(specs, new.fields, new.public, connector=new.connector)
+    refuse_unfit_whole(specs, new.fields, connector=new.connector)
+    count = tx.one(sql.COUNT_CREDENTIALS)
+    if count is not None and count[0] >= MAX_CREDENTIALS:
+        raise ConflictError(
+            f"there are {MAX_CREDENTIALS:,} credentials already",
+            code="credential.too_many",
+            hint="remove those that nothing uses: `stackd credentials list`",
+        )
+    key, data_key = keyring.active(tx), envelope.new_data_key()
+    sealed = _sealed_data_key(vault, key, data_key, new.id, new.connector)
+    public = {name: text for name, text in new.fields.items() if not is_secret(specs, name)}
+    values = (new.id, new.connector, new.auth, dumps(public), sealed, key.version, now, now)
+    if not tx.execute(sql.INSERT_CREDENTIAL, values):
+        raise ConflictError(
+            f"there is a credential {new.id!r} already",
+            code="credential.exists",
+            hint=f"change it: `stackd credentials set {new.id}`",
+        )
+    secret = {name: text for name, text in new.fields.items() if name not in public}
+    _seal(tx, new.id, data_key, secret)
+    tx.emit(CredentialCreated(new.id, new.connector, by))
+    return get(tx, vault, new.id)
+
+
+def replace(
+    tx: Tx,
+    vault: Vault,
+    credential_id: str,
+    change: Change,
+    *,
+    by: str,
+    now: float,
+    expected_version: int | None = None,
+) -> CredentialRow:
+    """The credential as it is after `change`.
+
+    Args:
+        expected_version: the one that the change was made from: whoever else has changed it meanwhile is not undone.
+
+    Raises:
+        NotFoundError: there is none.
+        ConflictError: it has another version.
+        InputError: or TooLargeError: it cannot be so.
+        SealError: its data key does not open.
+    """
+    before, stored_public = _stored(tx, vault, credential_id)
+    if expected_version not in (None, before.version):
+        raise ConflictError(
+            f"credential {credential_id!r} has version {before.version} by now, not {expected_version}",
+            code="credential.changed",
+            hint="look at it, and change what it is now",
+        )
+    specs = vault.schemas.fields_of(before.connector)
+    auth = change.auth if change.sets_auth else before.auth
+    _refuse_unfit(before.id, before.connector, auth)
+    given = {name: text for name, text in change.fields.items() if text is not None}
+    _refuse_unfit_fields(specs, given, change.public, connector=before.connector)
+    there = stored_public.keys() | set(before.secret)
+    _refuse_unknown(change.fields.keys() - given.keys(), there, before.id)
+    kept = there - change.fields.keys()
+    refuse_unfit_whole(specs, kept | given.keys(), connector=before.connector)
+    clear = {name: text for name, text in stored_public.items() if name in kept} | given
+    public = {name: text for name, text in clear.items() if not is_secret(specs, name)}
+    secret = {name: text for name, text in clear.items() if name not in public}
+    data_key, key_version = _data_key(tx, vault, before)
+    for name in change.fields.keys() - secret.keys():
+        tx.execute(sql.DELETE_SEALED, (before.id, name))
+    _seal(tx, before.id, data_key, secret)
+    key = keyring.active(tx)
+    if key.version != key_version:
+        sealed = _sealed_data_key(vault, key, data_key, before.id, before.connector)
+        tx.execute(sql.CHANGE_DATA_KEY, (sealed, key.version, before.id))
+    tx.execute(sql.CHANGE_CREDENTIAL, (auth, dumps(public), now, before.id, before.version))
+    after = get(tx, vault, before.id)
+    tx.emit(CredentialChanged(after.id, after.version, by))
+    return after
+
+
+def remove(tx: Tx, credential_id: str, *, by: str) -> None:
+    """The credential is gone, and with it what its secrets were sealed under.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    tx.execute(sql.DELETE_ALL_SEALED, (credential_id,))
+    if not tx.execute(sql.DELETE_CREDENTIAL, (credential_id,)):
+        raise _not_found(credential_id)
+    tx.emit(CredentialRemoved(credential_id, by))
+
+
+def get(tx: Tx, vault: Vault, credential_id: str) -> CredentialRow:
+    """The credential without its secrets. Raises NotFoundError."""
+    return _stored(tx, vault, credential_id)[0]
+
+
+def listed(tx: Tx, vault: Vault, *, after: str, limit: int) -> list[CredentialRow]:
+    """Up to `limit` credentials by id, the first after `after`, without their secrets."""
+    rows = tx.rows(sql.LIST_CREDENTIALS, (after, limit))
+    if not rows:
+        return []
+    sealed: dict[str, list[str]] = {}
+    for owner, name in tx.rows(sql.NAME_SEALED, (rows[0][0], rows[-1][0])):
+        sealed.setdefault(owner, []).append(name)
+    return [_row(vault, row, sealed.get(row[0], [])) for row in rows]
+
+
+def opened(tx: Tx, vault: Vault, credential_id: str) -> OpenCredential:
+    """The credential in clear.
+
+    Raises:
+        NotFoundError: there is none.
+        SealError: something in it is not what was sealed there.
+    """
+    row, public = _stored(tx, vault, credential_id)
+    data_key, _ = _data_key(tx, vault, row)
+    secret = {
+        name: envelope.open_field(data_key, sealed, credential=row.id, name=name)
+        for name, sealed in tx.rows(sql.GET_SEALED, (row.id,))
+    }
+    return OpenCredential(row, {**public, **secret})
+
+
+# -- what is stored
+
+
+def _stored(tx: Tx, vault: Vault, credential_id: str) -> tuple[CredentialRow, dict[str, str]]:
+    """A credential, and those of its fields that stand in the store as they are."""
+    row = tx.one(sql.GET_CREDENTIAL, (credential_id,))
+    if row is None:
+        raise _not_found(credential_id)
+    names = [name for _, name in tx.rows(sql.NAME_SEALED, (credential_id, credential_id))]
+    return _row(vault, row, names), loads(row[3])
+
+
+def _row(vault: Vault, row: Row, sealed: list[str]) -> CredentialRow:
+    """What may be shown of it: a field that was called public once, and no more is, is secret now."""
+    credential_id, connector, auth, public, version, created_at, updated_at = row
+    specs = vault.schemas.fields_of(connector)
+    clear: dict[str, str] = loads(public)
+    shown_now = {name: text for name, text in clear.items() if not is_secret(specs, name)}
+    secret = tuple(sorted({*sealed, *clear} - shown_now.keys()))
+    return CredentialRow(
+        credential_id, connector, auth, shown_now, secret, created_at, updated_at, version
+    )
+
+
+def _data_key(tx: Tx, vault: Vault, row: CredentialRow) -> tuple[bytes, int]:
+    """Its data key, and the version of the key that this is sealed under."""
+    found = tx.one(sql.GET_DATA_KEY, (row.id,))
+    assert found is not None  # noqa: S101  # its row was read in the same transaction
+    sealed, version = found
+    key = vault.keyring.key(keyring.with_version(tx, version))
+    owner = Owner(row.id, row.connector)
+    return envelope.open_data_key(key, sealed, owner=owner, key_version=version), version
+
+
+def _sealed_data_key(
+    vault: Vault, key: KeyRow, data_key: bytes, credential_id: str, connector: str
+) -> bytes:
+    return envelope.seal_data_key(
+        vault.keyring.key(key),
+        data_key,
+        owner=Owner(credential_id, connector),
+        key_version=key.version,
+    )
+
+
+def _seal(tx: Tx, credential_id: str, data_key: bytes, secret: Mapping[str, str]) -> None:
+    for name, text in secret.items():
+        sealed = envelope.seal_field(data_key, text, credential=credential_id, name=name)
+        tx.execute(sql.PUT_SEALED, (credential_id, name, sealed))
+
+
+def _texts_in(value: Json) -> Iterator[str]:
+    """The texts in a JSON value; its keys are no secrets."""
+    open_values = [value]
+    while open_values:
+        match open_values.pop():
+            case str(text):
+                yield text
+            case dict(inner):
+                open_values += inner.values()
+            case list(inner):
+                open_values += inner
+            case _:  # what else may be in JSON is too short to be told
+                pass
+
+
+# -- what cannot be
+
+
+def _refuse_unfit(credential_id: str, connector: str, auth: str | None) -> None:
+    for pattern, text, what, code in (
+        (ID, credential_id, "the id of a credential", "credential.id"),
+        (CONNECTOR, connector, "the id of a connector", "credential.connector"),
+        (AUTH, auth, "the name of a kind of auth", "credential.auth"),
+    ):
+        if text is not None and not pattern.fullmatch(text):
+            raise InputError(
+                f"{shown(text)!r} is not {what}", code=code, hint=f"it matches {pattern.pattern}"
+            )
+
+
+def _refuse_unfit_fields(
+    specs: Mapping[str, FieldSpec] | None,
+    fields: Mapping[str, str],
+    public: Collection[str],
+    *,
+    connector: str,
+) -> None:
+    refuse_unfit_names(specs, [*fields, *public], connector=connector)
+    for name in public:
+        if is_secret(specs, name):
+            raise InputError(
+                f"field {name!r} of {connector!r} is secret"
+                if specs is not None
+                else f"connector {connector!r} is not known here, so that each of its fields is secret",
+                code="credential.field_secret",
+                hint=f"give it by `--secret {name}`, which asks for it, `--secret-file {name}=PATH` or `--stdin`; "
+                "one that stood on the command line is known to others now",
+            )
+    refuse_unfit_values(fields)
+
+
+def _refuse_unknown(names: Collection[str], there: Collection[str], credential_id: str) -> None:
+    """Return if all `names` are among the fields that are there to be removed."""
+    for name in names:
+        if name not in there:
+            meant = nearest(name, sorted(there))
+            raise InputError(
+                f"credential {credential_id!r} has no field {shown(name)!r}",
+                code="credential.unknown_field",
+                hint=f"it has {', '.join(sorted(there))}"
+                if meant is None
+                else f"did you mean {meant!r}?",
+            )
+
+
+def _not_found(credential_id: str) -> NotFoundError:
+    return NotFoundError(f"no credential {shown(credential_id)!r}", code="credential.not_found")
