@@ -39,6 +39,9 @@ from stackd.supervisor.herald import Herald
 from stackd.supervisor.lag import LoopLag
 from stackd.supervisor.service import Pulse, Service
 from stackd.supervisor.supervisor import Supervisor
+from stackd.vault.credentials import Vault
+from stackd.vault.fields import NoSchemas
+from stackd.vault.keyring import Keyring
 from stackd.web.app import make_app
 from stackd.web.bodies import Bodies
 from stackd.web.context import Context
@@ -85,6 +88,7 @@ class Site:
             settings=self.settings,
             reloader=self._reloader(clock, events),
             store=database,
+            vault=Vault(Keyring(self.settings.encryption_master_key), NoSchemas()),
             versions=Versions(database),
             registry=self.world.made_up.registry,
             blobs=self.blobs,

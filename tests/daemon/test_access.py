@@ -44,6 +44,7 @@ ROUTES = [
     ("POST", "/api/queue/resume", "admin"),
 ]
 NOBODY = 65534
+KEY = "0123456789abcdefghijklmnopqrstuvwxyzABCD"  # of processes that share a store
 
 
 def make(daemon: DaemonProcess, *scopes: str, **more: Any) -> Any:
@@ -354,11 +355,11 @@ def test_what_one_process_makes_and_revokes_holds_in_another(
     daemons: Callable[..., DaemonProcess], tmp_path: Path
 ) -> None:
     """The role `api` has one process per state directory; two of them share a file only by its name."""
-    first = daemons()
+    first = daemons(ENCRYPTION_MASTER_KEY=KEY)
     first.start("api")
     made = make(first, "read")
     file = f"sqlite:///{first.state / 'stackd.db'}"
-    second = daemons(tmp_path / "other", STACKD_DATABASE_URL=file)
+    second = daemons(tmp_path / "other", STACKD_DATABASE_URL=file, ENCRYPTION_MASTER_KEY=KEY)
     second.start("api")
 
     before = call(second, made["token"], "GET", "/api/queue").status

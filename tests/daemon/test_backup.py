@@ -16,6 +16,7 @@ from support.cli import Command
 from support.daemon import ENVIRON, DaemonProcess, FarSide, eventually
 
 Daemons = Callable[..., DaemonProcess]
+KEY = "0123456789abcdefghijklmnopqrstuvwxyzABCD"  # a restored store starts with no other
 HOOKED = """
 id: hooked
 nodes:
@@ -51,7 +52,7 @@ def ids_in(database: Path) -> set[str]:
 def test_a_backup_under_load_has_all_that_was_acknowledged_before_and_holds_up_nobody(
     daemons: Daemons, command: Command, tmp_path: Path
 ) -> None:
-    daemon = daemons()
+    daemon = daemons(ENCRYPTION_MASTER_KEY=KEY)
     daemon.start()
     daemon.load(HOOKED)
     acknowledged: list[str] = []
@@ -85,7 +86,7 @@ def test_a_backup_under_load_has_all_that_was_acknowledged_before_and_holds_up_n
         for sender in senders:
             sender.join()
 
-    restored = daemons(state)
+    restored = daemons(state, ENCRYPTION_MASTER_KEY=KEY)
     restored.start()
     assert restored.terminate() == 0
     assert not restored.unforeseen()
@@ -96,7 +97,7 @@ def test_a_backup_under_load_has_all_that_was_acknowledged_before_and_holds_up_n
 def test_what_was_in_flight_comes_back_by_its_usual_rule(
     daemons: Daemons, command: Command, tmp_path: Path, far_side: FarSide, effect: str, end: str
 ) -> None:
-    daemon = daemons()
+    daemon = daemons(ENCRYPTION_MASTER_KEY=KEY)
     daemon.start()
     daemon.load(FLOWING.replace("FAR", far_side.url).replace("EFFECT", effect))
     napping = daemon.begin("flowing")
@@ -111,7 +112,7 @@ def test_what_was_in_flight_comes_back_by_its_usual_rule(
     finally:
         far_side.is_open.set()
 
-    restored = daemons(tmp_path / "restored")
+    restored = daemons(tmp_path / "restored", ENCRYPTION_MASTER_KEY=KEY)
     assert command("restore", file, "--state", str(restored.state)).code == 0
     restored.start()
 
