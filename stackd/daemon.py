@@ -60,8 +60,9 @@ from stackd.queue import processes, verbs
 from stackd.queue.admission import Admission
 from stackd.queue.job import RetryPolicy
 from stackd.queue.processes import SILENT_LEASES
+from stackd.runtime.accounts import DefinedFields, StoredAccounts
 from stackd.runtime.blobs import BlobFolder, BlobLimits
-from stackd.runtime.connectors import Connectors, NoAccounts, effect_in
+from stackd.runtime.connectors import Connectors, effect_in
 from stackd.runtime.links import Links
 from stackd.runtime.tools import Limits, Tools
 from stackd.runtime.versions import Versions
@@ -80,7 +81,6 @@ from stackd.supervisor.service import Pulse, Service, Spec
 from stackd.supervisor.supervisor import GONE_WITHIN, ServiceMoved, ServiceState, Supervisor
 from stackd.vault import keyring
 from stackd.vault.credentials import Vault
-from stackd.vault.fields import NoSchemas
 from stackd.vault.keyring import Keyring
 from stackd.web.app import make_app, make_probes
 from stackd.web.bodies import Bodies
@@ -316,7 +316,9 @@ class _Daemon:
             settings.encryption_master_key,
             settings.public_url or self._url or _url(settings.host, settings.port),
         )
-        self._vault = Vault(Keyring(settings.encryption_master_key), NoSchemas())
+        self._vault = Vault(
+            Keyring(settings.encryption_master_key), DefinedFields(lambda: self._registry)
+        )
         self._runtime: WorkflowRuntime | None = None
         self._readiness = Readiness(self._clock)
         self._handover = handover
@@ -608,7 +610,7 @@ class _Daemon:
             limits=Limits(settings.max_output_bytes, settings.max_execution_bytes),
             admission=admission,
             links=self._links,
-            connectors=Connectors(manager, NoAccounts()),
+            connectors=Connectors(manager, StoredAccounts(store, self._vault)),
             job_retry=RetryPolicy(
                 settings.retry_delay, settings.max_retry_delay, settings.max_retries + 1
             ),

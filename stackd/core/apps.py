@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import cache
 from importlib import resources
 from typing import Final
 
@@ -11,6 +10,11 @@ import orjson
 
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _BETWEEN: Final = re.compile(r"[\s.:/_-]+")
+
+# Names an app goes by besides its own; read at import, before there is a loop to hold up.
+ALIASES: Final[dict[str, str]] = orjson.loads(
+    (resources.files(__package__) / "app_ids.json").read_bytes()
+)
 
 
 def folded(app: str) -> str:
@@ -21,17 +25,9 @@ def folded(app: str) -> str:
 def normal_app(app: str) -> str:
     """The app meant by `app`, one of the names it goes by (`app_ids.json`)."""
     name = folded(app)
-    return aliases().get(name, name)
+    return ALIASES.get(name, name)
 
 
 def normal_operation(operation: str) -> str:
     """`operation` as it is compared: `sendMessage`, `send-message` and `send.message` are `send_message`."""
     return _BETWEEN.sub("_", _CAMEL.sub("_", operation.strip())).lower()
-
-
-@cache
-def aliases() -> dict[str, str]:
-    """Names an app goes by besides its own."""
-    text = (resources.files(__package__) / "app_ids.json").read_bytes()
-    known: dict[str, str] = orjson.loads(text)
-    return known

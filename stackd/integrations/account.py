@@ -39,6 +39,8 @@ class Account:
         secrets: the names of those that are secret.
         auth: which of the connector's ways in it was made for.
         grants_private: whether it may lead to hosts of the user's own network.
+        connector: which it was made for; None: for whoever is given it.
+        searched: texts in it that must not get out, besides the secret fields themselves.
     """
 
     source: Literal["inline", "connection"]
@@ -48,6 +50,8 @@ class Account:
     auth: str | None = None
     version: int = 0
     grants_private: bool = False
+    connector: str | None = None
+    searched: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def public(self) -> dict[str, Json]:
@@ -56,11 +60,9 @@ class Account:
 
     @property
     def secret_values(self) -> list[str]:
-        return [
-            value
-            for name, value in self.fields.items()
-            if name in self.secrets and isinstance(value, str)
-        ]
+        """Every text of it that must not get out."""
+        own = [value for name, value in self.fields.items() if name in self.secrets]
+        return [*(one for one in own if isinstance(one, str)), *self.searched]
 
 
 NOBODY: Final = Account("inline")

@@ -353,7 +353,8 @@ def _why_not(
 def _built_in() -> Iterable[Capability]:
     """The built-in actions and triggers, which run by themselves."""
     for name in sorted(NODE_TYPES):
-        group, app, operation = name.split(".", 2)
+        group, _, rest = name.partition(".")
+        app, _, operation = rest.partition(".")
         if group in _GROUPS:
             yield Capability(
                 app, operation, operation, _GROUPS[group], Availability.NATIVE,

@@ -30,16 +30,6 @@ class Accounts(Protocol):
         """
 
 
-class NoAccounts:
-    """There are no credentials."""
-
-    async def account(self, connection_id: str) -> Account:
-        """As of `Accounts`."""
-        raise NodeError(
-            f"no credential {connection_id!r}", kind="invalid", code="credential.not_found"
-        )
-
-
 class Connectors:
     """Runs the nodes that are operations of connectors."""
 
@@ -80,7 +70,19 @@ class Connectors:
 
     async def _account(self, node: GraphNode, target: Target) -> Account:
         if node.connection is not None:
-            return await self._accounts.account(node.connection)
+            account = await self._accounts.account(node.connection)
+            made_for = account.connector
+            if (
+                made_for is not None
+                and self.registry.catalogue.find(made_for) is not target.connector
+            ):
+                raise NodeError(
+                    f"credential {node.connection!r} is for {made_for}, not for {target.connector.id}; "
+                    "nothing was sent",
+                    kind="invalid",
+                    code="credential.other_connector",
+                )
+            return account
         plan = target.plan
         if way_in(plan.app, plan.operation.auth, NOBODY).type != "none":
             raise NodeError(

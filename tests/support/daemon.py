@@ -252,7 +252,7 @@ def running(folder: Path, **environ: str) -> Iterator[DaemonProcess]:
         daemon.start()
         yield daemon
         assert daemon.terminate() == 0
-        assert not daemon.unforeseen()
+        assert not daemon.unforeseen(), daemon.unforeseen()[0]
     finally:
         daemon.kill()
 

@@ -1,0 +1,274 @@
+"""Connectors in a real daemon: what it says can run, what runs, and what becomes of secrets."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+from support.connectors import action, write_connector
+from support.daemon import DaemonProcess, FarSide, running
+
+SECRET = "canary-secret-0123456789abcdef"
+
+HANDLERS = """
+async def by_handler(params, ctx):
+    return {"by": "handler", "status": (await ctx.http.get("/handled")).status}
+
+async def holds(params, ctx):
+    await ctx.http.post("/held", json=params)
+"""
+
+
+def desk(url: str) -> dict[str, Any]:
+    fields = {"token": {"type": "string", "x-secret": True}, "team": {"type": "string"}}
+    return {
+        "id": "desk",
+        "name": "Desk",
+        "baseUrl": url,
+        "authentication": {"type": "bearer"},
+        "connection": {"fields": {"type": "object", "required": ["token"], "properties": fields}},
+        "actions": [
+            action("by_handler", "GET", "/generic"),
+            action("post", "POST", "/post"),
+            action("refused", "POST", "/status/403"),
+            action("holds", "POST", "/again", effect="unsafe"),
+            {"id": "nothing"},
+        ],
+        "triggers": [action("new_post", "GET", "/posts", type="polling")],
+    }
+
+
+@pytest.fixture(scope="module")
+def far() -> Iterator[FarSide]:
+    with FarSide().listening() as far:
+        yield far
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory, far: FarSide) -> Iterator[DaemonProcess]:
+    folder = tmp_path_factory.mktemp("connectors")
+    write_connector(folder / "mine", desk(far.url), handlers=HANDLERS)
+    write_connector(folder / "mine", '{"id": "broken", ')
+    (folder / "state").mkdir()
+    with running(
+        folder / "state",
+        STACKD_CONNECTORS_DIR=str(folder / "mine"),
+        GENERIC_EXECUTOR_ENABLED="true",
+    ) as daemon:
+        daemon.http(
+            "POST",
+            "/api/credentials",
+            {"id": "main", "connector": "desk", "fields": {"token": SECRET}},
+        )
+        yield daemon
+
+
+def flow(operation: str, *, name: str | None = None, extra: str = "") -> str:
+    return (
+        f"id: {name or operation}\nnodes:\n  - {{id: start, type: trigger.time.manual}}\n"
+        f"  - {{id: a, type: action.desk.{operation}, connection: main, {extra}params: {{text: hi}}}}\n"
+        "edges:\n  - {from: start, to: a}\n"
+    )
+
+
+def ran(daemon: DaemonProcess, text: str) -> dict[str, Any]:
+    execution = daemon.until(
+        daemon.begin(daemon.load(text)["id"]), "completed", "failed", "uncertain"
+    )
+    return next(node for node in execution["nodes"] if node["id"] == "a")
+
+
+def capability(daemon: DaemonProcess, operation: str, query: str = "?include=unavailable") -> Any:
+    payload = daemon.http("GET", f"/api/registry/capabilities{query}").json
+    entry = next((one for one in payload["capabilities"] if one["app"] == "desk"), None)
+    return None if entry is None else entry["actionDetails"].get(operation)
+
+
+def test_what_can_run_is_told_with_what_runs_it(daemon: DaemonProcess) -> None:
+    payload = daemon.http("GET", "/api/registry/capabilities").json
+    entry = next(one for one in payload["capabilities"] if one["app"] == "desk")
+
+    assert payload["success"] is True
+    assert payload["runtimes"] == {
+        "python": True, "http": True, "node": True, "appsScript": False, "cloudWorker": False,
+    }  # fmt: skip
+    assert entry["normalizedAppId"] == "desk"
+    assert entry["actions"] == ["by_handler", "holds", "post", "refused"]
+    assert entry["triggers"] == []
+    assert entry["actionDetails"]["by_handler"] == {
+        "id": "by_handler", "normalizedId": "by_handler", "kind": "action",
+        "nativeRuntimes": ["python"], "fallbackRuntimes": ["http"], "resolvedRuntime": "python",
+        "availability": "native",
+        "enabledNativeRuntimes": ["python"], "enabledFallbackRuntimes": ["http"],
+        "disabledNativeRuntimes": [], "disabledFallbackRuntimes": [], "issues": [],
+    }  # fmt: skip
+    assert entry["actionDetails"]["post"]["availability"] == "fallback"
+    assert [one["code"] for one in entry["actionDetails"]["post"]["issues"]] == ["runtime.fallback"]
+    assert [one["code"] for one in capability(daemon, "nothing")["issues"]] == [
+        "runtime.missing_capability"
+    ]
+
+
+def test_an_answer_that_has_not_changed_is_not_sent_again(daemon: DaemonProcess) -> None:
+    url = f"{daemon.url}/api/registry/capabilities"
+    bearer = {"Authorization": f"Bearer {daemon.token}"}
+    with urlopen(Request(url, headers={**bearer, "Accept-Encoding": "gzip"})) as answer:
+        packed, etag = answer.read(), answer.headers["ETag"]
+        assert answer.headers["Content-Encoding"] == "gzip"
+    with urlopen(Request(url, headers=bearer)) as answer:
+        assert answer.read() == gzip.decompress(packed)
+
+    unchanged = daemon.http("GET", "/api/registry/capabilities", **{"If-None-Match": etag})
+    assert unchanged.status == 304
+    assert (
+        daemon.http("GET", "/api/registry/capabilities", **{"If-None-Match": '"other"'}).status
+        == 200
+    )
+
+
+def test_a_broken_definition_hides_no_other_and_is_told(daemon: DaemonProcess) -> None:
+    items = {one["id"]: one for one in daemon.http("GET", "/api/registry/connectors").json["items"]}
+
+    assert items["desk"]["problems"] == []
+    assert "definition.json" in items["broken"]["problems"][0]
+    assert daemon.logged("a connector has faults")
+    assert daemon.http("GET", "/api/registry/connectors/dsk").json["hint"] == "did you mean 'desk'?"
+
+
+def test_a_node_runs_by_its_handler_or_by_generic_http_and_says_which(
+    daemon: DaemonProcess,
+) -> None:
+    native = ran(daemon, flow("by_handler"))
+    assert native["output"] == {"by": "handler", "status": 200}
+    assert native["metadata"]["executor"] == "integration"
+    assert native["metadata"]["credentialSource"] == "connection"
+    assert native["metadata"]["connectionId"] == "main"
+
+    generic = ran(daemon, flow("post"))
+    assert generic["output"] == {"path": "/post"}
+    assert generic["metadata"]["executor"] == "generic"
+    assert generic["metadata"]["integrationFallbackReason"]
+
+    failed = ran(daemon, flow("refused"))
+    assert failed["error"]["code"] == "forbidden"
+    assert failed["metadata"]["executor"] == "generic"
+
+
+def test_a_secret_stands_nowhere(daemon: DaemonProcess) -> None:
+    ran(daemon, flow("post", name="again"))
+    ran(daemon, flow("refused", name="refused-again"))
+    told = [daemon.http("GET", path).body for path in (
+        "/api/credentials", "/api/credentials/main", "/api/executions", "/metrics",
+        "/api/registry/connectors/desk",
+    )]  # fmt: skip
+    files = [path.read_bytes() for path in daemon.state.rglob("*") if path.is_file()]
+    shown = [Path(f"/proc/{daemon.pid}/{name}").read_bytes() for name in ("cmdline", "environ")]
+
+    assert files
+    for text in (*told, *files, *shown):
+        assert SECRET.encode() not in (text.encode() if isinstance(text, str) else text)
+
+
+def test_a_credential_of_another_connector_is_refused(daemon: DaemonProcess, far: FarSide) -> None:
+    daemon.http(
+        "POST",
+        "/api/credentials",
+        {"id": "other", "connector": "elsewhere", "fields": {"token": SECRET}},
+    )
+    before = far.hits.total()
+
+    node = ran(
+        daemon, flow("post", name="foreign").replace("connection: main", "connection: other")
+    )
+
+    assert node["error"]["code"] == "credential.other_connector"
+    assert far.hits.total() == before
+
+
+def test_after_a_kill_in_mid_flight_an_unsafe_handler_is_not_asked_again(
+    tmp_path: Path,
+) -> None:
+    with FarSide().listening() as far:
+        write_connector(tmp_path / "mine", desk(far.url), handlers=HANDLERS)
+        (tmp_path / "state").mkdir()
+        with running(
+            tmp_path / "state",
+            STACKD_CONNECTORS_DIR=str(tmp_path / "mine"),
+            GENERIC_EXECUTOR_ENABLED="true",
+        ) as daemon:
+            daemon.http(
+                "POST",
+                "/api/credentials",
+                {"id": "main", "connector": "desk", "fields": {"token": SECRET}},
+            )
+            far.is_open.clear()
+            execution = daemon.begin(daemon.load(flow("holds"))["id"])
+            far.arrived("/held")
+            daemon.kill()
+            far.is_open.set()
+            daemon.start()
+
+            ended = daemon.until(execution, "completed", "failed", "uncertain")
+
+        assert ended["status"] == "uncertain"
+        assert {path: hits for (path, _), hits in far.hits.items()} == {"/held": 1}
+
+
+def test_a_flag_that_is_changed_holds_from_the_next_request_on(tmp_path: Path) -> None:
+    config = tmp_path / "stackd.toml"
+    config.write_text("GENERIC_EXECUTOR_ENABLED = false\n")
+    with FarSide().listening() as far:
+        write_connector(tmp_path / "mine", desk(far.url), handlers=HANDLERS)
+        (tmp_path / "state").mkdir()
+        with running(
+            tmp_path / "state",
+            STACKD_CONNECTORS_DIR=str(tmp_path / "mine"),
+            STACKD_CONFIG=str(config),
+        ) as daemon:
+            daemon.http(
+                "POST",
+                "/api/credentials",
+                {"id": "main", "connector": "desk", "fields": {"token": SECRET}},
+            )
+            assert capability(daemon, "post", "") is None
+            assert capability(daemon, "post")["availability"] == "unavailable"
+            assert [one["code"] for one in capability(daemon, "post")["issues"]] == [
+                "runtime.fallback_disabled"
+            ]
+            node = ran(daemon, flow("post"))
+            assert node["error"]["code"] == "runtime.fallback_disabled"
+            assert far.hits.total() == 0
+
+            config.write_text("GENERIC_EXECUTOR_ENABLED = true\n")
+            assert daemon.http("POST", "/api/config/reload").status == 200
+            assert capability(daemon, "post", "")["availability"] == "fallback"
+            assert ran(daemon, flow("post"))["status"] == "completed"
+
+            write_connector(tmp_path / "mine", {**desk(far.url), "id": "second"})
+            (tmp_path / "mine" / "desk" / "handlers.py").write_text("import nothing_of_that_name\n")
+            assert daemon.http("POST", "/api/config/reload").status == 200
+            apps = [
+                one["id"] for one in daemon.http("GET", "/api/registry/connectors").json["items"]
+            ]
+            assert {"desk", "second"} <= set(apps)
+            changed = capability(daemon, "by_handler")
+            assert changed["availability"] == "fallback"
+            assert "nothing_of_that_name" in changed["issues"][0]["message"]
+            assert ran(daemon, flow("by_handler"))["metadata"]["executor"] == "generic"
+
+
+def test_a_handler_file_that_others_can_write_is_not_run(tmp_path: Path) -> None:
+    place = write_connector(
+        tmp_path / "mine", desk("http://127.0.0.1:9"), handlers="open('ran', 'w')\n"
+    )
+    (place / "handlers.py").chmod(0o666)
+    (tmp_path / "state").mkdir()
+    with running(tmp_path / "state", STACKD_CONNECTORS_DIR=str(tmp_path / "mine")) as daemon:
+        shown = daemon.http("GET", "/api/registry/connectors/desk").json
+
+    assert "can be written by others" in shown["problems"][0]
+    assert not (tmp_path / "ran").exists()
