@@ -27,6 +27,7 @@ FEW_ROWS = {
     "tokens",
     "vault_keys",
     "credentials",
+    "sqlite_schema",
     "json_each",
     "going",
     "counted",

@@ -79,6 +79,13 @@ def test_an_envelope_cut_or_longer_does_not_open() -> None:
         (KEY, "maint", "oken"),  # as long together, and the same letters
         (KEY, "mai", "ntoken"),
     ],
+    ids=[
+        "another key",
+        "another credential",
+        "another field",
+        "a boundary moved on",
+        "a boundary moved back",
+    ],
 )
 def test_a_secret_opens_nowhere_but_in_its_place(key: bytes, credential: str, name: str) -> None:
     with pytest.raises(SealError) as caught:
@@ -96,6 +103,13 @@ def test_a_secret_opens_nowhere_but_in_its_place(key: bytes, credential: str, na
         (KEY, Owner("main", "gitlab"), 1),
         (KEY, Owner("maing", "ithub"), 1),
         (KEY, GITHUB, 2),
+    ],
+    ids=[
+        "another key",
+        "another credential",
+        "another connector",
+        "a moved boundary",
+        "another version",
     ],
 )
 def test_a_data_key_opens_for_nothing_but_its_credential_connector_and_key_version(
