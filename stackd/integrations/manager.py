@@ -25,6 +25,11 @@ from stackd.integrations.registry import Registry, Target
 INTEGRATION: Final = "integration"
 GENERIC: Final = "generic"
 NOT_HANDLED: Final = "Function "
+# What the metadata of a node run tell of what ran it.
+TOLD: Final = (
+    "connectorId", "appId", "functionId", "executor", "credentialSource", "connectionId",
+    "executionTimeMs", "integrationFallbackReason", "fallbackSuppressedReason", "attempts",
+)  # fmt: skip
 
 _log = structlog.get_logger(__name__)
 

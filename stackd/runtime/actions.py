@@ -15,7 +15,7 @@ import anyio
 from stackd.core.aside import aside_if
 from stackd.core.errors import NodeError, StackdError
 from stackd.core.json import LARGE, Json, dumps, loads
-from stackd.integrations.manager import INTEGRATION
+from stackd.integrations.manager import INTEGRATION, TOLD
 from stackd.runtime.context import NodeContext
 from stackd.runtime.events import NodeAnswered, NodeRetried, NodeSent, NodeStarted
 from stackd.runtime.faults import foreseen, kept, stored
@@ -234,12 +234,16 @@ async def _traced(node: GraphNode, params: dict[str, Json], context: NodeContext
 
 
 def _described(row: NodeRow, context: NodeContext) -> NodeRow:
-    """`row` with what ran it; the attempts of earlier tries stay, the last ATTEMPTS_KEPT of them."""
+    """`row` with what ran it last.
+
+    The attempts of earlier tries stay, the last ATTEMPTS_KEPT of them, and what is told of the node run besides:
+    that a person has decided, say.
+    """
     if context.metadata is None:
         return row
-    told = dict(context.metadata)
-    before = loads(row.metadata).get("attempts", []) if row.metadata else []
-    if attempts := [*before, *told.get("attempts", [])][-ATTEMPTS_KEPT:]:
+    before = loads(row.metadata) if row.metadata else {}
+    told = {key: value for key, value in before.items() if key not in TOLD} | context.metadata
+    if attempts := [*before.get("attempts", []), *told.get("attempts", [])][-ATTEMPTS_KEPT:]:
         told["attempts"] = attempts
     return row._replace(metadata=dumps(told))
 
