@@ -346,6 +346,7 @@ async def test_a_secret_that_is_called_public_from_now_on_stays_sealed_until_it_
     assert before.secret == ("token",)
     assert (after.secret, after.public["token"]) == ((), "shown now")
     assert await world.opened() == {"token": "shown now", "host": "h.example"}
+    assert await world.database.read(lambda tx: tx.rows("SELECT name FROM sealed_fields")) == []
 
 
 async def test_a_field_that_its_connector_knows_no_more_can_be_removed(world: World) -> None:

@@ -226,7 +226,7 @@ MISTAKES = {
     "a secret as an option": (*ADD, f"--token={CANARY}"),
     "twice": (*ADD, "--field", f"token={CANARY}", "--field", f"token={CANARY}"),
     "set": ("credentials", "set", "shown", "--field", f"token={CANARY}"),
-    "set a word": ("credentials", "set", "shown", CANARY),
+    "set a word": ("credentials", "set", "worded", "--auth", "pat", CANARY),
     "with a traceback": ("--debug", *ADD, "--field", f"token={CANARY}"),
 }
 
@@ -235,6 +235,8 @@ MISTAKES = {
 def test_a_secret_on_the_command_line_is_refused_and_not_shown(
     daemon: DaemonProcess, words: tuple[str, ...]
 ) -> None:
+    if "worded" in words:
+        make(daemon, "worded")
     ran = child(*words, STACKD_STATE_DIR=str(daemon.state))
 
     told = ran.stdout.decode() + ran.stderr.decode()

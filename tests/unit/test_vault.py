@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import os
 
 import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -26,7 +25,7 @@ from stackd.vault.keyring import Keyring, KeyRow, KeyState, derived
 
 SECRET = "s3cret-value-of-a-token"
 MASTER = "0123456789abcdefghijklmnopqrstuvwxyzABCD"
-KEY, OTHER_KEY = os.urandom(32), os.urandom(32)
+KEY, OTHER_KEY = b"k" * 32, b"o" * 32
 GITHUB = Owner("main", "github")
 
 
