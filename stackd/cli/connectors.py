@@ -6,7 +6,7 @@ import difflib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
 
 import typer
@@ -16,6 +16,9 @@ from stackd.cli.context import JsonFlag, daemon, print_json, print_table, say
 from stackd.client.models import ConnectorDetail, ConnectorList
 from stackd.integrations import backfill
 from stackd.integrations.backfill import Fill, Patch
+
+if TYPE_CHECKING:
+    from stackd.integrations.importer.storing import Outcome
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -27,6 +30,7 @@ CheckFlag = Annotated[
 ]
 DiffFlag = Annotated[bool, typer.Option("--diff", help="Write nothing; show what would change.")]
 FOLDER = Path("connectors")
+SHOWN = 10  # lines of what an import skipped, and of what it guessed
 
 
 def _command(name: str, fill: Fill, of: str, about: str) -> None:
@@ -153,6 +157,69 @@ def _run(fill: Fill, of: str, folder: Path, *, check: bool, diff: bool, as_json:
         say(f"{_count(operations, 'operation')} {done}, in {_count(len(patches), 'file')}")
     if check and patches:
         sys.exit(1)
+
+
+def connectors_folder(out: Path | None) -> Path:
+    """Where a connector is written to: the folder that is named, else the one that the other commands go through."""
+    return out or FOLDER
+
+
+@app.command("import-openapi")
+def import_openapi(
+    spec: Annotated[Path, typer.Argument(help="An OpenAPI or Swagger document, JSON or YAML.")],
+    connector: Annotated[str, typer.Option("--id", help="Of the connector.")],
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="Only operations with it.")] = None,
+    operation: Annotated[
+        list[str] | None,
+        typer.Option("--operation", help="Only this one, by operation id or METHOD /path."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The folder of connectors to write to.")
+    ] = None,
+    overlay: Annotated[
+        Path | None,
+        typer.Option("--overlay", help="Changes to the document; default: overlay.yaml beside it."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write over a definition that is there.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make a definition out of an OpenAPI document."""
+    from stackd.integrations.importer import storing
+
+    outcome = storing.import_openapi(
+        spec,
+        connector,
+        connectors_folder(out),
+        tags=tag or (),
+        operations=operation or (),
+        overlay_path=overlay,
+        force=force,
+    )
+    if as_json:
+        print_json(outcome.report.as_json(connector))
+    else:
+        _tell_import(outcome)
+    if outcome.path is None:
+        sys.exit(1)
+
+
+def _tell_import(outcome: Outcome) -> None:
+    report = outcome.report
+    if outcome.path is not None:
+        say(f"Wrote {outcome.path}")
+    say(f"{report.imported:,} of {_count(report.operations, 'operation')} imported")
+    for title, lines in (
+        ("skipped", [f"{one.operation}: {one.reason}" for one in report.skipped]),
+        ("guessed or left out", report.guessed),
+    ):
+        if lines:
+            say(f"{len(lines):,} {title}:")
+        for line in lines[:SHOWN]:
+            say(f"  {line}")
+        if len(lines) > SHOWN:
+            say(f"  and {len(lines) - SHOWN:,} more; --json lists all")
 
 
 def _count(number: int, of: str) -> str:

@@ -65,7 +65,21 @@ Expression = Annotated[str, Field(min_length=1, max_length=2_000)]
 
 
 class _Part(BaseModel):
+    """A piece of a definition. Keys that begin with `x-` may stand in each and mean nothing to it, but for its own."""
+
     model_config = ConfigDict(alias_generator=to_camel, frozen=True, populate_by_name=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_extensions(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or not any(_is_extension(key) for key in given):
+            return given
+        own = {field.alias for field in cls.model_fields.values()}
+        return {key: value for key, value in given.items() if key in own or not _is_extension(key)}
+
+
+def _is_extension(key: object) -> bool:
+    return isinstance(key, str) and key.startswith("x-")
 
 
 # -- how the far side knows us

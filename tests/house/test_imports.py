@@ -51,6 +51,8 @@ ABSENT_WHEN_IDLE = {
     "jinja2": "parses expressions when a workflow is read",
     "markupsafe": "of jinja2",
     "ruamel": "reads YAML when a document is imported",
+    "stackd.integrations.importer": "a command of its own",
+    "yaml": "reads API documents when a connector is made of one",
     "re2": "searches for patterns when an expression has `match`",
     "tzdata": "time zones, read when an expression names one",
     "cryptography": "seals, once there is a credential",
