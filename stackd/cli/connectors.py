@@ -223,7 +223,7 @@ def _tell_import(outcome: Outcome) -> None:
 
 
 def _count(number: int, of: str) -> str:
-    return f"{number} {of}" if number == 1 else f"{number} {of}s"
+    return f"{number:,} {of}" if number == 1 else f"{number:,} {of}s"
 
 
 def _difference(patch: Patch) -> Iterator[str]:

@@ -249,7 +249,7 @@ class Operations:
 
     def _answer(self, raw: Schema, file: File) -> tuple[Schema, File, str]:
         """The answer that tells of success: the lowest 2xx with content, else the lowest; then `default`."""
-        given = mapping(raw.get("responses"))
+        given = {str(key): one for key, one in mapping(raw.get("responses")).items()}
         good = sorted(key for key in given if re.fullmatch(r"2\d\d", key.strip()))
         good += [key for key in given if key.strip().upper() == "2XX"]
         good = good or [key for key in given if key == "default"]

@@ -90,7 +90,7 @@ def endpoint(template: str) -> Endpoint:
         if not plain:
             raise Refused("its path has a placeholder without a name")
         if plain not in found.names:
-            found.names[plain] = unused(member(plain) or "part", found.names.values())
+            found.names[plain] = unused(_placed(plain), found.names.values())
         if is_open:
             found.open.add(plain)
         return f"{slash}{{{found.names[plain]}}}"
@@ -381,6 +381,10 @@ class _Form:
             "additionalProperties": False,
         }
         return found | ({"required": self._required} if self._required else {})
+
+
+def _placed(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", name) else member(name) or "part"
 
 
 def _cleaned(name: str) -> str:

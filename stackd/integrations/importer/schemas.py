@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -102,6 +103,28 @@ class Schemas:
             work = Work(f"schemas/{name}", mode, merging=[node.key])
             self.named[name] = self.translate(node.value, node.file, work)
         self.named = dict(sorted(self.named.items()))
+        self._cut_cycles()
+
+    def _cut_cycles(self) -> None:
+        """No schema leads back to itself for one and the same value: who follows references comes to an end."""
+        done: set[str] = set()
+        for start in self.named:
+            path: dict[str, Iterator[Schema]] = {start: _in_place(self.named[start])}
+            while path:
+                name, refs = next(reversed(path.items()))
+                ref = next(refs, None)
+                if ref is None:
+                    done.add(name)
+                    path.popitem()
+                    continue
+                target = ref["$ref"].removeprefix("#/schemas/")
+                if target in path:
+                    del ref["$ref"]
+                    self._report.guess(
+                        f"schemas/{name}", f"is {target} again; that adds nothing and is left out"
+                    )
+                elif target not in done:
+                    path[target] = _in_place(self.named[target])
 
     def translate(self, raw: Json, file: File, work: Work, depth: int = 0) -> Schema:
         """`raw`, a schema written in `file`, as one of 2020-12."""
@@ -456,6 +479,20 @@ class Schemas:
         return {
             key: value for key, value in found.items() if key not in ("title", "x-discriminator")
         }
+
+
+def _in_place(schema: Schema) -> Iterator[Schema]:
+    """The references in `schema` that speak of the very value that it speaks of."""
+    waiting: list[Any] = [schema]
+    while waiting:
+        one = waiting.pop()
+        if not isinstance(one, dict):
+            continue
+        if isinstance(one.get("$ref"), str):
+            yield one
+        for name in ("allOf", "anyOf", "oneOf"):
+            waiting += reversed(listing(one.get(name)))
+        waiting += [one[name] for name in ("not", "if", "then", "else") if name in one]
 
 
 def _merge(into: Schema, part: Schema) -> list[Schema]:

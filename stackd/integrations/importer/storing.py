@@ -15,7 +15,7 @@ from typing import Final
 
 from stackd.core.errors import ConflictError, InputError
 from stackd.core.files import sync_folder
-from stackd.core.json import Json, loads_strict
+from stackd.core.json import loads_strict
 from stackd.core.text import shown
 from stackd.integrations.backfill import LONGEST, NAME, written
 from stackd.integrations.definition import APP_ID
@@ -24,6 +24,7 @@ from stackd.integrations.importer.document import import_document
 from stackd.integrations.importer.reading import read_file
 from stackd.integrations.importer.report import Report
 from stackd.integrations.importer.schemas import Schema
+from stackd.integrations.importer.values import mapping
 
 OVERLAYS: Final = ("overlay.yaml", "overlay.yml", "overlay.json")  # beside a definition
 
@@ -69,9 +70,10 @@ def import_openapi(
     made = import_document(file, app_id, report, tags=tags, operations=operations)
     if made.definition is None:
         return Outcome(None, report)
-    text = _marked(made.definition)
+    definition = _encodable(made.definition)
+    text = _marked(definition)
     if not force:
-        _refuse_other(target, made.definition)
+        _refuse_other(target, definition)
     _put(target, text)
     return Outcome(target, report)
 
@@ -85,27 +87,29 @@ def _overlays(folder: Path) -> list[Path]:
 def _marked(definition: Schema) -> bytes:
     """The definition as it is written, with a digest of itself, so that edits can be told."""
     definition["x-origin"]["digest"] = _digest(definition)
-    return _bytes(definition)
+    return written(definition)
 
 
-def _bytes(definition: Json) -> bytes:
+def _encodable(definition: Schema) -> Schema:
+    """`definition` without half characters, which JSON can escape and UTF-8 cannot hold."""
     try:
-        return written(definition)
-    except UnicodeEncodeError:  # half characters, that JSON can escape
+        written(definition)
+    except UnicodeEncodeError:
         text = json.dumps(definition, ensure_ascii=False).encode(errors="replace")
-        return written(json.loads(text))
+        return mapping(json.loads(text))
+    return definition
 
 
 def _digest(definition: Schema) -> str:
     origin = {key: value for key, value in definition["x-origin"].items() if key != "digest"}
-    return hashlib.sha256(_bytes({**definition, "x-origin": origin})).hexdigest()
+    return hashlib.sha256(written({**definition, "x-origin": origin})).hexdigest()
 
 
 def _refuse_other(target: Path, definition: Schema) -> None:
     try:
         with target.open("rb") as file:
             known = loads_strict(file.read(LONGEST + 1))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     except (OSError, InputError):
         known = None
