@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from typing import Any
 
 import hypothesis.strategies as st
@@ -50,6 +51,13 @@ def assert_whole(made: dict[str, Any]) -> None:
         assert one["outputSchema"]["$schema"]
         assert len(one["id"]) <= 64
         assert one["effect"] in ("read", "idempotent", "unsafe")
+        members = one["parameters"]["properties"]
+        in_path = {key for key, member in members.items() if member["x-in"] == "path"}
+        assert set(re.findall(r"{([^{}]*)}", one["endpoint"])) == in_path
+        assert in_path <= set(one["parameters"].get("required", []))
+    assert set(re.findall(r'"\$ref": "#/schemas/([^"]*)"', json.dumps(made))) == set(
+        made.get("schemas", {})
+    )
     for one in made.get("triggers", []):
         Trigger.model_validate(one, extra="forbid")
         assert isinstance(one["dedupe"], dict)
@@ -723,6 +731,20 @@ def test_a_document_with_anything_anywhere_is_imported_or_refused(text, changes)
     assert made.report.imported + len(made.report.skipped) == made.report.operations
     if made.definition is not None:
         assert_whole(made.definition)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.one_of(
+        st.binary(max_size=80),
+        st.text(alphabet="{}[]:,-&*a<|>'\"?!#% \n\t1", max_size=60).map(str.encode),
+    )
+)
+def test_any_text_is_read_or_refused(data):
+    try:
+        dumps(read_text(data, "it", Report()))
+    except InputError as refused:
+        assert refused.message.startswith("it: ")
 
 
 def test_an_answer_may_be_open():
