@@ -31,6 +31,7 @@ from stackd.integrations.importer import overlay
 from stackd.integrations.importer.document import import_document
 from stackd.integrations.importer.reading import File, read_text
 from stackd.integrations.importer.report import Report
+from stackd.integrations.importer.values import NOTHING, bounded
 
 
 def assert_whole(made: dict[str, Any]) -> None:
@@ -318,6 +319,8 @@ def test_words_lose_html_and_tables():
 @pytest.mark.parametrize(
     ("responses", "found"),
     [
+        ({"202": {"content": {"application/json": {"schema": {"type": "string"}}}},
+          "201": {"content": {"application/json": {"schema": {"type": "integer"}}}}}, {"type": "integer"}),
         ({"204": {}}, {"response": "none", "type": "null"}),
         ({"201": {"content": {"application/json": {"schema": {"type": "string"}}}}, "default": {}}, {"type": "string"}),
         ({"200": {}, "202": {"content": {"application/json": {"schema": {"type": "string"}}}}}, {"type": "string"}),
@@ -360,6 +363,14 @@ def test_a_sample_is_bounded():
 
     assert made["sample"]["list"] == [0, 1, 2]
     assert len(made["sample"]["text"]) == 4_000
+
+
+def test_a_value_that_is_too_large_is_none():
+    assert bounded([0] * 999) == [0] * 999
+    assert bounded([0] * 1_000) is NOTHING
+    assert bounded([[[[]]]], depth=2) is NOTHING
+    assert bounded("x" * 4_001) is NOTHING
+    assert "default" not in output({"type": "array", "default": [0] * 1_000})
 
 
 def test_links_are_kept_and_limits_read():
