@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from typing import Any
 
 import hypothesis.strategies as st
@@ -22,51 +21,15 @@ from support.any_openapi import (
     swagger,
     with_operation,
 )
+from support.imported import assert_whole
 
 from stackd.core.errors import InputError
-from stackd.core.json import dumps, loads_strict
-from stackd.integrations import backfill
-from stackd.integrations.definition import App, Operation, Trigger
+from stackd.core.json import dumps
 from stackd.integrations.importer import overlay
 from stackd.integrations.importer.document import import_document
 from stackd.integrations.importer.reading import File, read_text
 from stackd.integrations.importer.report import Report
-from stackd.integrations.importer.values import NOTHING, bounded
-
-
-def assert_whole(made: dict[str, Any]) -> None:
-    """The definition is one, in every part, with nothing in it that is unknown; and nothing is due."""
-    App.model_validate(made, extra="forbid")
-    assert (
-        not set(made)
-        - {"actions", "triggers"}
-        - {field.alias for field in App.model_fields.values()}
-    )
-    names = [one["id"] for one in made["actions"]]
-    assert len(set(names)) == len(names)
-    for one in made["actions"]:
-        Operation.model_validate(one, extra="forbid")
-        assert one["runtimes"] == ["http"]
-        assert one["fallback"] is None
-        assert "sample" in one
-        assert one["outputSchema"]["$schema"]
-        assert len(one["id"]) <= 64
-        assert one["effect"] in ("read", "idempotent", "unsafe")
-        members = one["parameters"]["properties"]
-        in_path = {key for key, member in members.items() if member["x-in"] == "path"}
-        assert set(re.findall(r"{([^{}]*)}", one["endpoint"])) == in_path
-        assert in_path <= set(one["parameters"].get("required", []))
-    assert set(re.findall(r'"\$ref": "#/schemas/([^"]*)"', json.dumps(made))) == set(
-        made.get("schemas", {})
-    )
-    for one in made.get("triggers", []):
-        Trigger.model_validate(one, extra="forbid")
-        assert isinstance(one["dedupe"], dict)
-        assert "$schema" in one["outputSchema"]
-        assert "sample" in one
-    assert backfill.both(copy.deepcopy(made)) == 0
-    assert loads_strict(backfill.written(made)) == made
-
+from stackd.integrations.importer.values import NOTHING, bounded, plain
 
 # -- servers
 
@@ -298,6 +261,38 @@ def test_a_method_that_cannot_be_sent_is_skipped():
     assert [(one.operation, one.reason) for one in made.report.skipped] == [
         ("TRACE /x", "the method TRACE cannot be sent")
     ]
+
+
+def test_what_is_to_be_filled_in_is_no_html():
+    assert plain("<p>ancestor=(`<image>[:<tag>]`)<br/>") == "ancestor=(<image>[:<tag>])"
+
+
+@pytest.mark.parametrize(
+    ("path", "operation_id", "is_read"),
+    [
+        ("/search", None, True),
+        ("/things/{id}/query", None, True),
+        ("/lists", "createList", False),
+        ("/x", "findPets", True),
+        ("/x", None, False),
+    ],
+)
+def test_a_post_is_paged_only_if_it_looks_for_something(path, operation_id, is_read):
+    schema = {
+        "type": "object",
+        "properties": {"items": {"type": "array"}, "next_cursor": {"type": "string"}},
+    }
+    taken = {
+        "application/json": {
+            "schema": {"type": "object", "properties": {"cursor": {"type": "string"}}}
+        }
+    }
+    made = action(with_operation({
+        "operationId": operation_id, "requestBody": {"content": taken},
+        "responses": {"200": {"content": {"application/json": {"schema": schema}}}}}, path=path))  # fmt: skip
+
+    assert ("paginate" in made) is is_read
+    assert made.get("paginate", {}).get("send") == ({"body": "cursor"} if is_read else None)
 
 
 def test_words_lose_html_and_tables():

@@ -142,12 +142,18 @@ def test_collection_format_of_2_0_is_a_style(collection, style, explode):
     assert (made["type"], made["x-style"], made["x-explode"]) == ("array", style, explode)
 
 
-def test_a_parameter_that_is_json_is_its_text():
+def test_a_parameter_that_is_json_says_so():
     made = query({"content": {"application/json": {"schema": {"type": "object"}}}})
+
+    assert made == {"type": "object", "x-style": "json", "x-in": "query"}
+
+
+def test_a_parameter_of_another_type_is_its_text():
+    made = query({"content": {"application/xml": {"schema": {"type": "object"}}}})
 
     assert made == {
         "type": "string",
-        "contentMediaType": "application/json",
+        "contentMediaType": "application/xml",
         "contentSchema": {"type": "object"},
         "x-in": "query",
     }
@@ -192,6 +198,14 @@ def test_a_placeholder_for_several_parts_keeps_its_slashes(path):
 
     assert made["endpoint"] == "/{p}"
     assert made["parameters"]["properties"]["p"]["x-encode"] == "path"
+
+
+def test_a_part_with_a_colon_is_a_placeholder_where_it_is_described():
+    made = definition(
+        openapi({"/a/:id": {"get": {**PLAIN, "parameters": [ID]}}, "/a/:batch": {"get": PLAIN}})
+    )
+
+    assert [one["endpoint"] for one in made["actions"]] == ["/a/{id}", "/a/%3Abatch"]
 
 
 def test_a_query_in_a_path_is_sent():
@@ -254,6 +268,21 @@ def test_another_body_is_one_parameter(schema):
     assert list(made["properties"]) == ["body"]
     assert (made["properties"]["body"]["x-in"], made["properties"]["body"]["x-as"]) == ("body", "$")
     assert made["required"] == ["body"]
+
+
+def test_a_default_of_a_field_that_may_be_missing_is_the_far_sides_own():
+    made = body(
+        {
+            "type": "object",
+            "required": ["a"],
+            "properties": {"a": {"default": 1}, "b": {"default": 2}},
+        }
+    )
+
+    assert made["parameters"]["properties"]["a"] == {"default": 1, "x-in": "body"}
+    assert made["parameters"]["properties"]["b"] == {"x-default": 2, "x-in": "body"}
+    assert query({"schema": {"default": "x"}}) == {"default": "x", "x-in": "query"}
+    assert query({"schema": {"default": ""}}) == {"x-default": "", "x-in": "query"}
 
 
 def test_thirty_fields_are_flattened_still():

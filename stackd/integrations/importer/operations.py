@@ -42,6 +42,7 @@ _READS_AS: Final = {
     "application/x-ndjson": "ndjson", "application/ndjson": "ndjson", "application/jsonl": "ndjson",
     "application/json-seq": "ndjson",
 }  # fmt: skip
+_READING: Final = ("search", "query", "list", "find")
 _TEXT: Final = re.compile(r"text/.*|.*[/+]xml|.*[/+]ya?ml|application/(javascript|graphql)")
 
 
@@ -101,10 +102,12 @@ class Operations:
         raw, place = asked.raw, asked.place
         if asked.method not in EFFECTS:
             raise Refused(f"the method {asked.method} cannot be sent")
-        to = parameters.endpoint(asked.path)
         work = Work(place, "request")
+        given = self._parameters.merged(asked.item, raw, asked.file, place)
+        in_path = {text(one["name"]) for one, _ in given if text(one["in"]).lower() == "path"}
+        to = parameters.endpoint(asked.path, in_path)
         taken = self._parameters.make(
-            self._parameters.merged(asked.item, raw, asked.file, place), raw.get("requestBody"), to,
+            given, raw.get("requestBody"), to,
             asked.file, work, method=asked.method, consumes=self._media("consumes", raw),
             sent=self._authentication.names_sent,
         )  # fmt: skip
@@ -326,6 +329,8 @@ def _read_as(media: str | None, schema: Json, home: File, schemas: Schemas) -> s
 
 def _reads(asked: Asked) -> bool:
     """Whether a POST looks like a query: its pages are worth a guess."""
-    return asked.method == "POST" and bool(
-        re.search(r"search|query|list|find", asked.path + asked.origin, re.IGNORECASE)
-    )
+    if asked.method != "POST":
+        return False
+    words = re.split(r"[/:]", asked.path.rstrip("/").lower())[-1].strip("_")
+    first = snake(text(asked.raw.get("operationId"))).partition("_")[0]
+    return words in _READING or first in _READING

@@ -224,7 +224,10 @@ def _size(sent: Schema) -> Schema | None:
     if name is None:
         return None
     found: Schema = _spot(name, sent)
-    for key, given in (("max", sent[name].get("maximum")), ("default", sent[name].get("default"))):
+    for key, given in (
+        ("max", sent[name].get("maximum")),
+        ("default", sent[name].get("default", sent[name].get("x-default"))),
+    ):
         value = number(given)
         if value is not None and value >= 1 and value == int(value):
             found[key] = int(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import parse_qsl
@@ -18,6 +18,7 @@ MAX_FLATTENED: Final = 30  # fields of a body that become parameters
 _LEFT_TO_US: Final = ("authorization", "accept", "content-type", "content-length", "host")
 _PLACES: Final = ("path", "query", "header", "cookie", "body")
 _PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
+_COLON: Final = re.compile(r"(?<=/):([A-Za-z_][A-Za-z0-9_]*)(?=/|$)")
 _KEY: Final = re.compile(r"[A-Za-z_$@][A-Za-z0-9_.\-\[\]$@:]*")
 _SIGNS: Final = {"<": "_lt", ">": "_gt", "!": "_not", "=": "_eq", "*": "_any", "+": "_plus"}
 _STYLES: Final = {
@@ -64,8 +65,11 @@ class Taken:
     alternatives: list[str] = field(default_factory=list)
 
 
-def endpoint(template: str) -> Endpoint:
+def endpoint(template: str, described: Container[str] = ()) -> Endpoint:
     """The path of a document without fragment, query and operators, its placeholders named as parameters may be.
+
+    `:name` as a part of its own is a placeholder where it is described, as Express has them; else it is what it says,
+    and escaped, since it would be one in a definition.
 
     Raises:
         Refused: its braces do not match.
@@ -95,6 +99,7 @@ def endpoint(template: str) -> Endpoint:
             found.open.add(plain)
         return f"{slash}{{{found.names[plain]}}}"
 
+    path = _COLON.sub(lambda one: f"{{{one[1]}}}" if one[1] in described else f"%3A{one[1]}", path)
     made = _PLACEHOLDER.sub(place, path)
     if re.search(r"[{}]", _PLACEHOLDER.sub("", made)):
         raise Refused("the braces of its path do not match")
@@ -220,7 +225,12 @@ class Parameters:
         elif content and "schema" not in raw:
             media = next(iter(content))
             inner = self._schemas.translate(mapping(content[media]).get("schema"), home, work)
-            found = {"type": "string", "contentMediaType": media, "contentSchema": inner}
+            is_json = where == "query" and encoding(media) == "json"
+            found = (
+                inner | {"x-style": "json"}
+                if is_json
+                else {"type": "string", "contentMediaType": media, "contentSchema": inner}
+            )
         else:
             kind = self._schemas.kind(raw.get("schema"), home)
             found = self._schemas.translate(raw.get("schema"), home, work)
@@ -368,6 +378,14 @@ class _Form:
             clean if clean not in self._members else unused(f"{where}_{clean}", self._members, 120)
         )
         found = {**schema, "x-in": where}
+        if (
+            not needed
+            and "default" in found
+            and (where == "body" or found["default"] in (None, ""))
+        ):
+            found["x-default"] = found.pop(
+                "default"
+            )  # the far side's own; sent, it would undo what is there
         if is_whole:
             found["x-as"] = "$"
         elif key != name:

@@ -293,14 +293,16 @@ class Schemas:
         if words := about(raw.get("description")):
             found["description"] = words
         if "default" in raw:
-            default = bounded(raw["default"])
+            default = _fitting(bounded(raw["default"]), raw)
             if default is not NOTHING and (default is not None or self._takes_null(raw)):
                 found["default"] = default
         examples = listing(raw.get("examples")) or list(mapping(raw.get("examples")).values())
         if "example" in raw:
             examples = [raw["example"]]
         kept = [
-            one for one in (bounded(one, nodes=200) for one in examples[:3]) if one is not NOTHING
+            _fitting(one, raw)
+            for one in (bounded(one, nodes=200) for one in examples[:3])
+            if one is not NOTHING
         ]
         if kept:
             found["examples"] = kept
@@ -379,7 +381,7 @@ class Schemas:
             return
         choices: list[Json] = []
         for one in given:
-            copied = bounded(one)
+            copied = _fitting(bounded(one), raw)
             if copied is not NOTHING and not any(same(copied, known) for known in choices[:100]):
                 choices.append(copied)
         if choices and self._old and raw.get("nullable") is True and None not in choices:
@@ -535,6 +537,17 @@ def _both_types(one: Any, other: Any) -> Any:
     if "integer" in (*ones, *others) and "number" in (*ones, *others) and "integer" not in both:
         both.append("integer")
     return both[0] if len(both) == 1 else both
+
+
+def _fitting(value: Any, raw: Schema) -> Any:
+    """`value`, as a number or a truth if it is written as text where only these are taken: documents quote them."""
+    types = [_MEANT.get(one, one) for one in _type_names(raw.get("type"))]
+    if not isinstance(value, str) or not types or "string" in types:
+        return value
+    if "boolean" in types and value in ("true", "false"):
+        return value == "true"
+    found = number(value) if {"integer", "number"} & set(types) else None
+    return value if found is None else found
 
 
 def _type_names(given: Any) -> list[str]:

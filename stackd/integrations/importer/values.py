@@ -17,7 +17,13 @@ LONGEST_NAME: Final = 64
 
 NOTHING: Final = object()  # no value: null is one
 
-_TAG: Final = re.compile(r"<(?:/?[A-Za-z][^<>]{0,500}|!--.{0,500}?--)>", re.DOTALL)
+# Of HTML; what else stands in angles is a name to be filled in, as `<image>`.
+_TAG: Final = re.compile(
+    r"</?(?:a|abbr|b|big|blockquote|br|center|code|dd|del|details|div|dl|dt|em|font|h[1-6]|hr|i|img|ins|kbd|li|mark|ol"
+    r"|p|pre|s|section|small|span|strike|strong|sub|summary|sup|table|tbody|td|tfoot|th|thead|tr|tt|u|ul)"
+    r"(?:\s[^<>]{0,500})?/?>|<!--.{0,500}?-->",
+    re.IGNORECASE | re.DOTALL,
+)
 _LINK: Final = re.compile(r"!?\[([^\[\]]{0,300})\]\([^()\s]{0,500}[^()]{0,100}\)")
 _ROW: Final = re.compile(r"^\s*(?:\|.*|[-=:| ]{3,})$", re.MULTILINE)
 _HEADING: Final = re.compile(r"^\s{0,3}(?:#{1,6}\s+|>\s?)", re.MULTILINE)
