@@ -359,7 +359,9 @@ def test_queue_commands_show_what_is_now(stackd: Command, daemon: DaemonProcess)
     finally:
         resumed = stackd("queue", "resume", "--json")
 
-    moving = re.compile(r"(?<=last heard )\S+|(?<=waits )\S+")  # a process may be heard between the two
+    moving = re.compile(
+        r"(?<=last heard )\S+|(?<=waits )\S+"
+    )  # a process may be heard between the two
     assert moving.sub("…", paused.out) == moving.sub("…", status.out)
     assert status.out.startswith("paused\n")
     assert re.search(r"\n  completed +\d+\n", status.out)
