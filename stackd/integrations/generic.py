@@ -83,7 +83,7 @@ class GenericExecutor:
                 raise foreign(plan, turn.url, "the next page", sent=True)
             parts = parts.turned(turn)
         situation.on_answered()
-        if pages.count == 1 and not pages.items and reader.body is not None:
+        if pages.count == 1 and not pages.found and reader.body is not None:
             return _listed(_output(plan, reader))
         meta: dict[str, Json] = {"count": len(pages.items), "pages": pages.count}
         if pages.reason is not None:

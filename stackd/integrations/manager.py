@@ -89,7 +89,7 @@ class HandlerHttp:
         """
         absolute = path.startswith(("http://", "https://"))
         url = path if absolute else f"{self._caller.base_url}/{path.lstrip('/')}"
-        parts = Parts(method.upper(), url, headers=dict(headers or {}))
+        parts = Parts(method.upper(), url, headers=self._with_own(headers or {}))
         parts.query = [
             (name, scalar(one)) for name, item in (query or {}).items() for one in listed(item)
         ]
@@ -103,6 +103,12 @@ class HandlerHttp:
             parts, is_last=False
         )
         return HandlerResponse(answer.response, answer.body)
+
+    def _with_own(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """`headers`, and those of the definition that are not among them."""
+        given = {name.lower() for name in headers}
+        own = self._caller.plan.headers(self._caller.account)
+        return {**{k: v for k, v in own.items() if k.lower() not in given}, **headers}
 
     async def get(self, path: str, **more: Any) -> HandlerResponse:
         return await self.request("GET", path, **more)

@@ -91,6 +91,7 @@ class Pages:
         size: how many a page is asked for, if it is.
         items: what came so far.
         reason: why it ended where there may be more; None at the true end.
+        found: whether an answer had a list where it was looked for, if an empty one.
     """
 
     rules: Pagination
@@ -99,6 +100,7 @@ class Pages:
     items: list[Json] = field(default_factory=list)
     count: int = 0
     reason: str | None = None
+    found: bool = False
     _seen: set[str] = field(default_factory=set)
     _number: int | None = None
 
@@ -127,6 +129,7 @@ class Pages:
         self.count += 1
         if page is None:
             return None
+        self.found = True
         self.items += page
         if self._is_full():
             return None

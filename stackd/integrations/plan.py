@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
 from urllib.parse import quote
@@ -217,8 +217,8 @@ class Plan:
         scoped = scope({"params": dict(params), "conn": account.public})
         for extra in self._sent:
             extra.add_to(parts, members, scoped)
-        for name, text in self._app_headers.items():
-            parts.headers.setdefault(name, scalar(_rendered(text, scoped)))
+        for name, text in self._own_headers(scoped).items():
+            parts.headers.setdefault(name, text)
         for name, value in params.items():
             if name in used or value is OMIT:
                 continue
@@ -247,6 +247,14 @@ class Plan:
         if isinstance(whole, dict) and members:
             parts.body = {**members, **whole}
         return parts
+
+    def headers(self, account: Account) -> dict[str, str]:
+        """What the app is sent with every request, whoever makes it."""
+        return self._own_headers(scope({"conn": account.public}))
+
+    def _own_headers(self, scoped: Any) -> dict[str, str]:
+        found = {name: _rendered(text, scoped) for name, text in self._app_headers.items()}
+        return {name: scalar(value) for name, value in found.items() if value is not OMIT}
 
     @cached_property
     def _has_body_spots(self) -> bool:
@@ -506,7 +514,12 @@ def _among(fields: Mapping[str, Json], name: str) -> Json:
 def _filled_base(written: str, account: Account) -> str:
     """A base URL with the account's fields: `{{ conn.x }}`, or the origin's `{x}`, which is one part of a host or path."""
     if "{{" in written:
-        return fill(written, account)
+        # With or without a slash at its end, `{{ conn.baseUrl }}/api` is the same place.
+        fields = {
+            name: value.rstrip("/") if isinstance(value, str) and "://" in value else value
+            for name, value in account.fields.items()
+        }
+        return fill(written, replace(account, fields=fields))
 
     def value_of(found: re.Match[str]) -> str:
         value = _among(account.fields, found[1])

@@ -133,6 +133,8 @@ def _as(schema: Any, value: Json) -> Json:
     if not isinstance(schema, dict):
         return value
     kind = schema.get("type")
+    if not isinstance(kind, str):  # of several types: it is one of them, or is refused
+        return value
     if isinstance(value, str):
         if kind in _NUMBERS:
             try:

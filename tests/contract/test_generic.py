@@ -662,3 +662,19 @@ async def test_a_key_goes_where_the_far_side_looks_for_it(desk: Desk) -> None:
         "a": 1,
         "idempotency_key": "k1",
     }
+
+
+@pytest.mark.parametrize("body", [b"[]", b'{"total": 0, "items": []}', b'{"total": 0, "runs": []}'])
+async def test_an_empty_list_is_one_whatever_is_around_it(desk: Desk, body: bytes) -> None:
+    async with far_side(answers(json_answer(body))) as far:
+        output = await desk.ask(far.url("/api"), action("a", paginate={"type": "link"}))
+
+    assert output == {"items": [], "meta": {"count": 0, "pages": 1}}
+
+
+async def test_a_base_url_may_end_in_a_slash(desk: Desk) -> None:
+    async with far_side(answers(DONE)) as far:
+        own = account(baseUrl=far.url("/"))
+        await desk.ask("{{ conn.baseUrl }}/api", action("a", "GET", "/x"), as_=own)
+
+        assert far.request.target == "/api/x"
