@@ -307,9 +307,9 @@ def differences(request: Request, exchange: Exchange) -> Iterator[str]:
     if request.method != wanted.method:
         yield f"method is {request.method}, not {wanted.method}"
     url = URL(request.url)
-    asked = f"{url.origin()}{url.raw_path}" if wanted.url is not None else url.raw_path
-    if asked != (wanted.url or wanted.path):
-        yield f"address is {asked}, not {wanted.url or wanted.path}"
+    asked, named = _place(url, wanted), _place(URL(wanted.url or str(wanted.path)), wanted)
+    if asked != named:
+        yield f"address is {asked}, not {named}"
     query: dict[str, str | list[str]] = {}
     for name, value in [*url.query.items(), *_pairs(request.query or {})]:
         _add(query, name, value)
@@ -320,6 +320,11 @@ def differences(request: Request, exchange: Exchange) -> Iterator[str]:
         if headers.get(name.lower()) != value:
             yield f"header {name} is {headers.get(name.lower())!r}, not {value!r}"
     yield from _in_body(request, wanted)
+
+
+def _place(url: URL, wanted: CaseRequest) -> str:
+    """What counts of an address, as the client writes it: `%40` and `@` in a path are one."""
+    return url.raw_path if wanted.url is None else f"{url.origin()}{url.raw_path}"
 
 
 def _in_body(request: Request, wanted: CaseRequest) -> Iterator[str]:
