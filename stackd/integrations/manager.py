@@ -218,7 +218,7 @@ class IntegrationManager:
         try:
             return await self._handle(target, params, account, situation, trace)
         except StackdError as error:
-            if not _is_not_handled(error) or situation.sent:
+            if not _is_not_handled(error) or (situation.sent and not target.speaks_itself):
                 raise
             if not (self.registry.options.generic and target.plan.operation.has_http):
                 raise
@@ -254,6 +254,8 @@ class IntegrationManager:
             operation=plan.operation.id,
         )
         with _Attempt(trace, INTEGRATION, situation):
+            if target.speaks_itself:
+                situation.on_sent()  # nobody but the handler knows whether it has
             try:
                 return await target.handler(dict(params), context)
             except StackdError:

@@ -116,6 +116,11 @@ class Target:
     plan: Plan
     handler: Handler | None
 
+    @property
+    def speaks_itself(self) -> bool:
+        """Whether its handler does not ask by `ctx.http`, so that nobody can count what it sends."""
+        return "own" in (self.connector.handlers.transport, self.plan.operation.transport)
+
 
 @dataclass(frozen=True, slots=True)
 class Payload:

@@ -114,7 +114,7 @@ class Connectors:
                 effect=node.effect,
                 options=manager.registry.options,
                 has_http=target.plan.operation.has_http,
-                own_transport=target.connector.handlers.transport == "own",
+                own_transport=target.speaks_itself,
             )
             if trace.suppressed is not None:
                 raise cause from error

@@ -297,3 +297,31 @@ async def test_an_action_of_a_connector_that_was_in_flight_in_a_crash_is_as_its_
         await world.crash_and_rescue()
         await world.work()
         assert (await world.nodes(execution))["a"].status is expected
+
+
+OWN_WAY = """
+TRANSPORT = "own"
+
+async def breaks(params, ctx):
+    raise KeyError("somewhere on its way")
+
+async def hands_over(params, ctx):
+    raise ctx.not_handled()
+"""
+
+
+@pytest.mark.parametrize("operation", ["breaks", "hands_over"])
+async def test_a_handler_with_a_transport_of_its_own_may_have_sent_something_unless_it_hands_over(
+    database: Database, tmp_path: Path, operation: str
+) -> None:
+    own = {**definition(), "actions": [action(operation, "POST", "/generic", effect="unsafe")]}
+    world = World(database, connectors=await catalogue_of(tmp_path, own, handlers=OWN_WAY))
+
+    execution = await world.run(node(operation))
+
+    row = (await world.nodes(execution))["a"]
+    if operation == "breaks":
+        assert row.status is UNCERTAIN
+        assert world.http.requests == []
+    else:
+        assert row.status is COMPLETED
