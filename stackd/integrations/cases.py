@@ -11,6 +11,7 @@ import base64
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from email.message import Message
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
@@ -212,10 +213,7 @@ async def problems_of(
         output = await _run(case, target, params, account, situation, trace, manager)
     except StackdError as error:
         failure = error
-    found = [*far_side.problems, *far_side.left()]
-    if not case.exchanges and far_side.count == 0 and situation.sent:
-        found.append("something was sent")
-    return [*found, *_end(case, output, failure)]
+    return [*far_side.problems, *far_side.left(), *_end(case, output, failure)]
 
 
 async def _run(
@@ -399,7 +397,9 @@ def _response(recorded: CaseResponse, url: str) -> Response:
         headers["content-type"] = (
             "text/plain; charset=utf-8" if isinstance(body, str) else "application/json"
         )
-    content_type = headers["content-type"].partition(";")[0].strip().lower()
+    head = Message()
+    head["Content-Type"] = headers["content-type"]
+    content_type, charset = head.get_content_type(), head.get_content_charset()
     if body is None:
         content = b""
     elif isinstance(body, str) and not is_json(content_type):
@@ -414,7 +414,7 @@ def _response(recorded: CaseResponse, url: str) -> Response:
         body=content,
         url=url,
         content_type=content_type,
-        charset="utf-8",
+        charset=charset,
     )
 
 

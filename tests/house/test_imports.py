@@ -55,6 +55,7 @@ ABSENT_WHEN_IDLE = {
     "yaml": "reads API documents when a connector is made of one",
     "re2": "searches for patterns when an expression has `match`",
     "tzdata": "time zones, read when an expression names one",
+    "aiosmtplib": "sends e-mail when a workflow does",
     "cryptography": "seals, once there is a credential",
     "psutil": "measures in `bench`",
     "rich.progress": "prints for people; what else there is of rich, structlog loads by itself",
