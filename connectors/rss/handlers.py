@@ -23,7 +23,12 @@ FEEDS: Final = ("rss", "feed", "RDF")
 
 async def fetch_feed(params: dict[str, Any], ctx: HandlerContext) -> Any:
     """The entries of a feed on the host of the connection, parsed beside the loop."""
-    url = urljoin(str(ctx.connection["baseUrl"]), params.get("url", ""))
+    base = ctx.connection.get("baseUrl")
+    if not base:
+        raise NodeError(
+            "the credential has no baseUrl, where feeds are", kind="invalid", code="credential.incomplete"
+        )  # fmt: skip
+    url = urljoin(str(base), params.get("url", ""))
     known = {"If-None-Match": params.get("etag"), "If-Modified-Since": params.get("last_modified")}
     headers = {name: value for name, value in known.items() if value}
     answer = await ctx.http.get(url, headers=headers)

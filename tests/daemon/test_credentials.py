@@ -29,7 +29,7 @@ SET = {"secret": True, "isSet": True}
 
 
 def make(daemon: DaemonProcess, name: str, **more: Any) -> Any:
-    body = {"id": name, "connector": "github", "fields": {"token": CANARY}, **more}
+    body = {"id": name, "connector": "unheard", "fields": {"token": CANARY}, **more}
     return daemon.api.post("/api/credentials", body)
 
 
@@ -68,7 +68,7 @@ def test_a_credential_shows_which_secrets_are_set_and_nothing_of_them(
     made = daemon.http(
         "POST",
         "/api/credentials",
-        {"id": "shown", "connector": "github", "auth": "pat", "fields": {"token": CANARY}},
+        {"id": "shown", "connector": "unheard", "auth": "pat", "fields": {"token": CANARY}},
     )
 
     assert made.status == 201
@@ -120,21 +120,21 @@ def test_they_are_listed_by_id_page_by_page(daemon: DaemonProcess) -> None:
 
 
 REFUSED: list[tuple[Any, int, str]] = [
-    ({"connector": "github", "fields": {"t": CANARY}}, 422, "credential.id"),
+    ({"connector": "unheard", "fields": {"t": CANARY}}, 422, "credential.id"),
     ({"id": "x", "fields": {"t": CANARY}}, 422, "credential.connector"),
     ({"id": "x", "connector": 7, "fields": {"t": CANARY}}, 422, "credential.connector"),
-    ({"id": "x", "connector": "github", "fields": [CANARY]}, 422, "credential.field_value"),
-    ({"id": "x", "connector": "github", "fields": {"t": [CANARY]}}, 422, "credential.field_value"),
-    ({"id": "x", "connector": "github", "fields": {"t": None}}, 422, "credential.field_value"),
-    ({"id": "x", "connector": "github", "fields": {CANARY: "v"}}, 422, "credential.field_name"),
-    ({"id": "x", "connector": "github", "fields": {}}, 422, "credential.no_fields"),
+    ({"id": "x", "connector": "unheard", "fields": [CANARY]}, 422, "credential.field_value"),
+    ({"id": "x", "connector": "unheard", "fields": {"t": [CANARY]}}, 422, "credential.field_value"),
+    ({"id": "x", "connector": "unheard", "fields": {"t": None}}, 422, "credential.field_value"),
+    ({"id": "x", "connector": "unheard", "fields": {CANARY: "v"}}, 422, "credential.field_name"),
+    ({"id": "x", "connector": "unheard", "fields": {}}, 422, "credential.no_fields"),
     (
-        {"id": "x", "connector": "github", "fields": {"t": CANARY}, "public": ["t"]},
+        {"id": "x", "connector": "unheard", "fields": {"t": CANARY}, "public": ["t"]},
         422,
         "credential.field_secret",
     ),
-    ({"id": "x", "connector": "github", "fields": {"t": CANARY * 4000}}, 413, "credential.value_too_large"),
-    ({"id": "x", "connector": "github", "field": {"t": CANARY}}, 422, "input.unknown_key"),
+    ({"id": "x", "connector": "unheard", "fields": {"t": CANARY * 4000}}, 413, "credential.value_too_large"),
+    ({"id": "x", "connector": "unheard", "field": {"t": CANARY}}, 422, "input.unknown_key"),
     (f'{{"id": "x", "fields": {{"t": "{quote(CANARY)}"'.encode(), 422, "json.malformed"),
 ]  # fmt: skip
 
@@ -159,7 +159,7 @@ def test_a_credential_is_added_listed_shown_set_and_removed_by_commands(
     (tmp_path / "token").write_text(f"{CANARY}\n")
 
     added = command(
-        "credentials", "add", "by-hand", "--connector", "github", "--auth", "pat",
+        "credentials", "add", "by-hand", "--connector", "unheard", "--auth", "pat",
         "--secret-file", f"token={tmp_path / 'token'}", **here,
     )  # fmt: skip
     listed = command("credentials", "list", **here)
@@ -175,9 +175,9 @@ def test_a_credential_is_added_listed_shown_set_and_removed_by_commands(
     assert (added.code, added.out) == (0, "by-hand is kept, with its secrets sealed\n")
     rows = [line.split("\t") for line in listed.out.splitlines()]
     assert [row[:5] for row in rows if row[0] == "by-hand"] == [
-        ["by-hand", "github", "pat", "token", "1"]
+        ["by-hand", "unheard", "pat", "token", "1"]
     ]
-    assert shown.out.startswith("by-hand  github (pat)  version 1  20")
+    assert shown.out.startswith("by-hand  unheard (pat)  version 1  20")
     assert shown.out.endswith("\n  token: (secret, set)\n")
     assert as_json.json["fields"] == {"token": SET}
     assert (piped.returncode, piped.stdout) == (0, b"by-hand is changed, version 2\n")
@@ -191,7 +191,7 @@ def test_a_credential_is_added_listed_shown_set_and_removed_by_commands(
 
 def test_a_secret_is_asked_for_and_not_shown(daemon: DaemonProcess) -> None:
     code, seen = typed(
-        f"{CANARY}\n", "credentials", "add", "asked", "--connector", "github", "--secret", "token",
+        f"{CANARY}\n", "credentials", "add", "asked", "--connector", "unheard", "--secret", "token",
         STACKD_STATE_DIR=str(daemon.state),
     )  # fmt: skip
 
@@ -207,7 +207,7 @@ def test_a_secret_is_asked_for_and_not_shown(daemon: DaemonProcess) -> None:
 )
 def test_fields_come_in_by_standard_input(daemon: DaemonProcess, lines: bytes) -> None:
     ran = child(
-        "credentials", "add", f"piped-{len(lines)}", "--connector", "github", "--stdin", "--json",
+        "credentials", "add", f"piped-{len(lines)}", "--connector", "unheard", "--stdin", "--json",
         stdin=lines, STACKD_STATE_DIR=str(daemon.state),
     )  # fmt: skip
 
@@ -216,7 +216,7 @@ def test_fields_come_in_by_standard_input(daemon: DaemonProcess, lines: bytes) -
     assert made["fields"] == {"token": SET, "user": SET}
 
 
-ADD = ("credentials", "add", "refused", "--connector", "github")
+ADD = ("credentials", "add", "refused", "--connector", "unheard")
 MISTAKES = {
     "a secret as a field": (*ADD, "--field", f"token={CANARY}"),
     "a secret behind its name": (*ADD, "--secret", f"token={CANARY}"),
@@ -291,9 +291,9 @@ def test_a_secret_is_nowhere_in_clear_whatever_is_done_with_it(
         answers += [
             daemon.http("POST", "/api/credentials", body).body
             for body in (
-                {"id": name, "connector": "github", "fields": {"token": CANARY}},
-                {"id": name, "connector": "github", "fields": {"token": CANARY}},
-                {"id": name, "connector": "github", "fields": {"token": CANARY}, "public": ["token"]},
+                {"id": name, "connector": "unheard", "fields": {"token": CANARY}},
+                {"id": name, "connector": "unheard", "fields": {"token": CANARY}},
+                {"id": name, "connector": "unheard", "fields": {"token": CANARY}, "public": ["token"]},
             )
         ]  # fmt: skip
         path = f"/api/credentials/{name}"
