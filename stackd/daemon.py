@@ -53,6 +53,8 @@ from stackd.http.client import HttpClient
 from stackd.http.egress import EgressPolicy
 from stackd.http.proxy import Proxy
 from stackd.integrations.catalogue import Catalogue, read_catalogue
+from stackd.integrations.circuits import Circuits
+from stackd.integrations.limits import RateLimiter
 from stackd.integrations.manager import IntegrationManager
 from stackd.integrations.registry import Fallback, Options, Registry
 from stackd.integrations.tokens import MemoryTokens
@@ -610,7 +612,12 @@ class _Daemon:
             limits=Limits(settings.max_output_bytes, settings.max_execution_bytes),
             admission=admission,
             links=self._links,
-            connectors=Connectors(manager, StoredAccounts(store, self._vault)),
+            connectors=Connectors(
+                manager,
+                StoredAccounts(store, self._vault),
+                RateLimiter(store, self._clock),
+                Circuits(store, self._clock),
+            ),
             job_retry=RetryPolicy(
                 settings.retry_delay, settings.max_retry_delay, settings.max_retries + 1
             ),

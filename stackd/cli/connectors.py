@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import typer
 
+from stackd.cli import evidence
 from stackd.cli.columns import Column
 from stackd.cli.context import JsonFlag, daemon, print_json, print_table, say
 from stackd.client.models import ConnectorDetail, ConnectorList
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from stackd.integrations.importer.storing import Outcome
 
 app = typer.Typer(no_args_is_help=True)
+app.command()(evidence.evidence)
+app.command()(evidence.reset)
 
 FolderArgument = Annotated[
     Path, typer.Argument(help="All definition.json below it.", show_default=True)

@@ -412,6 +412,61 @@ class IssueView(Model):
     message: str
 
 
+class CircuitView(Model):
+    """Whether an operation is asked for: `closed`, `open` until then, or `half_open`: one may try.
+
+    Attributes:
+        credential: of which that is so; null: without one.
+        failures: in a row.
+    """
+
+    credential: str | None
+    state: Literal["closed", "open", "half_open"]
+    failures: int
+    open_until: str | None
+    failed_at: str
+    failure: ErrorView
+
+
+class EvidenceView(Model):
+    """How an operation has gone. `circuit`: the worst of its circuits, which are listed unless well."""
+
+    calls: int
+    failures: int
+    fallbacks: int
+    last_success_at: str | None
+    last_failure_at: str | None
+    last_failure: ErrorView | None
+    circuit: Literal["closed", "open", "half_open"]
+    circuits: list[CircuitView]
+    credential_present: bool
+
+
+class OperationEvidenceView(EvidenceView):
+    """The same, with the operation's name."""
+
+    app: str
+    id: str
+    kind: Literal["action", "trigger"]
+
+
+class EvidenceList(Model):
+    items: list[OperationEvidenceView]
+    next_cursor: str | None
+
+
+class ResetBody(Model):
+    """Which operation; none: all of the connector."""
+
+    operation: str | None = None
+
+
+class ResetView(Model):
+    """How many circuits were closed."""
+
+    closed: int
+
+
 class CapabilityView(Model):
     """What is known of one operation."""
 
@@ -427,6 +482,7 @@ class CapabilityView(Model):
     disabled_native_runtimes: list[str]
     disabled_fallback_runtimes: list[str]
     issues: list[IssueView]
+    evidence: EvidenceView | None = None
 
 
 class AppCapabilitiesView(Model):

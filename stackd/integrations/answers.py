@@ -151,7 +151,7 @@ def _words(response: Response, reader: Reader) -> str | None:
                     return found
             elif isinstance(one, str) and one:
                 return one
-    return words_of(response)
+    return None if body in ({}, []) else words_of(response)
 
 
 def _refused_in_body(reader: Reader, app: str) -> NodeError | None:

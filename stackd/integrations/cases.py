@@ -463,6 +463,9 @@ class _Situation:
     def unsafe(self) -> bool:
         return self.effect is Effect.UNSAFE
 
+    async def turn(self) -> None:
+        pass
+
     def on_sent(self) -> None:
         self.sent = True
 

@@ -43,6 +43,9 @@ class Try(Situation, Protocol):
     @property
     def max_bytes(self) -> int: ...
 
+    async def turn(self) -> None:
+        """Return when the next request may go."""
+
 
 class GenericExecutor:
     """Asks for operations by their plans.
@@ -186,6 +189,7 @@ class Caller:
 
     async def send(self, request: Request, *, wanted: str, is_last: bool) -> Answer:
         allowed = self.plan.operation.allow_status
+        await self.situation.turn()
         answer = await exchange(
             request,
             self.situation,

@@ -148,18 +148,24 @@ class Plan:
         )
         return None if found is None or found.type in ("none", "handler") else found
 
-    @property
-    def rate_limits(self) -> tuple[RateLimit, ...]:
-        """The limits that count this operation."""
+    @cached_property
+    def shared_limits(self) -> tuple[tuple[int, RateLimit], ...]:
+        """The limits of the app that count this operation, with their numbers."""
         kind = "read" if self.effect is Effect.READ else "write"
-        own = self.operation.rate_limits
-        shared = [
-            one
-            for one in self.app.rate_limits
+        return tuple(
+            (number, one)
+            for number, one in enumerate(self.app.rate_limits)
             if one.match.effect in (None, kind)
             and (not one.match.operations or self.operation.id in one.match.operations)
-        ]
-        return (*shared, *own)
+        )
+
+    def filled(self, text: str, params: Mapping[str, Json]) -> Json:
+        """The value of a template over the parameters; None where what it reads is not there."""
+        try:
+            found = template(text).render(scope({"params": dict(params)}))
+        except ExpressionError:
+            return None
+        return None if found is OMIT else found
 
     # -- where it goes
 

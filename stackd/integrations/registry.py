@@ -15,7 +15,7 @@ from typing import Any, Final
 from cachetools import LRUCache
 
 from stackd.core.apps import folded, normal_operation
-from stackd.core.errors import InputError, NodeError
+from stackd.core.errors import InputError, NodeError, NotFoundError
 from stackd.core.json import Json, dumps
 from stackd.core.names import nearest
 from stackd.core.text import shown
@@ -161,6 +161,22 @@ class Registry:
         if self._made.key != key:
             self._made = _Made(key)
         return self._made
+
+    def connector(self, name: str) -> Connector:
+        """The connector of that id or name.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        found = self.catalogue.find(name)
+        if found is not None:
+            return found
+        meant = nearest(name, [one.id for one in self.catalogue.connectors])
+        raise NotFoundError(
+            f"no connector {shown(name)!r}",
+            code="connector.not_found",
+            hint=f"did you mean {meant!r}?" if meant else "see `stackd connectors list`",
+        )
 
     # -- one operation
 

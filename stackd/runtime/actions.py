@@ -13,9 +13,11 @@ import random
 import anyio
 
 from stackd.core.aside import aside_if
+from stackd.core.clock import rfc3339
 from stackd.core.errors import NodeError, StackdError
 from stackd.core.json import LARGE, Json, dumps, loads
 from stackd.integrations.manager import INTEGRATION, TOLD
+from stackd.runtime.connectors import Call
 from stackd.runtime.context import NodeContext
 from stackd.runtime.events import NodeAnswered, NodeRetried, NodeSent, NodeStarted
 from stackd.runtime.faults import foreseen, kept, stored
@@ -31,6 +33,7 @@ from stackd.workflows.graph import GraphNode
 from stackd.workflows.nodetypes import Effect
 
 ATTEMPTS_KEPT = 20
+TURN = "waitsForTurnUntil"  # in the metadata of a node run that waits for its turn
 NODE_TIMEOUT = 30.0  # seconds, the origin's default
 
 
@@ -67,9 +70,21 @@ class Actions:
             return
         retry = _retry(node)
         while True:
-            row = row._replace(attempt=row.attempt + 1, status=NodeStatus.RUNNING)
-            context = self._context(node, row, params, is_large=size > LARGE)
-            failure = await self._try_once(frame, node, row, params, context)
+            tried = row._replace(attempt=row.attempt + 1, status=NodeStatus.RUNNING)
+            context = self._context(node, tried, params, is_large=size > LARGE)
+            call, failure = None, None
+            try:
+                call = await self._prepared(node, params, context)
+                if call is not None and (wait := await self._turn(call, row, context)):
+                    row = _waiting(row, until=self._tools.clock.time() + wait)
+                    if not await self._wait_for_turn(frame, node, row, call, wait):
+                        return
+                    continue
+            except NodeError as error:
+                failure = error
+            row = tried
+            if failure is None:
+                failure = await self._try_once(frame, node, row, params, context, call)
             if failure is None:
                 return
             row = _described(row, context)
@@ -128,6 +143,42 @@ class Actions:
             )
         return str(key)
 
+    # -- its turn
+
+    async def _prepared(
+        self, node: GraphNode, params: dict[str, Json], context: NodeContext
+    ) -> Call | None:
+        """What the node asks for, if that is an operation of a connector."""
+        if node.operation is None:
+            return None
+        try:
+            return await self._tools.connectors.prepare(node, params, context)
+        except StackdError as error:
+            raise _as_node_error(error, context) from error
+        except Exception as error:
+            raise _fault(error, node, context) from error
+
+    async def _turn(self, call: Call, row: NodeRow, context: NodeContext) -> float:
+        waited = row.metadata is not None and TURN in loads(row.metadata)
+        return await self._tools.connectors.wait(call, timeout=context.timeout, waited=waited)
+
+    async def _wait_for_turn(
+        self, frame: Frame, node: GraphNode, row: NodeRow, call: Call, wait: float
+    ) -> bool:
+        """Wait here, or by a timer that holds no place of the worker; whether it was here. It is no try."""
+        if wait <= INLINE_WAIT:
+            await self._tools.clock.sleep(wait)
+            return True
+        words = ", ".join(one.words for one in call.buckets)
+        connector, operation, _ = call.circuit
+        self._journal.note(
+            "node.waits_for_turn",
+            f"{row.key}: waits {wait:.1f} s for its turn at {connector}.{operation} ({words})",
+        )
+        self._node_runs.let_wait(frame, node, row)
+        self._journal.set_timer(row.key, self._tools.clock.time() + wait, None)
+        return False
+
     # -- one try
 
     async def _try_once(
@@ -137,6 +188,7 @@ class Actions:
         row: NodeRow,
         params: dict[str, Json],
         context: NodeContext,
+        call: Call | None,
     ) -> NodeError | None:
         """One try. None if it completed; what failed otherwise."""
         began_at = self._tools.clock.monotonic()
@@ -146,12 +198,14 @@ class Actions:
                 await self._journal.flush()
                 context.send_before = began_at + self._tools.send_within
             self._tools.events.emit(NodeStarted(self._execution_id, row.key, row.attempt))
-            output = await self._handle(node, params, context)
+            output = await self._handle(node, params, context, call)
         except NodeError as error:
+            self._note_end(call, row, error)
             return error
         except anyio.get_cancelled_exc_class():
             self._note_interruption(node, _described(row, context), sent=context.sent)
             raise
+        self._note_end(call, row, None)
         row = _described(row, context)
         await self._node_runs.complete_aside_if(context.is_large, frame, node, row, output)
         if node.effect is not Effect.READ:
@@ -175,28 +229,33 @@ class Actions:
             is_large=is_large,
         )
 
-    async def _handle(self, node: GraphNode, params: dict[str, Json], context: NodeContext) -> Json:
+    def _note_end(self, call: Call | None, row: NodeRow, error: NodeError | None) -> None:
+        """Let what is known of the operation be written with the node run."""
+        if call is None:
+            return
+        if call.fell_back:
+            words = f"{row.key}: by generic HTTP, for {call.trace.fallback_reason}"
+            self._journal.note("node.fallback", kept(words))
+        for change in self._tools.connectors.ended(call, error, now=self._tools.clock.time()):
+            self._journal.add(change)
+
+    async def _handle(
+        self,
+        node: GraphNode,
+        params: dict[str, Json],
+        context: NodeContext,
+        call: Call | None,
+    ) -> Json:
         with anyio.move_on_after(context.timeout) as within:
             context.deadline = within
             try:
-                if node.operation is not None:
-                    return await self._tools.connectors.run(node, params, context)
+                if call is not None:
+                    return await self._tools.connectors.run(node, call, context)
                 return await _traced(node, params, context)
-            except NodeError:
-                raise
             except StackdError as error:
-                raise NodeError(
-                    error.message, kind="invalid", code=error.code, sent=context.sent, answered=True
-                ) from error
+                raise _as_node_error(error, context) from error
             except Exception as error:  # fails its node
-                ours = foreseen(error, node.id)
-                raise NodeError(
-                    ours.message,
-                    kind="internal",
-                    code=ours.code,
-                    sent=context.sent,
-                    answered=context.answered,
-                ) from error
+                raise _fault(error, node, context) from error
         raise NodeError(
             f"no answer within {context.timeout:g} s",
             kind="timeout",
@@ -214,6 +273,33 @@ class Actions:
         else:
             tried = row.attempt if sent else row.attempt - 1
             self._journal.record(row._replace(status=NodeStatus.PENDING, attempt=tried))
+
+
+def _as_node_error(error: StackdError, context: NodeContext) -> NodeError:
+    """What an error of ours, foreseen at its place, means for the node."""
+    if isinstance(error, NodeError):
+        return error
+    return NodeError(
+        error.message, kind="invalid", code=error.code, sent=context.sent, answered=True
+    )
+
+
+def _fault(error: Exception, node: GraphNode, context: NodeContext) -> NodeError:
+    """What an error nobody foresaw means for the node."""
+    ours = foreseen(error, node.id)
+    return NodeError(
+        ours.message,
+        kind="internal",
+        code=ours.code,
+        sent=context.sent,
+        answered=context.answered,
+    )
+
+
+def _waiting(row: NodeRow, *, until: float) -> NodeRow:
+    """`row` while it waits for its turn."""
+    told = loads(row.metadata) if row.metadata else {}
+    return row._replace(metadata=dumps({**told, TURN: rfc3339(until)}))
 
 
 async def _traced(node: GraphNode, params: dict[str, Json], context: NodeContext) -> Json:
@@ -242,7 +328,8 @@ def _described(row: NodeRow, context: NodeContext) -> NodeRow:
     if context.metadata is None:
         return row
     before = loads(row.metadata) if row.metadata else {}
-    told = {key: value for key, value in before.items() if key not in TOLD} | context.metadata
+    kept_of_it = {k: v for k, v in before.items() if k not in TOLD and k != TURN}
+    told = kept_of_it | context.metadata
     if attempts := [*before.get("attempts", []), *told.get("attempts", [])][-ATTEMPTS_KEPT:]:
         told["attempts"] = attempts
     return row._replace(metadata=dumps(told))

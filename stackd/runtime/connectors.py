@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from stackd.core.errors import NodeError, StackdError
 from stackd.core.json import Json
 from stackd.core.redact import Redactor
+from stackd.integrations import evidence
 from stackd.integrations.account import NOBODY, Account, way_in
+from stackd.integrations.circuits import Circuits, Key
+from stackd.integrations.evidence import OperationEnded
+from stackd.integrations.limits import Bucket, RateLimiter, buckets_of
 from stackd.integrations.manager import GENERIC, IntegrationManager, Trace
 from stackd.integrations.registry import Fallback, Options, Registry, Target
 from stackd.runtime.context import NodeContext
+from stackd.store.connection import Tx
 from stackd.workflows.graph import GraphNode
 from stackd.workflows.model import Node
 from stackd.workflows.nodetypes import Effect, connector_of, effect_of
@@ -30,43 +38,109 @@ class Accounts(Protocol):
         """
 
 
+@dataclass(slots=True)
+class Call:
+    """An operation that a node is about to ask for: all that is known of it before a byte is sent."""
+
+    target: Target
+    params: dict[str, Json]
+    account: Account
+    trace: Trace
+    buckets: tuple[Bucket, ...]
+
+    @property
+    def circuit(self) -> Key:
+        return (
+            self.target.connector.id,
+            self.target.capability.normal_id,
+            self.account.id or "",
+        )
+
+    @property
+    def fell_back(self) -> bool:
+        """Whether generic HTTP was asked in place of a handler: not where there is none to be asked."""
+        meant = self.target.handler is not None or self.target.connector.handlers.problem
+        return bool(meant) and self.trace.fallback_reason is not None
+
+
 class Connectors:
     """Runs the nodes that are operations of connectors."""
 
-    def __init__(self, manager: IntegrationManager, accounts: Accounts) -> None:
+    def __init__(
+        self,
+        manager: IntegrationManager,
+        accounts: Accounts,
+        limiter: RateLimiter,
+        circuits: Circuits,
+    ) -> None:
         self._manager = manager
         self._accounts = accounts
+        self._limiter = limiter
+        self._circuits = circuits
 
     @property
     def registry(self) -> Registry:
         return self._manager.registry
 
-    async def run(self, node: GraphNode, params: dict[str, Json], context: NodeContext) -> Json:
+    async def prepare(self, node: GraphNode, params: dict[str, Json], context: NodeContext) -> Call:
+        """What the node is about to ask for; nothing is sent.
+
+        Raises:
+            NodeError: it cannot be asked for; `context.metadata` says what it was.
+        """
+        assert node.operation is not None  # noqa: S101  # as its type was judged
+        trace, account = Trace(*node.operation), NOBODY
+        with _telling(context, trace, lambda: account):
+            target = self._manager.registry.target(*node.operation)
+            trace.connector, trace.function = target.connector.id, target.capability.id
+            account = await self._account(node, target)
+            fitted = await self._manager.fitted(target, params, context.idempotency_key)
+            call = Call(target, fitted, account, trace, buckets_of(target.plan, fitted, account))
+        context.turn_of = lambda: self._limiter.wait(call.buckets, waited=True)
+        return call
+
+    async def wait(self, call: Call, *, timeout: float, waited: bool) -> float:
+        """0 if it may be asked for now, and then that is counted; else the seconds after which to come again.
+
+        Args:
+            waited: whether it has come before.
+
+        Raises:
+            NodeError: it rests, for its far side is down.
+        """
+        await self._circuits.refuse(call.circuit)
+        wait = await self._limiter.wait(call.buckets, waited=waited)
+        return wait or await self._circuits.wait(call.circuit, timeout=timeout)
+
+    async def run(self, node: GraphNode, call: Call, context: NodeContext) -> Json:
         """The output of an operation; `context.metadata` says what ran it, also where it failed.
 
         Raises:
             NodeError: it failed; the message holds no secret of the account.
         """
-        assert node.operation is not None  # noqa: S101  # as its type was judged
-        app, operation = node.operation
-        trace = Trace(app, operation)
-        account = NOBODY
-        began = context.clock.monotonic()
-        redactor = Redactor(())
-        try:
-            target = self._manager.registry.target(app, operation)
-            trace = Trace(target.connector.id, target.capability.id)
-            account = await self._account(node, target)
-            redactor = Redactor(account.secret_values)
-            fitted = await self._manager.fitted(target, params, context.idempotency_key)
-            return await self._with_fallback(node, target, fitted, account, context, trace)
-        except StackdError as error:
-            error.message = redactor.text(error.message)
-            error.args = (error.message,)
-            raise
-        finally:
-            seconds = context.clock.monotonic() - began
-            context.metadata = redactor.json(_metadata(trace, account, seconds))
+        with _telling(context, call.trace, lambda: call.account):
+            return await self._with_fallback(
+                node, call.target, call.params, call.account, context, call.trace
+            )
+
+    def ended(
+        self, call: Call, error: NodeError | None, *, now: float
+    ) -> Iterator[Callable[[Tx], None]]:
+        """What writes down how a try ended, with the node run: evidence, its circuit and its limits."""
+        trace = call.trace
+        connector, operation, _ = call.circuit
+        event = OperationEnded(
+            connector,
+            operation,
+            trace.executor or "none",
+            ok=error is None,
+            fell_back=call.fell_back,
+        )
+        yield lambda tx: evidence.record(tx, event, error, now=now)
+        if (change := self._circuits.ended(call.circuit, error)) is not None:
+            yield change
+        if error is not None and error.kind == "rate_limit" and error.retry_after and call.buckets:
+            yield self._limiter.declined(call.buckets, error.retry_after)
 
     async def _account(self, node: GraphNode, target: Target) -> Account:
         if node.connection is not None:
@@ -124,6 +198,22 @@ class Connectors:
         except NodeError as error:
             error.sent = error.sent or context.sent
             raise
+
+
+@contextmanager
+def _telling(context: NodeContext, trace: Trace, account: Callable[[], Account]) -> Iterator[None]:
+    """Let what comes of the block say what ran it, and no secret of the account."""
+    began = context.clock.monotonic()
+    try:
+        yield
+    except StackdError as error:
+        error.message = Redactor(account().secret_values).text(error.message)
+        error.args = (error.message,)
+        raise
+    finally:
+        seconds = context.clock.monotonic() - began
+        told = _metadata(trace, account(), seconds)
+        context.metadata = Redactor(account().secret_values).json(told)
 
 
 def suppressed(

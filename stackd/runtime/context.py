@@ -30,6 +30,8 @@ class NodeContext:
         deadline: ends this try when `timeout` is over.
         send_before: by the monotonic clock; a first byte after it is refused. This process may have been
             stopped since, taken for dead, and the execution gone on elsewhere.
+        turn_of: the seconds to wait before a request, 0 if it may go; the first one has had its turn.
+        requests: how many have asked for theirs.
     """
 
     clock: Clock
@@ -47,6 +49,16 @@ class NodeContext:
     metadata: dict[str, Json] | None = None
     deadline: anyio.CancelScope | None = None
     send_before: float = math.inf
+    turn_of: Callable[[], Awaitable[float]] | None = None
+    requests: int = 0
+
+    async def turn(self) -> None:
+        """Return when the next request may go, by the limits that its app declares."""
+        self.requests += 1
+        if self.turn_of is None or self.requests == 1:
+            return
+        while wait := await self.turn_of():
+            await self.clock.sleep(wait)
 
     def on_answered(self) -> None:
         """Called once the far side has answered in full: what is left to do is ours, and takes its time."""

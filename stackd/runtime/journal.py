@@ -115,6 +115,10 @@ class Journal:
         subject, now = self._row.id, self._tools.clock.time()
         self._pending.others.append(lambda tx: why.note(tx, code, subject, message, now=now))
 
+    def add(self, change: Callable[[Tx], None]) -> None:
+        """Let `change` be made with what is written next."""
+        self._pending.others.append(change)
+
     def finish_item(self, loop: Loop, index: int, output: bytes | None) -> None:
         """An iteration has ended: how far the loop has come is written with what it gave."""
         seq, key = self._row.seq, loop.key

@@ -18,6 +18,7 @@ from anyio.abc import TaskStatus
 from stackd.core.clock import Clock
 from stackd.core.errors import StoreBusyError, StoreFullError
 from stackd.core.process import ProcessIdentity
+from stackd.integrations import circuits
 from stackd.queue import processes, verbs
 from stackd.queue.processes import SILENT_LEASES, Watch
 from stackd.runtime.blobs import BlobFolder
@@ -124,6 +125,7 @@ class Scheduler:
         unused_since = now - (math.inf if self._has_just_slept(now) else BLOB_GRACE)
         keys = await self._prune(lambda tx, some: executions.prune_keys(tx, now=now, limit=some))
         await self._prune(lambda tx, some: why.prune(tx, now=now, limit=some))
+        await self._prune(lambda tx, some: circuits.prune(tx, now=now, limit=some))
         jobs = await self._prune(
             lambda tx, some: verbs.prune(tx, before=now - JOBS_KEPT, limit=some)
         )

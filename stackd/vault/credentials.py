@@ -257,6 +257,11 @@ def listed(tx: Tx, vault: Vault, *, after: str, limit: int) -> list[CredentialRo
     return [_row(vault, row, sealed.get(row[0], [])) for row in rows]
 
 
+def connectors_of_all(tx: Tx) -> frozenset[str]:
+    """The connectors that there are credentials for."""
+    return frozenset(connector for (connector,) in tx.rows(sql.LIST_CONNECTORS))
+
+
 def opened(tx: Tx, vault: Vault, credential_id: str) -> OpenCredential:
     """The credential in clear.
 

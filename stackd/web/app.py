@@ -19,6 +19,7 @@ from stackd.web import (
     consistency,
     credentials,
     events,
+    evidence,
     executions,
     history,
     openapi,
@@ -99,6 +100,7 @@ def all_routes(webhooks: Webhooks) -> tuple[Route, ...]:
         *credentials.ROUTES,
         *config.ROUTES,
         *registry.ROUTES,
+        *evidence.ROUTES,
         *why.ROUTES,
         *openapi.ROUTES,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv6Address, ip_address
 from typing import Final
@@ -21,6 +22,7 @@ from stackd.core.clock import rfc3339
 from stackd.core.errors import MalformedError, NotFoundError
 from stackd.core.json import dumps
 from stackd.core.text import shown
+from stackd.integrations import circuits
 from stackd.queue import verbs
 from stackd.store import space
 from stackd.supervisor.supervisor import Report, ServiceState
@@ -144,15 +146,20 @@ class Health:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         context = of(request)
-        counts, kept, ended, used, free = await context.store.read(
+        counts, kept, ended, used, free, resting = await context.store.read(
             lambda tx: (
                 verbs.live_counts(tx),
                 blobs.totals(tx),
                 history.count(tx),
                 space.used_bytes(tx),
                 space.free_bytes(tx),
+                circuits.all_of(tx),
             )
         )
+        now = context.clock.time()
+        states = Counter(one.state(now) for one in resting)
+        for state in ("open", "half_open"):
+            context.metrics.circuits.labels(state).set(states[state])
         for state, count in counts.items():
             context.metrics.queue_depth.labels(state).set(count)
         for name, check in (await _checks(context)).items():

@@ -8,6 +8,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from stackd.core.events import Event, EventBus
+from stackd.integrations.evidence import OperationEnded
 from stackd.queue.job import JobEnqueued, JobRescued, JobSettled
 from stackd.runtime.events import NodeRetried
 from stackd.supervisor.supervisor import ServiceMoved, ServiceState
@@ -31,6 +32,18 @@ class Metrics:
         )
         self._jobs = self._counter("jobs_total", "moves of jobs", "move")
         self._retries = self._counter("node_retries_total", "tries of nodes repeated", "code")
+        self._operations = self._counter(
+            "stackd_operations_total", "tries of operations of connectors",
+            "app", "operation", "executor", "outcome",
+        )  # fmt: skip
+        self._fallbacks = self._counter(
+            "stackd_operation_fallbacks_total", "tries by generic HTTP in place of a handler",
+            "app", "operation",
+        )  # fmt: skip
+        self.circuits = Gauge(
+            "stackd_circuits", "circuits of operations that are not closed", ("state",),
+            registry=self.registry,
+        )  # fmt: skip
         self._services = Gauge(
             "stackd_service_state", "1 for the state a service is in", ("service", "state"),
             registry=self.registry,
@@ -84,6 +97,7 @@ class Metrics:
             ExecutionQueued,
             ExecutionFinished,
             NodeRetried,
+            OperationEnded,
             ServiceMoved,
             HistoryPruned,
         )
@@ -116,6 +130,12 @@ class Metrics:
                     self._labelled(self._removed, bound.removeprefix("by_")).inc(count)
             case NodeRetried():
                 self._labelled(self._retries, event.code).inc()
+            case OperationEnded():
+                outcome = "ok" if event.ok else "failed"
+                names = event.connector, event.operation
+                self._labelled(self._operations, *names, event.executor, outcome).inc()
+                if event.fell_back:
+                    self._labelled(self._fallbacks, *names).inc()
             case ServiceMoved():
                 self._services.labels(event.service, event.was).set(0)
                 self._services.labels(event.service, event.state).set(1)

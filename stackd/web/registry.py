@@ -8,19 +8,19 @@ from aiohttp import web
 
 from stackd.access.tokens import Scope
 from stackd.client.models import CapabilitiesView, ConnectorDetail, ConnectorList
-from stackd.core.errors import InputError, NotFoundError
+from stackd.core.errors import InputError
 from stackd.core.json import dumps
-from stackd.core.names import nearest
 from stackd.core.text import shown
 from stackd.integrations.registry import Payload, connector_detail, connector_view
 from stackd.web.context import limit_of, of
+from stackd.web.evidence import with_evidence
 from stackd.web.route import CURSOR, LIMIT, Query, Route
 
-INCLUDES: Final = ("unavailable",)
+INCLUDES: Final = ("unavailable", "evidence")
 
 
 async def capabilities(request: web.Request) -> web.Response:
-    """What can run now; the same answer until the connectors or the settings change."""
+    """What can run now; the same answer until the connectors or the settings change, but for evidence."""
     asked = [one.strip() for one in request.query.get("include", "").split(",") if one.strip()]
     for one in asked:
         if one not in INCLUDES:
@@ -30,6 +30,8 @@ async def capabilities(request: web.Request) -> web.Response:
                 hint=f"known here: {', '.join(INCLUDES)}",
             )
     payload = of(request).registry.payload(unavailable="unavailable" in asked)
+    if "evidence" in asked:
+        return await with_evidence(request, payload.body)
     return _conditional(request, payload)
 
 
@@ -62,16 +64,8 @@ async def list_connectors(request: web.Request) -> web.Response:
 
 async def show_connector(request: web.Request) -> web.Response:
     """One connector, with what can run of it and what its operations take."""
-    registry, name = of(request).registry, request.match_info["id"]
-    connector = registry.catalogue.find(name)
-    if connector is None:
-        known = [one.id for one in registry.catalogue.connectors]
-        meant = nearest(name, known)
-        raise NotFoundError(
-            f"no connector {shown(name)!r}",
-            code="connector.not_found",
-            hint=f"did you mean {meant!r}?" if meant else "see `stackd connectors list`",
-        )
+    registry = of(request).registry
+    connector = registry.connector(request.match_info["id"])
     return web.Response(
         body=dumps(connector_detail(registry, connector)), content_type="application/json"
     )
@@ -82,7 +76,7 @@ ROUTES: Final = (
         "GET", "/api/registry/capabilities", capabilities, Scope.READ,
         "Which actions and triggers can run, by what, and why others cannot",
         {200: CapabilitiesView, 304: None},
-        query=(Query("include", {"type": "string"}, "`unavailable`: also what cannot run, with the reasons"),),
+        query=(Query("include", {"type": "string"}, "`unavailable`: also what cannot run, with the reasons; `evidence`: how each has gone"),),
         headers=(Query("If-None-Match", {"type": "string"}, "ETags of what is at hand"),),
     ),
     Route(

@@ -35,6 +35,7 @@ def desk(url: str) -> dict[str, Any]:
             action("by_handler", "GET", "/generic"),
             action("post", "POST", "/post"),
             action("refused", "POST", "/status/403"),
+            action("down", "PUT", "/status/502"),
             action("holds", "POST", "/again", effect="unsafe"),
             {"id": "nothing"},
         ],
@@ -82,6 +83,10 @@ def ran(daemon: DaemonProcess, text: str) -> dict[str, Any]:
     return next(node for node in execution["nodes"] if node["id"] == "a")
 
 
+def count_of(far: FarSide, path: str) -> int:
+    return sum(count for (asked, _), count in far.hits.items() if asked == path)
+
+
 def capability(daemon: DaemonProcess, operation: str, query: str = "?include=unavailable") -> Any:
     payload = daemon.http("GET", f"/api/registry/capabilities{query}").json
     entry = next((one for one in payload["capabilities"] if one["app"] == "desk"), None)
@@ -97,7 +102,7 @@ def test_what_can_run_is_told_with_what_runs_it(daemon: DaemonProcess) -> None:
         "python": True, "http": True, "node": True, "appsScript": False, "cloudWorker": False,
     }  # fmt: skip
     assert entry["normalizedAppId"] == "desk"
-    assert entry["actions"] == ["by_handler", "holds", "post", "refused"]
+    assert entry["actions"] == ["by_handler", "down", "holds", "post", "refused"]
     assert entry["triggers"] == []
     assert entry["actionDetails"]["by_handler"] == {
         "id": "by_handler", "normalizedId": "by_handler", "kind": "action",
@@ -272,3 +277,34 @@ def test_a_handler_file_that_others_can_write_is_not_run(tmp_path: Path) -> None
 
     assert "can be written by others" in shown["problems"][0]
     assert not (tmp_path / "ran").exists()
+
+
+def test_how_operations_have_gone_is_told_and_what_rests_can_be_asked_for_again(
+    daemon: DaemonProcess, far: FarSide
+) -> None:
+    text = flow("down", extra="retry: {maxAttempts: 1}, ")
+    for _ in range(3):
+        assert ran(daemon, text)["error"]["code"] == "server_error"
+
+    refused = ran(daemon, text)["error"]
+    (one,) = [
+        item
+        for item in daemon.http("GET", "/api/registry/evidence?app=desk").json["items"]
+        if item["id"] == "down"
+    ]
+    shown = capability(daemon, "down", "?include=evidence")["evidence"]
+    metrics = daemon.http("GET", "/metrics").body.decode()
+    asked = count_of(far, "/status/502")
+    closed = daemon.http("POST", "/api/registry/connectors/desk/reset", {"operation": "down"})
+    ran(daemon, text)
+
+    assert refused["code"] == "circuit.open"
+    assert (one["calls"], one["failures"], one["fallbacks"]) == (3, 3, 0)
+    assert (one["circuit"], one["credentialPresent"]) == ("open", True)
+    assert one["circuits"][0]["credential"] == "main"
+    assert shown["circuits"] == one["circuits"]
+    assert 'stackd_circuits{state="open"} 1.0' in metrics
+    failed = 'stackd_operations_total{app="desk",executor="generic",operation="down",outcome="failed"} 3.0'
+    assert failed in metrics
+    assert closed.json == {"closed": 1}
+    assert (asked, count_of(far, "/status/502")) == (3, 4)

@@ -14,10 +14,13 @@ from stackd.core.clock import Clock
 from stackd.core.errors import NodeError
 from stackd.integrations.account import Account
 from stackd.integrations.catalogue import Catalogue, read_catalogue
+from stackd.integrations.circuits import Circuits
+from stackd.integrations.limits import RateLimiter
 from stackd.integrations.manager import IntegrationManager
 from stackd.integrations.registry import Options, Registry
 from stackd.integrations.tokens import MemoryTokens
 from stackd.runtime.connectors import Connectors
+from stackd.store.database import Database
 
 
 class KnownAccounts:
@@ -37,12 +40,16 @@ class KnownAccounts:
 class MadeUp:
     """A catalogue, the options it runs under, and its credentials."""
 
-    def __init__(self, catalogue: Catalogue | None = None, *, clock: Clock) -> None:
+    def __init__(
+        self, store: Database, catalogue: Catalogue | None = None, *, clock: Clock
+    ) -> None:
         self.options = Options(generic=True, development=True)
         self.accounts = KnownAccounts()
         self.registry = Registry(catalogue or Catalogue([]), lambda: self.options)
         self.manager = IntegrationManager(self.registry, MemoryTokens(clock))
-        self.connectors = Connectors(self.manager, self.accounts)
+        self.connectors = Connectors(
+            self.manager, self.accounts, RateLimiter(store, clock), Circuits(store, clock)
+        )
 
     def set(self, **options: Any) -> None:
         self.options = replace(self.options, **options)

@@ -72,7 +72,7 @@ class World:
     ) -> None:
         self.store = store
         self.clock = FakeClock()
-        self.made_up = MadeUp(connectors, clock=self.clock)
+        self.made_up = MadeUp(store, connectors, clock=self.clock)
         self.watch = Watch(self.clock, patience=SILENT_LEASES * LEASE)
         self.http = ScriptedHttp(*answers)
         self.blobs = MemoryBlobs()

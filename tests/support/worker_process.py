@@ -209,7 +209,7 @@ class WorkerProcess:
             limits=Limits(10**6, 10**7),
             admission=Admission(10**6, store.reserve),
             links=Links("k" * 32, "http://box.example"),
-            connectors=MadeUp(clock=clock).connectors,
+            connectors=MadeUp(store, clock=clock).connectors,
             job_retry=RetryPolicy(1.0, 60.0),
             send_within=(SILENT_LEASES - 1) * LEASE,
             flush_after=3600.0,

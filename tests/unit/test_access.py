@@ -110,6 +110,8 @@ EXPECTED = {
     ("GET", "/api/registry/capabilities"): "read",
     ("GET", "/api/registry/connectors"): "read",
     ("GET", "/api/registry/connectors/{id}"): "read",
+    ("POST", "/api/registry/connectors/{id}/reset"): "write",
+    ("GET", "/api/registry/evidence"): "read",
     ("POST", "/api/config/reload"): "admin",
     ("GET", "/metrics"): "read",
     ("GET", "/api/events"): "read",
