@@ -82,7 +82,7 @@ def test_a_status_has_the_origins_code_and_its_words(status, code, kind, decline
             {"description": "Bad Request: chat not found", "ok": False},
             "Bad Request: chat not found",
         ),
-        ({}, "HTTP "),
+        ({}, "HTTP 400"),
         (b"", "HTTP 400"),
     ],
 )
