@@ -58,6 +58,7 @@ from stackd.integrations.limits import RateLimiter
 from stackd.integrations.manager import IntegrationManager
 from stackd.integrations.registry import Fallback, Options, Registry
 from stackd.integrations.tokens import MemoryTokens
+from stackd.integrations.watching import changes
 from stackd.queue import processes, verbs
 from stackd.queue.admission import Admission
 from stackd.queue.job import RetryPolicy
@@ -329,6 +330,7 @@ class _Daemon:
         self._herald: Herald | None = None
         self._reloader: Reloader | None = None
         self._registry = Registry(catalogue, self._options)
+        self._rereading = anyio.Lock()  # what was begun later is used later
         self._versions: Versions | None = None
         self._has_said_ready = False
         self._was_unclean = False  # the end of who had the store before
@@ -437,6 +439,8 @@ class _Daemon:
             tasks.start_soon(self._herald.run)
             if "api" in self._names:
                 tasks.start_soon(self._stand_in)
+            if self._settings.env == "development":
+                tasks.start_soon(self._watch_connectors)
             if self._was_unclean and "scheduler" in self._names:
                 tasks.start_soon(self._look_through, store)
             await self._supervisor.run()
@@ -553,9 +557,20 @@ class _Daemon:
             self._settings, self._role, apply=apply, reread=self._reread_connectors, herald=herald
         )
 
+    async def _watch_connectors(self) -> None:
+        """Read the connectors again whenever their files change."""
+        folders = await anyio.to_thread.run_sync(_connector_folders, self._settings)
+        async for _ in changes(folders, self._clock):
+            _log.info("connectors have changed")
+            await self._reread_connectors(self._settings)
+
     async def _reread_connectors(self, settings: Settings) -> None:
         """Let the connectors be as their files are now; what runs goes on as it began."""
         reading = Aside(lambda: read_catalogue(_connector_folders(settings)))
+        async with self._rereading:
+            await self._use_connectors(reading)
+
+    async def _use_connectors(self, reading: Aside[Catalogue]) -> None:
         with anyio.move_on_after(READ_WITHIN):
             self._registry.use(await reading.result())
             if self._versions is not None:

@@ -10,7 +10,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from support.connectors import action, write_connector
-from support.daemon import DaemonProcess, FarSide, running
+from support.daemon import DaemonProcess, FarSide, eventually, running
 
 SECRET = "canary-secret-0123456789abcdef"
 
@@ -308,3 +308,18 @@ def test_how_operations_have_gone_is_told_and_what_rests_can_be_asked_for_again(
     assert failed in metrics
     assert closed.json == {"closed": 1}
     assert (asked, count_of(far, "/status/502")) == (3, 4)
+
+
+def test_under_dev_a_definition_is_used_as_soon_as_it_is_written(
+    tmp_path: Path, far: FarSide
+) -> None:
+    (tmp_path / "state").mkdir()
+    with running(tmp_path / "state", STACKD_ENV="development") as daemon:
+        place = tmp_path / "state" / "state" / "connectors"
+
+        def written() -> bool:
+            write_connector(place, {**desk(far.url), "id": "fresh"})
+            found = daemon.http("GET", "/api/registry/connectors").json["items"]
+            return "fresh" in [one["id"] for one in found]
+
+        assert eventually("it is listed", written)
