@@ -466,6 +466,9 @@ class _Situation:
     async def turn(self) -> None:
         pass
 
+    def exhausted(self, seconds: float) -> None:
+        pass
+
     def on_sent(self) -> None:
         self.sent = True
 

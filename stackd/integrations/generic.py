@@ -14,7 +14,7 @@ from stackd.http.exchange import Answer, Situation, exchange, opened
 from stackd.http.message import Body, JsonBody, RawBody, Request, Response, Source
 from stackd.http.reading import is_json
 from stackd.integrations.account import Account, way_in
-from stackd.integrations.answers import failure, matches
+from stackd.integrations.answers import failure, limit_of, matches
 from stackd.integrations.definition import Auth
 from stackd.integrations.expressions import Reader
 from stackd.integrations.paging import Pages
@@ -45,6 +45,9 @@ class Try(Situation, Protocol):
 
     async def turn(self) -> None:
         """Return when the next request may go."""
+
+    def exhausted(self, seconds: float) -> None:
+        """Called where an answer says that nothing is left of a limit for so long."""
 
 
 class GenericExecutor:
@@ -202,8 +205,12 @@ class Caller:
         return answer
 
     def _judge(self, answer: Answer) -> None:
-        plan = self.plan
+        plan, situation = self.plan, self.situation
         reader = self.read(answer, {})
+        now = situation.clock.time()
+        left = limit_of(answer.response, reader, plan.app.limits_from, now=now)
+        if left.remaining == 0 and left.reset:
+            situation.exhausted(left.reset)
         error = failure(
             answer.response,
             reader,
@@ -211,7 +218,7 @@ class Caller:
             app=plan.app.id,
             allowed=plan.operation.allow_status,
             limits=plan.app.limits_from,
-            now=self.situation.clock.time(),
+            now=now,
         )
         if error is not None:
             raise error

@@ -200,12 +200,12 @@ class Actions:
             self._tools.events.emit(NodeStarted(self._execution_id, row.key, row.attempt))
             output = await self._handle(node, params, context, call)
         except NodeError as error:
-            self._note_end(call, row, error)
+            self._note_end(call, row, context, error)
             return error
         except anyio.get_cancelled_exc_class():
             self._note_interruption(node, _described(row, context), sent=context.sent)
             raise
-        self._note_end(call, row, None)
+        self._note_end(call, row, context, None)
         row = _described(row, context)
         await self._node_runs.complete_aside_if(context.is_large, frame, node, row, output)
         if node.effect is not Effect.READ:
@@ -229,14 +229,17 @@ class Actions:
             is_large=is_large,
         )
 
-    def _note_end(self, call: Call | None, row: NodeRow, error: NodeError | None) -> None:
+    def _note_end(
+        self, call: Call | None, row: NodeRow, context: NodeContext, error: NodeError | None
+    ) -> None:
         """Let what is known of the operation be written with the node run."""
         if call is None:
             return
         if call.fell_back:
             words = f"{row.key}: by generic HTTP, for {call.trace.fallback_reason}"
             self._journal.note("node.fallback", kept(words))
-        for change in self._tools.connectors.ended(call, error, now=self._tools.clock.time()):
+        now = self._tools.clock.time()
+        for change in self._tools.connectors.ended(call, error, rests=context.rests, now=now):
             self._journal.add(change)
 
     async def _handle(

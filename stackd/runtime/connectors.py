@@ -124,9 +124,13 @@ class Connectors:
             )
 
     def ended(
-        self, call: Call, error: NodeError | None, *, now: float
+        self, call: Call, error: NodeError | None, *, rests: float, now: float
     ) -> Iterator[Callable[[Tx], None]]:
-        """What writes down how a try ended, with the node run: evidence, its circuit and its limits."""
+        """What writes down how a try ended, with the node run: evidence, its circuit and its limits.
+
+        Args:
+            rests: seconds for which the far side has nothing left of its limit.
+        """
         trace = call.trace
         connector, operation, _ = call.circuit
         event = OperationEnded(
@@ -139,8 +143,10 @@ class Connectors:
         yield lambda tx: evidence.record(tx, event, error, now=now)
         if (change := self._circuits.ended(call.circuit, error)) is not None:
             yield change
-        if error is not None and error.kind == "rate_limit" and error.retry_after and call.buckets:
-            yield self._limiter.declined(call.buckets, error.retry_after)
+        if error is not None and error.kind == "rate_limit":
+            rests = max(rests, error.retry_after or 0.0)
+        if rests and call.buckets:
+            yield self._limiter.declined(call.buckets, rests)
 
     async def _account(self, node: GraphNode, target: Target) -> Account:
         if node.connection is not None:

@@ -32,6 +32,7 @@ class NodeContext:
             stopped since, taken for dead, and the execution gone on elsewhere.
         turn_of: the seconds to wait before a request, 0 if it may go; the first one has had its turn.
         requests: how many have asked for theirs.
+        rests: seconds for which the far side has nothing left, as its last answer says.
     """
 
     clock: Clock
@@ -51,6 +52,7 @@ class NodeContext:
     send_before: float = math.inf
     turn_of: Callable[[], Awaitable[float]] | None = None
     requests: int = 0
+    rests: float = 0.0
 
     async def turn(self) -> None:
         """Return when the next request may go, by the limits that its app declares."""
@@ -59,6 +61,10 @@ class NodeContext:
             return
         while wait := await self.turn_of():
             await self.clock.sleep(wait)
+
+    def exhausted(self, seconds: float) -> None:
+        """Called where an answer says that nothing is left of a limit for so long."""
+        self.rests = seconds
 
     def on_answered(self) -> None:
         """Called once the far side has answered in full: what is left to do is ours, and takes its time."""

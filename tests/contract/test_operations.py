@@ -358,6 +358,19 @@ async def test_who_was_told_to_come_later_lets_the_others_wait_too(
     assert len(world.http.requests) == 1
 
 
+async def test_who_is_told_that_nothing_is_left_lets_the_next_wait_before_it_is_refused(
+    database: Database, tmp_path: Path
+) -> None:
+    last = ok(b"{}", ratelimit='"default";r=0;t=30')
+    world = await world_of(database, tmp_path, last, **limited(100, "1s"))
+    await world.run(flow("look"))
+
+    execution = await world.run(flow("other"))
+
+    until = rfc3339(world.clock.time() + 30)
+    assert loads((await node(world, execution)).metadata)["waitsForTurnUntil"] == until
+
+
 async def test_two_processes_of_a_store_share_a_limit(database: Database, tmp_path: Path) -> None:
     world = await world_of(database, tmp_path, ok(b"{}"), **limited(1, "1m"))
     other = World(database, connectors=await catalogue_of(tmp_path, definition(**limited(1, "1m"))))
