@@ -9,6 +9,7 @@ from typing import Any
 
 from stackd.cli.context import Line, seconds, short_error
 from stackd.core.clock import epoch
+from stackd.core.text import plain
 
 BAR_WIDTH = 32
 FIRST_SHOWN = 3  # iterations of a loop
@@ -26,6 +27,11 @@ STYLES = {
     "pending": "dim",
 }
 _SETTLED = ("completed", "skipped")
+_METADATA = {
+    "integrationFallbackReason": "by generic HTTP:",
+    "fallbackSuppressedReason": "not by generic HTTP:",
+    "waitsForTurnUntil": "waits for its turn until",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,15 @@ def node_lines(view: dict[str, Any], *, now: float) -> list[Line]:
         lines.append(_line(row.label.ljust(width), row.node, axis))
         if row.node["error"]:
             lines.append([(f"  {'':<{width}}  {short_error(row.node['error'])}", "red")])
+        lines += [[(f"  {'':<{width}}  {words}", "dim")] for words in _told(row.node["metadata"])]
     return lines
+
+
+def _told(metadata: dict[str, Any]) -> Iterator[str]:
+    """What a node run says of how it ran, where that was not simply by its handler."""
+    for key, words in _METADATA.items():
+        if isinstance(told := metadata.get(key), str):
+            yield f"{words} {plain(told)}"
 
 
 def _line(label: str, node: dict[str, Any], axis: _Axis) -> Line:

@@ -22,6 +22,7 @@ def run(key: str, at: float | None = 0.0, took: float | None = 1.0, **more: Any)
         "startedAt": rfc3339(None if at is None else START + at),
         "durationMs": None if took is None else took * 1000,
         "error": None,
+        "metadata": {},
         **more,
     }
 
@@ -152,3 +153,18 @@ def test_instants_that_are_none_leave_the_bars_out() -> None:
 
 def test_an_execution_without_node_runs_has_no_lines() -> None:
     assert drawn() == []
+
+
+def test_what_ran_otherwise_than_by_its_handler_says_why_below_it() -> None:
+    lines = drawn(
+        run(
+            "a", metadata={"executor": "generic", "integrationFallbackReason": "no handler\x1b[2J"}
+        ),
+        run("b", metadata={"executor": "integration"}),
+        run("c", metadata={"fallbackSuppressedReason": "the far side has answered 422"}),
+    )
+
+    assert [line.strip() for line in lines if "completed" not in line] == [
+        "by generic HTTP: no handler\\x1b[2J",
+        "not by generic HTTP: the far side has answered 422",
+    ]
