@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import typer
 
-from stackd.cli import evidence
+from stackd.cli import connector_lint, evidence
 from stackd.cli.columns import Column
 from stackd.cli.context import JsonFlag, daemon, print_json, print_table, say
 from stackd.client.models import ConnectorDetail, ConnectorList
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 app.command()(evidence.evidence)
 app.command()(evidence.reset)
+app.command()(connector_lint.lint)
+app.command()(connector_lint.new)
 
 FolderArgument = Annotated[
     Path, typer.Argument(help="All definition.json below it.", show_default=True)
