@@ -57,10 +57,10 @@ def lint(
     """Hold connectors against the checklist; exit 1 if one does not reach the grade."""
     from stackd.integrations.lint import lint_connector
 
-    places = _places(connectors, folder)
+    found = places(connectors, folder)
     if fix:
-        _write_well(places)
-    reports = [lint_connector(place) for place in places]
+        _write_well(found)
+    reports = [lint_connector(place) for place in found]
     bad = [one for one in reports if not _reaches(one, grade) or (strict and one.warnings)]
     if as_json:
         print_json({"ok": not bad, "connectors": [_as_json(one) for one in reports]})
@@ -71,7 +71,7 @@ def lint(
     sys.exit(1 if bad else 0)
 
 
-def _places(given: list[str] | None, folder: Path) -> list[Path]:
+def places(given: list[str] | None, folder: Path) -> list[Path]:
     """The folders that are meant, each of a connector.
 
     Raises:
@@ -102,12 +102,12 @@ def _place(name: str, folder: Path, below: Sequence[Path]) -> Path:
     )
 
 
-def _write_well(places: Sequence[Path]) -> None:
+def _write_well(found: Sequence[Path]) -> None:
     from stackd.core.errors import InputError
     from stackd.core.json import loads_strict
     from stackd.integrations import backfill
 
-    for place in places:
+    for place in found:
         path = place / NAME
         before = path.read_bytes()
         try:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import typer
 
-from stackd.cli import connector_lint, evidence
+from stackd.cli import connector_lint, connector_review, connector_test, evidence
 from stackd.cli.columns import Column
 from stackd.cli.context import JsonFlag, daemon, print_json, print_table, say
 from stackd.client.models import ConnectorDetail, ConnectorList
@@ -26,6 +26,8 @@ app.command()(evidence.evidence)
 app.command()(evidence.reset)
 app.command()(connector_lint.lint)
 app.command()(connector_lint.new)
+app.command("test")(connector_test.replay)
+app.command()(connector_review.review)
 
 FolderArgument = Annotated[
     Path, typer.Argument(help="All definition.json below it.", show_default=True)

@@ -23,6 +23,9 @@ LONGEST: Final = (
     64 * 1024 * 1024
 )  # bytes of a definition; those that are known have less than one hundredth
 
+SEEDED_RUNTIMES: Final = ("python",)
+SEEDED_DEDUPE: Final = {"strategy": "cursor", "cursor": {"path": "cursor"}}
+
 Fill = Callable[
     [Json], int
 ]  # fills in a definition where it stands; how many operations it changed
@@ -49,7 +52,7 @@ def seed_trigger_fallbacks(definition: Json) -> int:
     def fill(trigger: dict[str, Json]) -> None:
         _runtime_and_fallback(trigger)
         if not isinstance(trigger.get("dedupe"), dict | list):  # a list is an object to the origin
-            trigger["dedupe"] = {"strategy": "cursor", "cursor": {"path": "cursor"}}
+            trigger["dedupe"] = deepcopy(SEEDED_DEDUPE)
 
     return _fill(definition, "triggers", fill)
 
@@ -59,10 +62,33 @@ def both(definition: Json) -> int:
     return default_actions(definition) + seed_trigger_fallbacks(definition)
 
 
+def seeded(place: Path) -> dict[str, list[str]]:
+    """What the triggers of the connector in `place` still have as it was filled in, by trigger: for a person to tighten.
+
+    Raises:
+        InputError: its definition cannot be read; names it.
+    """
+    _, definition = _read(place / NAME)
+    found: dict[str, list[str]] = {}
+    for number, trigger in enumerate(_operations(definition, "triggers"), 1):
+        what = []
+        dedupe = trigger.get("dedupe")
+        cursor = dedupe.get("cursor") if isinstance(dedupe, dict) else None
+        if isinstance(cursor, dict) and cursor.get("path") == "cursor":
+            what.append("cursor path")
+        if dedupe == SEEDED_DEDUPE:
+            what.append("dedupe")
+        if trigger.get("runtimes") == list(SEEDED_RUNTIMES):
+            what.append("runtimes")
+        if what:
+            found[str(trigger.get("id", number))] = what
+    return found
+
+
 def _runtime_and_fallback(operation: dict[str, Json]) -> None:
     runtimes = operation.get("runtimes")
     if not isinstance(runtimes, list) or not runtimes:
-        operation["runtimes"] = ["python"]
+        operation["runtimes"] = list(SEEDED_RUNTIMES)
     operation.setdefault("fallback", None)
 
 
@@ -99,6 +125,13 @@ def patches(folder: Path, fill: Fill) -> list[Patch]:
 
 
 def _patch(path: Path, fill: Fill) -> Patch | None:
+    before, definition = _read(path)
+    operations = fill(definition)
+    return Patch(path, before, written(definition), operations) if operations else None
+
+
+def _read(path: Path) -> tuple[bytes, Json]:
+    """The text of a definition, and what it holds."""
     try:
         with path.open("rb") as file:
             before = file.read(LONGEST + 1)
@@ -107,11 +140,9 @@ def _patch(path: Path, fill: Fill) -> Patch | None:
     if len(before) > LONGEST:
         raise _unusable(path, f"is over {LONGEST:,} bytes")
     try:
-        definition = loads_strict(before)
+        return before, loads_strict(before)
     except InputError as error:
         raise _unusable(path, error.message) from None
-    operations = fill(definition)
-    return Patch(path, before, written(definition), operations) if operations else None
 
 
 def _unusable(path: Path, reason: str) -> InputError:
