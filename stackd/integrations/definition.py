@@ -478,7 +478,6 @@ class App(_Part):
     headers: dict[str, str] = {}
     test_connection: ConnectionTest | None = None
     rate_limits: RateLimits = ()
-    concurrency: Annotated[int, Field(ge=1, le=1_000)] | None = None
     limits_from: LimitsFrom | None = None
     errors: tuple[ErrorRule, ...] = ()
     defaults: Defaults = Defaults()
