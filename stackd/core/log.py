@@ -14,6 +14,8 @@ from typing import Final, Literal, TextIO, cast
 
 import structlog
 
+from stackd.core.json import Json
+from stackd.core.redact import LIVE
 from stackd.core.text import plain
 
 LINES_WAITING = (
@@ -87,7 +89,34 @@ STDERR: Final = LogSink(2, _say_dropped)
 
 def _plain(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """What others wrote does nothing to the terminal; JSON escapes it by itself."""
-    return {key: plain(value) if isinstance(value, str) else value for key, value in event.items()}
+    found = {key: plain(value) if isinstance(value, str) else value for key, value in event.items()}
+    if isinstance(trace := event.get("exception"), str):  # its lines stay
+        found["exception"] = "\n".join(plain(line) for line in trace.splitlines())
+    return found
+
+
+def _redacted(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """No secret that is in use here; what is no JSON is shown as the renderer would."""
+    live = LIVE.get()
+    if live is None:
+        return event
+    return {key: live.json(_shown(value)) for key, value in event.items()}
+
+
+def _shown(value: object) -> Json:
+    return value if isinstance(value, str | int | float | list | dict | None) else repr(value)
+
+
+class _Redacting(logging.Filter):
+    """The same for what libraries log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if (live := LIVE.get()) is not None:
+            text = record.getMessage()
+            if record.exc_info:
+                text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
+            record.msg, record.args, record.exc_info = live.text(text), (), None
+        return True
 
 
 def configure_logging(*, level: str, style: Literal["json", "console"]) -> None:
@@ -100,15 +129,17 @@ def configure_logging(*, level: str, style: Literal["json", "console"]) -> None:
         else structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),
             pad_event_to=32,
-            exception_formatter=structlog.dev.plain_traceback,  # others print local variables: secrets
         )
     )
     processors: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,  # others print local variables: secrets
+        _redacted,
     ]
-    processors.append(structlog.processors.format_exc_info if style == "json" else _plain)
+    if style == "console":
+        processors.append(_plain)
     structlog.configure(
         processors=[*processors, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -120,6 +151,8 @@ def configure_logging(*, level: str, style: Literal["json", "console"]) -> None:
         format="%(levelname)s %(name)s %(message)s",
         stream=cast("TextIO", STDERR),
     )
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_Redacting())
 
 
 def end_log() -> None:

@@ -13,6 +13,7 @@ import re
 from base64 import b64encode
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import product
 from typing import Final
@@ -36,6 +37,10 @@ _ESCAPED: Final = re.compile(r"%[0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}")
 _BASIC: Final = re.compile(
     r"\bbasic(?: |\+|%20)+((?:[A-Za-z0-9+/_-]|\\/|%2B|%2F)++(?:=|%3D){0,2})", re.IGNORECASE
 )
+
+
+# What knows the secrets that are in use here, by this task and those it begins: for the log.
+LIVE: Final[ContextVar[Redactor | None]] = ContextVar("live", default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from stackd.core.aside import Aside
 from stackd.core.clock import Clock
 from stackd.integrations.catalogue import HANDLERS, NAME
 
-EVERY: Final = 0.5  # seconds; a look at 149 connectors takes 2 ms of a thread
+EVERY: Final = 1.0  # seconds; a look at 149 connectors takes 2 ms of a thread
 
 
 async def changes(folders: Sequence[Path], clock: Clock) -> AsyncIterator[None]:

@@ -236,7 +236,8 @@ class Actions:
         if call is None:
             return
         if call.fell_back:
-            words = f"{row.key}: by generic HTTP, for {call.trace.fallback_reason}"
+            told = context.metadata or {}  # without the secrets that a reason may quote
+            words = f"{row.key}: by generic HTTP, for {told.get('integrationFallbackReason')}"
             self._journal.note("node.fallback", kept(words))
         now = self._tools.clock.time()
         for change in self._tools.connectors.ended(call, error, rests=context.rests, now=now):

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from cachetools import LRUCache
+
 from stackd.core.errors import NodeError, StackdError
 from stackd.core.json import Json
-from stackd.core.redact import Redactor
+from stackd.core.redact import LIVE, Redactor
 from stackd.integrations import evidence
 from stackd.integrations.account import NOBODY, Account, way_in
 from stackd.integrations.circuits import Circuits, Key
@@ -22,6 +24,8 @@ from stackd.store.connection import Tx
 from stackd.workflows.graph import GraphNode
 from stackd.workflows.model import Node
 from stackd.workflows.nodetypes import Effect, connector_of, effect_of
+
+REDACTORS: Final = 100  # kept, of the accounts that were used last
 
 # Answers that are about the moment, not the request: another try may be answered otherwise.
 OF_THE_MOMENT: Final = frozenset({408, 409, 425, 429})
@@ -77,6 +81,7 @@ class Connectors:
         self._accounts = accounts
         self._limiter = limiter
         self._circuits = circuits
+        self._redactors: LRUCache[tuple[str, ...], Redactor] = LRUCache(REDACTORS)
 
     @property
     def registry(self) -> Registry:
@@ -90,7 +95,7 @@ class Connectors:
         """
         assert node.operation is not None  # noqa: S101  # as its type was judged
         trace, account = Trace(*node.operation), NOBODY
-        with _telling(context, trace, lambda: account):
+        with self._telling(context, trace, lambda: account):
             target = self._manager.registry.target(*node.operation)
             trace.connector, trace.function = target.connector.id, target.capability.id
             account = await self._account(node, target)
@@ -118,10 +123,36 @@ class Connectors:
         Raises:
             NodeError: it failed; the message holds no secret of the account.
         """
-        with _telling(context, call.trace, lambda: call.account):
+        with self._telling(context, call.trace, lambda: call.account):
             return await self._with_fallback(
                 node, call.target, call.params, call.account, context, call.trace
             )
+
+    @contextmanager
+    def _telling(
+        self, context: NodeContext, trace: Trace, account: Callable[[], Account]
+    ) -> Iterator[None]:
+        """Let what comes of the block say what ran it, and no secret of the account; nor does the log."""
+        began = context.clock.monotonic()
+        before = LIVE.set(self._redactor(account()))
+        try:
+            yield
+        except StackdError as error:
+            error.message = self._redactor(account()).text(error.message)
+            error.args = (error.message,)
+            raise
+        finally:
+            LIVE.reset(before)
+            told = _metadata(trace, account(), context.clock.monotonic() - began)
+            context.metadata = self._redactor(account()).json(told)
+
+    def _redactor(self, account: Account) -> Redactor:
+        """What knows the secrets of `account`; one is made in up to a millisecond."""
+        secrets = tuple(account.secret_values)
+        found = self._redactors.get(secrets)
+        if found is None:
+            found = self._redactors[secrets] = Redactor(secrets)
+        return found
 
     def ended(
         self, call: Call, error: NodeError | None, *, rests: float, now: float
@@ -204,22 +235,6 @@ class Connectors:
         except NodeError as error:
             error.sent = error.sent or context.sent
             raise
-
-
-@contextmanager
-def _telling(context: NodeContext, trace: Trace, account: Callable[[], Account]) -> Iterator[None]:
-    """Let what comes of the block say what ran it, and no secret of the account."""
-    began = context.clock.monotonic()
-    try:
-        yield
-    except StackdError as error:
-        error.message = Redactor(account().secret_values).text(error.message)
-        error.args = (error.message,)
-        raise
-    finally:
-        seconds = context.clock.monotonic() - began
-        told = _metadata(trace, account(), seconds)
-        context.metadata = Redactor(account().secret_values).json(told)
 
 
 def suppressed(
