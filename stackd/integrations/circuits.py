@@ -161,15 +161,20 @@ class Circuits:
 
     async def _look(self) -> None:
         """See what other processes, and people, have done to them."""
+        if self._is_fresh():
+            return
         async with self._reading:
+            if self._is_fresh():
+                return  # another has just looked
             began = self._clock.monotonic()
-            if self._read_at is not None and began - self._read_at < FRESH:
-                return
             with suppress(StoreBusyError):  # then it goes on with what is known
                 found = await self._store.read(all_of)
                 ours = {key: one for key, one in self._known.items() if one.since > began - OWN}
                 self._known = {_key(one): _Known(one, began - OWN) for one in found} | ours
             self._read_at = began
+
+    def _is_fresh(self) -> bool:
+        return self._read_at is not None and self._clock.monotonic() - self._read_at < FRESH
 
     def _resting(self, circuit: Circuit, seconds: float) -> NodeError:
         return NodeError(
