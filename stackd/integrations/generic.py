@@ -167,7 +167,7 @@ class Caller:
         headers = {**parts.headers, **more.headers}
         cookies = {**parts.cookies, **more.cookies}
         if cookies:
-            headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
+            headers["Cookie"] = _cookies(cookies)
         wanted = plan.operation.response if self._encode is None else "auto"
         return await self.send(
             Request(
@@ -259,6 +259,18 @@ def foreign(plan: Plan, url: str, what: str, *, sent: bool) -> NodeError:
         sent=sent,
         answered=sent,
     )
+
+
+def _cookies(cookies: Mapping[str, str]) -> str:
+    """The header of these (RFC 6265, 4.2.1); a value that would read as another cookie is refused, not sent."""
+    for name, value in cookies.items():
+        if ";" in value:
+            raise NodeError(
+                f"cookie {name} holds a semicolon, where another cookie would begin; nothing was sent",
+                kind="invalid",
+                code="http.bad_cookie",
+            )
+    return "; ".join(f"{name}={value}" for name, value in cookies.items())
 
 
 def _url(text: str) -> URL:

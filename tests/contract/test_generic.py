@@ -678,3 +678,24 @@ async def test_a_base_url_may_end_in_a_slash(desk: Desk) -> None:
         await desk.ask("{{ conn.baseUrl }}/api", action("a", "GET", "/x"), as_=own)
 
         assert far.request.target == "/api/x"
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "code"),
+    [
+        ("cookie", "a; session=other", "http.bad_cookie"),
+        ("cookie", "a\r\nX-Own: 1", "http.bad_header"),
+        ("header", "a\r\nX-Own: 1", "http.bad_header"),
+    ],
+)
+async def test_a_parameter_never_becomes_another_header_or_cookie(
+    desk: Desk, place: str, value: str, code: str
+) -> None:
+    given = params(sid={"type": "string", "x-in": place})
+    async with far_side(answers(DONE)) as far:
+        with pytest.raises(NodeError) as caught:
+            await desk.ask(far.url("/api"), action("a", parameters=given), {"sid": value})
+
+        assert caught.value.code == code
+        assert not caught.value.sent
+        assert far.requests == []
