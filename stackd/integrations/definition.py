@@ -240,6 +240,7 @@ class Pagination(_Part):
         stop: an expression; true ends it.
         start: the number of the first page, or the first offset.
         stop_short: whether a page of fewer than were asked for is the last.
+        is_guess: whether nobody has confirmed it yet; it is not acted on then.
     """
 
     type: Literal["none", "link", "next_url", "cursor", "offset", "page", "last_id", "handler"] = (
@@ -257,6 +258,7 @@ class Pagination(_Part):
     start: int | None = None
     max_pages: Annotated[int, Field(ge=1, le=1_000)] = MAX_PAGES
     max_items: Annotated[int, Field(ge=1, le=1_000_000)] = MAX_ITEMS
+    is_guess: Annotated[bool, Field(alias="x-guess")] = False
 
     @model_validator(mode="after")
     def _is_whole(self) -> Pagination:

@@ -15,7 +15,7 @@ from stackd.http.message import Body, JsonBody, RawBody, Request, Response, Sour
 from stackd.http.reading import is_json
 from stackd.integrations.account import Account, way_in
 from stackd.integrations.answers import failure, limit_of, matches
-from stackd.integrations.definition import Auth
+from stackd.integrations.definition import Auth, Pagination
 from stackd.integrations.expressions import Reader
 from stackd.integrations.paging import Pages
 from stackd.integrations.plan import Hosts, Parts, Plan
@@ -69,13 +69,13 @@ class GenericExecutor:
             NotFoundError: a blob that was to be sent is not there; nothing was sent.
         """
         caller = Caller(plan, account, situation, self._tokens)
-        parts = plan.parts(params, account, caller.base_url)
+        parts = plan.parts(params, caller.account, caller.base_url)
         mark(plan, parts, situation.idempotency_key)
         rules = plan.paginate
         if rules is None:
             answer = await caller.ask(parts)
             return _listed(_output(plan, caller.read(answer, params)))
-        pages = Pages(rules, size=_size(plan, params))
+        pages = Pages(rules, size=_size(rules, parts), begin=_begin(plan, rules, parts))
         turn: Any = pages.first()
         parts = parts.turned(turn)
         while True:
@@ -110,7 +110,7 @@ class Caller:
         encode: str | None = None,
     ) -> None:
         self.plan = plan
-        self.account = account
+        self.account = plan.completed(account)
         self.situation = situation
         self._tokens = tokens
         self._encode = encode
@@ -294,16 +294,42 @@ def mark(plan: Plan, parts: Parts, key: str | None) -> None:
         parts.has_body = True
 
 
-def _size(plan: Plan, params: Mapping[str, Json]) -> int | None:
+def _size(rules: Pagination, parts: Parts) -> int | None:
     """How many a page is asked for: what the parameters say, else as many as there may be."""
-    rules = plan.paginate
-    size = None if rules is None else rules.size
+    size = rules.size
     if size is None:
         return None
-    given = params.get(size.query or size.body or "")
-    if isinstance(given, int) and not isinstance(given, bool) and given > 0:
+    given = _whole(parts.given(query=size.query, body=size.body))
+    if given is not None and given > 0:
         return given if size.max is None else min(given, size.max)
     return size.default or size.max
+
+
+def _begin(plan: Plan, rules: Pagination, parts: Parts) -> int | None:
+    """The page or offset that the parameters ask for.
+
+    Raises:
+        NodeError: it is no number that could be counted on from.
+    """
+    spot = rules.send
+    if rules.type not in ("page", "offset") or spot is None:
+        return None
+    given = parts.given(query=spot.query, header=spot.header, body=spot.body)
+    number = _whole(given)
+    if given is not None and number is None:
+        raise NodeError(
+            f"Invalid parameters for {plan.app.id}.{plan.operation.id}: "
+            f"{spot.query or spot.header or spot.body} must be a whole number, to count on from",
+            kind="invalid",
+            code="params.invalid",
+        )
+    return number
+
+
+def _whole(value: Json) -> int | None:
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 19:
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _output(plan: Plan, reader: Reader) -> Json:

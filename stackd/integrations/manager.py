@@ -148,7 +148,7 @@ class HandlerContext:
 
     Attributes:
         http: the app, as its definition signs in to it.
-        connection: the fields of the credential, secrets too; empty without one.
+        connection: the fields of the credential, secrets too, and what is left out by its default.
         log: with app and operation bound; secrets do not belong there.
         idempotency_key: the same over retries and restarts; None unless the effect is keyed.
         timeout: seconds this try may take.
@@ -244,9 +244,10 @@ class IntegrationManager:
         assert target.handler is not None  # noqa: S101  # as it was judged
         plan = target.plan
         trace.executor = INTEGRATION
+        caller = Caller(plan, account, situation, self._tokens)
         context = HandlerContext(
-            http=HandlerHttp(Caller(plan, account, situation, self._tokens)),
-            connection=dict(account.fields),
+            http=HandlerHttp(caller),
+            connection=dict(caller.account.fields),
             log=_log.bind(app=plan.app.id, operation=plan.operation.id),
             idempotency_key=situation.idempotency_key,
             timeout=situation.timeout,

@@ -89,6 +89,7 @@ class Pages:
 
     Attributes:
         size: how many a page is asked for, if it is.
+        begin: the page or offset that the parameters name; None: the first there is.
         items: what came so far.
         reason: why it ended where there may be more; None at the true end.
         found: whether an answer had a list where it was looked for, if an empty one.
@@ -96,6 +97,7 @@ class Pages:
 
     rules: Pagination
     size: int | None = None
+    begin: int | None = None
     limit: int | None = None
     items: list[Json] = field(default_factory=list)
     count: int = 0
@@ -114,10 +116,11 @@ class Pages:
                 query[size.query] = str(self.size)
             if size.body is not None:
                 body[size.body] = self.size
-        if self.rules.type in ("page", "offset") and self.rules.start is not None:
-            self._number = self.rules.start
-            return _with(self.rules, self._number, query, body)
-        return Turn(query=query, body=body)
+        if self.rules.type in ("page", "offset"):
+            self._number = self.rules.start if self.begin is None else self.begin
+        if self._number is None:
+            return Turn(query=query, body=body)
+        return _with(self.rules, self._number, query, body)
 
     def take(self, url: str, reader: Reader) -> Turn | None:
         """Take in the answer that came from `url`; what to ask next, or None.
@@ -206,9 +209,19 @@ class Pages:
         total = reader.value(self.rules.total)
         if isinstance(total, str) and total.isdecimal():
             total = int(total)
-        if isinstance(total, int) and not isinstance(total, bool) and len(self.items) >= total:
-            return None
-        return turn
+        if isinstance(total, bool) or not isinstance(total, int):
+            return turn
+        return None if self._before + len(self.items) >= total else turn
+
+    @property
+    def _before(self) -> int:
+        """How many there are before the first page that was asked for, as far as that is known."""
+        if self.begin is None:
+            return 0
+        if self.rules.type == "offset":
+            return self.begin - (self.rules.start or 0)
+        first = 1 if self.rules.start is None else self.rules.start
+        return (self.begin - first) * (self.size or 0)
 
 
 def _with(rules: Pagination, value: Json, query: dict[str, str], body: dict[str, Json]) -> Turn:
@@ -238,6 +251,13 @@ def listed_in(reader: Reader, where: str | None) -> list[Json] | None:
         if name in lists:
             return lists[name]
     return next(iter(lists.values())) if len(lists) == 1 else None
+
+
+def at(body: Json, place: str) -> Json:
+    """What is at the dotted `place` in `body`; None if nothing is."""
+    for key in place.split("."):
+        body = body.get(key) if isinstance(body, dict) else None
+    return body
 
 
 def put(body: Json, place: str, value: Json) -> Json:

@@ -32,7 +32,7 @@ from stackd.integrations.definition import (
     Sent,
 )
 from stackd.integrations.expressions import scope, template
-from stackd.integrations.paging import Turn, put
+from stackd.integrations.paging import Turn, at, put
 from stackd.integrations.schemas import Schema
 from stackd.integrations.signing import fill
 from stackd.workflows.expressions import OMIT, Template, parse_template
@@ -40,6 +40,8 @@ from stackd.workflows.nodetypes import Effect
 
 WHOLE: Final = "$"  # as a name in a body: all of it
 IN_QUERY: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+# Where a default that nobody asked for would overwrite what is there.
+UPDATES: Final = frozenset({"PUT", "PATCH"})
 
 _PLACE: Final = re.compile(r"\{([^{}/]+)\}|(?<=/):([A-Za-z_][A-Za-z0-9_]*)(?=/|$)")
 _CONN_PLACE: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_.-]*)\}")
@@ -68,6 +70,17 @@ class Parts:
     cookies: dict[str, str] = field(default_factory=dict)
     body: Json = None
     has_body: bool = False
+
+    def given(
+        self, *, query: str | None = None, header: str | None = None, body: str | None = None
+    ) -> Json:
+        """What is sent at one place already; None if nothing is. `body`: dotted."""
+        if query is not None:
+            return next((value for name, value in self.query if name == query), None)
+        if header is not None:
+            named = ((name.lower(), value) for name, value in self.headers.items())
+            return next((value for name, value in named if name == header.lower()), None)
+        return None if body is None else at(self.body, body)
 
     def turned(self, turn: Turn) -> Parts:
         """The same for another page."""
@@ -108,8 +121,10 @@ class Plan:
     def __init__(self, app: App, operation: Operation) -> None:
         self.app = app
         self.operation = operation
-        self.schema = Schema(operation.parameters, app.schemas)
         self.method = operation.method or "POST"  # the origin's default
+        self.schema = Schema(
+            operation.parameters, app.schemas, fills_only_required=self.method in UPDATES
+        )
         self._properties = _properties(operation.parameters, app.schemas)
         self._spots = {name: self._spot(name, schema) for name, schema in self._properties.items()}
         try:
@@ -141,11 +156,14 @@ class Plan:
     def idempotency(self) -> Idempotency | None:
         return self.operation.idempotency or self.app.defaults.idempotency
 
-    @property
+    @cached_property
     def paginate(self) -> Pagination | None:
-        found = self.operation.paginate or (
-            self.app.defaults.paginate if self.effect is Effect.READ else None
+        """How its pages follow each other; None where nobody says so, or only supposes it."""
+        given = (
+            self.operation.paginate,
+            self.app.defaults.paginate if self.effect is Effect.READ else None,
         )
+        found = next((one for one in given if one is not None and not one.is_guess), None)
         return None if found is None or found.type in ("none", "handler") else found
 
     @cached_property
@@ -169,17 +187,35 @@ class Plan:
 
     # -- where it goes
 
+    @cached_property
+    def _field_defaults(self) -> dict[str, Json]:
+        members = self.app.connection.fields.get("properties")
+        return {
+            name: one["default"]
+            for name, one in (members.items() if isinstance(members, dict) else ())
+            if isinstance(one, dict) and "default" in one
+        }
+
+    def completed(self, account: Account) -> Account:
+        """`account` with what it leaves out by the defaults of the connection."""
+        if self._field_defaults.keys() <= account.fields.keys():
+            return account
+        return replace(account, fields={**self._field_defaults, **account.fields})
+
     def base_url(self, account: Account) -> str:
         """Where the app is, for that account.
 
         Raises:
             NodeError: nobody says where, or it is no URL.
         """
+        account = self.completed(account)
         written = self.operation.base_url or self.app.base_url or ""
         own = account.fields.get("baseUrl") or account.fields.get("base_url")
         declared = self.app.connection.fields.get("properties", {})
-        if own and (not written or ("baseUrl" in declared and "conn." not in written)):
+        is_chosen = own not in (None, "", self._field_defaults.get("baseUrl"))
+        if is_chosen and "baseUrl" in declared and "conn." not in written:
             written = str(own)
+        written = written or str(own or "")
         if not written:
             raise NodeError(
                 f"Connector {self.app.id} lacks baseUrl/endpoint for {self.operation.id}; "
@@ -265,7 +301,7 @@ class Plan:
     @cached_property
     def _has_body_spots(self) -> bool:
         return self.method not in ("GET", "HEAD") and any(
-            spot.place == "body" for spot in self._spots.values()
+            spot.place == "body" and spot.name != WHOLE for spot in self._spots.values()
         )
 
     def _spot(self, name: str, schema: Mapping[str, Any]) -> Spot:

@@ -23,11 +23,19 @@ class Schema:
     Args:
         written: a JSON Schema; one that does not say what it is describes a map.
         schemas: what it may refer to as `#/schemas/<name>`.
+        fills_only_required: whether defaults stand in for required parameters only, and others stay out.
     """
 
-    def __init__(self, written: Mapping[str, Any], schemas: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        written: Mapping[str, Any],
+        schemas: Mapping[str, Any],
+        *,
+        fills_only_required: bool = False,
+    ) -> None:
         self._written = written
         self._schemas = schemas
+        self._fills_only_required = fills_only_required
 
     @property
     def properties(self) -> Mapping[str, Any]:
@@ -56,6 +64,18 @@ class Schema:
                 code="definition.invalid",
             ) from None
 
+    @cached_property
+    def _defaults(self) -> dict[str, Json]:
+        required = self._written.get("required")
+        needed = required if isinstance(required, list) else []
+        return {
+            name: schema["default"]
+            for name, schema in self.properties.items()
+            if isinstance(schema, dict)
+            and "default" in schema
+            and (name in needed or not self._fills_only_required)
+        }
+
     def fitted(self, params: Mapping[str, Json]) -> dict[str, Json]:
         """`params` with texts that stand for numbers and booleans as these, and what is missing by its default.
 
@@ -63,9 +83,7 @@ class Schema:
             InputError: they do not fit; says what and where.
         """
         values = {name: _as(self.properties.get(name), value) for name, value in params.items()}
-        for name, schema in self.properties.items():
-            if name not in values and isinstance(schema, dict) and "default" in schema:
-                values[name] = schema["default"]
+        values |= {name: value for name, value in self._defaults.items() if name not in values}
         problems = [self._told(error) for error in self._validator.iter_errors(values)]
         if problems:
             more = f" (and {len(problems) - MAX_TOLD} more)" if len(problems) > MAX_TOLD else ""

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from support.connectors import action
+from support.desk import DONE, SECRET, Desk, account
 from support.outbound import client
-from support.runs import MemoryBlobs
 from support.servers import (
     Names,
     Seen,
@@ -22,69 +22,9 @@ from support.servers import (
     redirect,
 )
 
-from stackd.core.clock import SystemClock
 from stackd.core.errors import NodeError
-from stackd.http.client import HttpClient
 from stackd.http.egress import EgressPolicy
-from stackd.integrations.account import NOBODY, Account
-from stackd.integrations.definition import App, Operation
-from stackd.integrations.generic import GenericExecutor
-from stackd.integrations.plan import Plan
-from stackd.integrations.tokens import MemoryTokens
-from stackd.runtime.context import NodeContext
-
-SECRET = "canary-secret-0123456789"
-DONE = json_answer(b'{"ok": true}')
-
-
-def account(**fields: str) -> Account:
-    return Account("connection", "main", fields, frozenset(fields))
-
-
-class Desk:
-    """One app at some address, asked through a real client."""
-
-    def __init__(self, http: HttpClient) -> None:
-        self.http = http
-        self.executor = GenericExecutor(MemoryTokens(SystemClock()))
-        self.sent = 0
-
-    async def ask(
-        self,
-        url: str,
-        operation: dict[str, Any],
-        params: dict[str, Any] | None = None,
-        *,
-        as_: Account = NOBODY,
-        key: str | None = None,
-        **app: Any,
-    ) -> Any:
-        plan = Plan(
-            App.model_validate({"id": "desk", "baseUrl": url, **app}),
-            Operation.model_validate(operation),
-        )
-
-        def told() -> None:
-            self.sent += 1
-
-        context = NodeContext(
-            clock=SystemClock(),
-            http=self.http,
-            blobs=MemoryBlobs(),
-            unsafe=plan.effect == "unsafe",
-            idempotency_key=key,
-            timeout=10.0,
-            max_bytes=1024 * 1024,
-            tell_sent=told,
-            tell_answered=lambda: None,
-        )
-        return await self.executor.execute(plan, params or {}, as_, context)
-
-    async def sends(self, operation: dict[str, Any], params: dict[str, Any], **more: Any) -> Seen:
-        """What the far side gets."""
-        async with far_side(answers(DONE)) as far:
-            await self.ask(far.url("/api"), operation, params, **more)
-            return far.request
+from stackd.integrations.account import Account
 
 
 @pytest.fixture
@@ -255,6 +195,13 @@ async def test_an_action_without_a_body_sends_none(desk: Desk) -> None:
 
     assert seen.body == b""
     assert "content-type" not in seen.headers
+
+
+async def test_a_whole_body_that_is_left_out_is_not_sent(desk: Desk) -> None:
+    whole = action("a", "POST", "/x", parameters=params(body={"x-in": "body", "x-as": "$"}))
+
+    assert (await desk.sends(whole, {})).body == b""
+    assert (await desk.sends(whole, {"body": []})).body == b"[]"
 
 
 async def test_a_multipart_body_has_fields_and_files(desk: Desk) -> None:
@@ -699,3 +646,41 @@ async def test_a_parameter_never_becomes_another_header_or_cookie(
         assert caught.value.code == code
         assert not caught.value.sent
         assert far.requests == []
+
+
+# -- what is left out
+
+
+async def test_a_field_that_a_connection_leaves_out_stands_by_its_default(desk: Desk) -> None:
+    async with far_side(answers(DONE)) as far:
+        fields = {
+            "baseUrl": {"type": "string", "default": far.url("/v2")},
+            "team": {"type": "string", "default": "blue"},
+        }
+        asked = action("a", send={"headers": {"x-team": "{{ conn.team }}"}})
+        await desk.ask("{{ conn.baseUrl }}", asked, connection={"fields": {"properties": fields}})
+
+        assert far.request.target == "/v2/x"
+        assert far.request.headers["x-team"] == "blue"
+
+
+async def test_an_operation_at_an_address_of_its_own_stays_there_unless_another_is_chosen(
+    desk: Desk,
+) -> None:
+    fields = {"properties": {"baseUrl": {"default": "http://usual.example"}}}
+    async with far_side(answers(DONE)) as far:
+        asked = action("a", baseUrl=far.url("/uploads"))
+        await desk.ask("http://usual.example", asked, connection={"fields": fields})
+
+        assert far.request.target == "/uploads/x"
+
+
+async def test_an_update_sends_no_default_that_nobody_asked_for(desk: Desk) -> None:
+    schema = {"properties": {"title": {}, "state": {"default": "open"}}}
+    plans = {
+        method: desk.plan(action("a", method, parameters=schema)) for method in ("POST", "PATCH")
+    }
+
+    sent = {method: plan.schema.fitted({"title": "t"}) for method, plan in plans.items()}
+
+    assert sent == {"POST": {"title": "t", "state": "open"}, "PATCH": {"title": "t"}}

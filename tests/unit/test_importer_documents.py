@@ -29,6 +29,7 @@ from stackd.integrations.importer import overlay
 from stackd.integrations.importer.document import import_document
 from stackd.integrations.importer.reading import File, read_text
 from stackd.integrations.importer.report import Report
+from stackd.integrations.importer.samples import synthesised
 from stackd.integrations.importer.values import NOTHING, bounded, plain
 
 # -- servers
@@ -346,6 +347,20 @@ def test_a_sample_is_the_example_else_made_of_the_schema():
     assert action(with_operation({"responses": {"200": {"content": answer}}}))["sample"] == {
         "id": 1
     }
+
+
+def test_an_example_that_is_not_of_its_schema_is_no_sample():
+    members = {
+        "priority": {"type": "integer", "example": [10]},
+        "pool": {"type": "array", "items": {"type": "string", "example": ["10.0.0.0/8"]}},
+        "status": {"type": "object", "additionalProperties": {"type": "object"}, "example": {"a": "b"}},
+        "level": {"enum": ["low", "high"], "default": "none"},
+        "size": {"type": "integer", "example": 7},
+    }  # fmt: skip
+
+    assert synthesised({"properties": members}, {}) == {
+        "priority": 1, "pool": ["text"], "status": {}, "level": "low", "size": 7,
+    }  # fmt: skip
 
 
 def test_a_sample_is_bounded():

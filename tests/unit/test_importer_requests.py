@@ -330,6 +330,24 @@ def test_a_body_is_written_as(media, encode, content_type):
     assert (made["encode"], made.get("contentType")) == (encode, content_type)
 
 
+@pytest.mark.parametrize(
+    ("schema", "sent"),
+    [
+        ({"enum": ["application/x-tar"]}, "application/x-tar"),
+        ({"default": "application/gzip", "enum": ["a/b", "c/d"]}, "application/gzip"),
+        ({"enum": ["a/b", "c/d"]}, "application/octet-stream"),
+    ],
+    ids=["all it may be", "its default", "several"],
+)
+def test_a_raw_body_is_of_the_type_that_the_header_parameter_names(schema, sent):
+    made = action(with_operation({
+        "parameters": [{"name": "Content-type", "in": "header", "schema": schema}],
+        "requestBody": {"content": {"application/octet-stream": {"schema": {}}}},
+    }))  # fmt: skip
+
+    assert made["contentType"] == sent
+
+
 def test_of_several_media_types_json_comes_first_and_the_choice_is_told():
     content = {
         name: {"schema": {"type": "object", "properties": {"a": {}}}}

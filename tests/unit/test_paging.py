@@ -23,9 +23,15 @@ def reader(body: Any, **headers: str) -> Reader:
     return Reader(answer, body, {}, now=0.0)
 
 
-def walk(rules: dict[str, Any], *bodies: Any, size: int | None = None, limit: int | None = None):
+def walk(
+    rules: dict[str, Any],
+    *bodies: Any,
+    size: int | None = None,
+    begin: int | None = None,
+    limit: int | None = None,
+):
     """What is asked after each answer, the last of them None; and the walk."""
-    pages = Pages(Pagination.model_validate(rules), size=size, limit=limit)
+    pages = Pages(Pagination.model_validate(rules), size=size, begin=begin, limit=limit)
     turns: list[Any] = [pages.first()]
     for body in bodies:
         headers = body.pop("$headers", {}) if isinstance(body, dict) else {}

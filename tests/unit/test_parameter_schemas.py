@@ -18,3 +18,20 @@ def test_a_value_of_one_of_several_types_stays_as_it_is(value):
 def test_a_value_of_none_of_several_types_is_refused():
     with pytest.raises(InputError, match="chat must be of type"):
         Schema(CHAT, {}).fitted({"chat": [7]})
+
+
+DRAFT = {
+    "required": ["kind"],
+    "properties": {"kind": {"default": "text"}, "priority": {"type": "integer", "default": 5}},
+}
+
+
+def test_what_is_left_out_stands_by_its_default():
+    assert Schema(DRAFT, {}).fitted({}) == {"kind": "text", "priority": 5}
+
+
+def test_an_update_has_the_defaults_of_required_parameters_only():
+    schema = Schema(DRAFT, {}, fills_only_required=True)
+
+    assert schema.fitted({}) == {"kind": "text"}
+    assert schema.fitted({"priority": "0"}) == {"kind": "text", "priority": 0}

@@ -138,7 +138,10 @@ class Operations:
         found = paging.paginate(made.asked.raw, answer, action["parameters"]) if is_read else None
         if found is not None:
             action["paginate"] = found
-            self._report.guess(made.asked.place, f"pages are taken to follow by {found['type']}")
+            self._report.guess(
+                made.asked.place,
+                f"its pages seem to follow by {found['type']}; without x-guess in paginate they are followed",
+            )
         return action
 
     def trigger(self, action: Schema, made: Made) -> Schema | None:

@@ -175,6 +175,8 @@ class Parameters:
             self._old_body(form, by_place, consumes, work, taken, method)
         else:
             self._body(form, body, file, work, taken, method)
+        if taken.encode == "raw":
+            taken.content_type = _named_type(by_place.get("header", [])) or taken.content_type
         taken.schema = form.as_json()
         return taken
 
@@ -354,6 +356,16 @@ class Parameters:
         if "style" in own or "explode" in own:
             return made | _styled(own, "body", self._schemas.kind(mapping(raws).get(key), home))
         return made
+
+
+def _named_type(headers: list[tuple[Schema, File]]) -> str | None:
+    """What a parameter `Content-Type` says of a body that is sent as it is: its default, or all it may be."""
+    for raw, _ in headers:
+        if text(raw["name"]).lower() == "content-type":
+            known = {**mapping(raw.get("schema")), **raw}
+            choices = texts(known.get("enum"))
+            return text(known.get("default")) or (choices[0] if len(choices) == 1 else None)
+    return None
 
 
 class _Form:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 from stackd.core.json import Json
@@ -10,6 +11,7 @@ from stackd.integrations.importer.values import cut, listing, mapping, number
 
 MAX_DEPTH: Final = 8
 MAX_NODES: Final = 200
+MAX_TRIED: Final = 20  # members of an example, each
 MAX_REPEATED: Final = 5  # members of a list whose least number is more
 LONGEST: Final = 1_000  # characters
 
@@ -34,12 +36,9 @@ class _Synthesis:
     def value(self, schema: Any, depth: int) -> Json:
         self._left -= 1
         given = self._resolved(schema)
-        for name in ("example", "const", "default"):
-            if name in given:
-                return _short(given[name])
-        for name in ("examples", "enum"):
-            if listing(given.get(name)):
-                return _short(given[name][0])
+        for one in _offered(given):
+            if self._fits(one, given, 0):
+                return _short(one)
         if "x-file" in given:
             return ""
         for name in ("oneOf", "anyOf"):
@@ -72,6 +71,24 @@ class _Synthesis:
             case _:
                 return None
 
+    def _fits(self, value: Json, schema: Any, depth: int) -> bool:
+        """Whether a value that a document offers is of the types and choices it gives, and so are its members."""
+        given = self._resolved(schema)
+        kinds = listing(given.get("type")) or [given.get("type", "any")]
+        choices = listing(given.get("enum"))
+        if not any(_is_of(value, kind) for kind in kinds) or (choices and value not in choices):
+            return False
+        if depth >= MAX_DEPTH:
+            return True
+        if isinstance(value, list):
+            items = given.get("items")
+            return all(self._fits(one, items, depth + 1) for one in value[:MAX_TRIED])
+        if isinstance(value, dict):
+            members, rest = mapping(given.get("properties")), given.get("additionalProperties")
+            tried = list(value.items())[:MAX_TRIED]
+            return all(self._fits(one, members.get(name, rest), depth + 1) for name, one in tried)
+        return True
+
     def _resolved(self, schema: Any) -> Schema:
         for _ in range(20):
             ref = mapping(schema).get("$ref")
@@ -103,6 +120,32 @@ class _Synthesis:
         if not isinstance(given.get("items"), dict):
             return []
         return [self.value(given["items"], depth + 1) for _ in range(least)]
+
+
+def _offered(given: Schema) -> Iterator[Json]:
+    for name in ("example", "const", "default"):
+        if name in given:
+            yield given[name]
+    for name in ("examples", "enum"):
+        yield from listing(given.get(name))[:1]
+
+
+def _is_of(value: Json, kind: Json) -> bool:
+    match value:
+        case None:
+            return kind in ("null", "any")
+        case bool():
+            return kind in ("boolean", "any")
+        case int():
+            return kind in ("integer", "number", "any")
+        case float():
+            return kind in ("number", "any") or (kind == "integer" and value.is_integer())
+        case str():
+            return kind in ("string", "any")
+        case list():
+            return kind in ("array", "any")
+        case _:
+            return kind in ("object", "any")
 
 
 def _short(value: Json) -> Json:
