@@ -13,8 +13,9 @@ import typer
 
 from stackd.cli import completion
 from stackd.cli.context import daemon, say, seconds
-from stackd.client.api import Api, ServerEvent
+from stackd.client.api import Api
 from stackd.client.models import ExecutionView
+from stackd.client.wire import ServerEvent
 from stackd.core.errors import NoAnswerError, StackdError
 from stackd.core.text import plain_json
 

@@ -28,7 +28,6 @@ from stackd.cli.context import (
     waiting,
 )
 from stackd.cli.files import documents, name_of, read
-from stackd.client.api import TIMEOUT, Answer
 from stackd.client.models import (
     DeletedWorkflow,
     ExecutionView,
@@ -39,6 +38,7 @@ from stackd.client.models import (
     WorkflowList,
     WorkflowView,
 )
+from stackd.client.wire import TIMEOUT, Answer
 from stackd.core.clock import SystemClock
 from stackd.core.errors import TooLargeError
 from stackd.core.text import plain

@@ -15,7 +15,8 @@ from queue import SimpleQueue
 import pytest
 from support.daemon import ENVIRON, DaemonProcess, FarSide, eventually, running
 
-from stackd.client.api import Api, ServerEvent
+from stackd.client.api import Api
+from stackd.client.wire import ServerEvent
 
 ENDED = "the stream has ended"
 HELLO = """
