@@ -54,6 +54,7 @@ from stackd.http.egress import EgressPolicy
 from stackd.http.proxy import Proxy
 from stackd.integrations.catalogue import Catalogue, read_catalogue
 from stackd.integrations.circuits import Circuits
+from stackd.integrations.coverage import coverage_in
 from stackd.integrations.limits import RateLimiter
 from stackd.integrations.manager import IntegrationManager
 from stackd.integrations.registry import Fallback, Options, Registry
@@ -66,6 +67,7 @@ from stackd.queue.processes import SILENT_LEASES
 from stackd.runtime.accounts import DefinedFields, StoredAccounts
 from stackd.runtime.blobs import BlobFolder, BlobLimits
 from stackd.runtime.connectors import Connectors, effect_in
+from stackd.runtime.coverage import tell_uncovered
 from stackd.runtime.links import Links
 from stackd.runtime.tools import Limits, Tools
 from stackd.runtime.versions import Versions
@@ -331,6 +333,7 @@ class _Daemon:
         self._reloader: Reloader | None = None
         self._registry = Registry(catalogue, self._options)
         self._rereading = anyio.Lock()  # what was begun later is used later
+        self._coverage = partial(coverage_in, self._registry)
         self._versions: Versions | None = None
         self._has_said_ready = False
         self._was_unclean = False  # the end of who had the store before
@@ -428,7 +431,7 @@ class _Daemon:
         """Run the services until all have ended."""
         self._events.subscribe(lambda _: self._give_up(store), StoreWritesStopped)
         self._herald = self._make_herald(store)
-        self._reloader = self._make_reloader(http, self._herald)
+        self._reloader = self._make_reloader(store, http, self._herald)
         self._events.subscribe(lambda _: self._say_ready(), ServiceMoved)
         self._add_services(store, http, self._reloader)
         async with anyio.create_task_group() as tasks:
@@ -545,7 +548,7 @@ class _Daemon:
                     await self._wait_for_the_store(error)
             yield store
 
-    def _make_reloader(self, http: HttpClient, herald: Herald) -> Reloader:
+    def _make_reloader(self, store: Database, http: HttpClient, herald: Herald) -> Reloader:
         log_at = log_events(self._events, level=self._settings.log_level)
 
         async def apply(flags: Flags) -> None:
@@ -553,9 +556,13 @@ class _Daemon:
             log_at(flags.log_level)
             await http.use(self._egress(flags))
 
-        return Reloader(
-            self._settings, self._role, apply=apply, reread=self._reread_connectors, herald=herald
-        )
+        async def reread(settings: Settings) -> None:
+            await self._reread_connectors(settings)
+            if "api" in self._names:  # of all roles on the store, one says so
+                with contextlib.suppress(StoreError):
+                    await tell_uncovered(store, self._coverage)
+
+        return Reloader(self._settings, self._role, apply=apply, reread=reread, herald=herald)
 
     async def _watch_connectors(self) -> None:
         """Read the connectors again whenever their files change."""
@@ -665,6 +672,7 @@ class _Daemon:
             vault=self._vault,
             versions=versions,
             registry=registry,
+            coverage=self._coverage,
             blobs=blobs,
             links=self._links,
             bodies=Bodies(

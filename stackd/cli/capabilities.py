@@ -1,15 +1,21 @@
-"""`stackd capabilities`."""
+"""What can run: `stackd capabilities`, and the question of it that others ask."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from stackd.cli.columns import Column
-from stackd.cli.context import daemon, print_json, print_table
+from stackd.cli.context import client, daemon, print_json, print_table
 from stackd.client.models import CapabilitiesView
 from stackd.core.apps import normal_app
-from stackd.core.errors import InputError
+from stackd.core.errors import InputError, StackdError
 from stackd.core.text import shown
+
+if TYPE_CHECKING:
+    from stackd.client.capabilities import Capabilities
+    from stackd.core.coverage import Coverage
+
+ASK_TIMEOUT = 5.0  # seconds a daemon has to say what it can run; who asks can do without
 
 
 def show(
@@ -71,3 +77,39 @@ def _only(entry: dict[str, Any], availability: str) -> dict[str, Any] | None:
         kept[details] = found
         kept[ids] = sorted(one["id"] for one in found.values())
     return kept if kept["actions"] or kept["triggers"] else None
+
+
+class Asked:
+    """What the daemon can run, asked for when the first operation of a connector is met.
+
+    `unchecked`: why nobody could say; None if the daemon did, or nothing had to be asked.
+    """
+
+    def __init__(self) -> None:
+        self.unchecked: str | None = None
+        self._found: Capabilities | None = None
+
+    def coverage(self, app: str, operation: str) -> Coverage:
+        from stackd.core.coverage import Coverage
+
+        if self._found is None and self.unchecked is None:
+            self._ask()
+        if self._found is None:
+            return Coverage(app, operation, "native")
+        return self._found.check(app, operation)
+
+    def _ask(self) -> None:
+        import anyio
+
+        try:
+            stackd = client(ASK_TIMEOUT)  # loads what it needs before there is a loop to hold up
+
+            async def ask() -> Capabilities:
+                async with stackd:
+                    return await stackd.registry.capabilities()
+
+            self._found = anyio.run(ask)
+        except StackdError as error:
+            self.unchecked = (
+                f"whether something can run the operations was not checked: {error.message}"
+            )

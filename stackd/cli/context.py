@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -23,6 +23,9 @@ from stackd.core.errors import InputError, StackdError
 from stackd.core.json import loads_strict
 from stackd.core.text import plain, plain_json
 from stackd.settings import connection_settings
+
+if TYPE_CHECKING:
+    from stackd.client.client import Client
 
 T = TypeVar("T")
 Line = list[tuple[str, str]]  # texts and the styles they have on a terminal
@@ -51,10 +54,21 @@ def daemon() -> Api:
     Raises:
         InputError: STACKD_URL or STACKD_TOKEN cannot be used.
     """
+    return Api(**_place())
+
+
+def client(timeout: float) -> Client:
+    """As `daemon`, for what is asked for with an event loop. `timeout`: seconds without a byte of an answer."""
+    from stackd.client.client import Client
+
+    return Client(**_place(), timeout=timeout)
+
+
+def _place() -> dict[str, Any]:
     place = connection_settings()
     if place.url is not None:
-        return Api(url=place.url, token=place.token)
-    return Api(socket_path=place.socket_path)
+        return {"url": place.url, "token": place.token}
+    return {"socket_path": place.socket_path}
 
 
 def say(line: str) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stackd.cli import completion
+from stackd.cli.capabilities import Asked
 from stackd.cli.columns import Column
 from stackd.cli.context import (
     JsonFlag,
@@ -61,12 +62,18 @@ FilesArgument = Annotated[
 ]
 
 
+ForceFlag = Annotated[
+    bool, typer.Option("--force", help="Activate it though nothing can run some operation of it.")
+]
+
+
 @app.command("import")
 def import_(
     files: FilesArgument,
     activate: Annotated[
         bool, typer.Option("--activate", help="Let its triggers start it.")
     ] = False,
+    force: ForceFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Store documents as the current versions of their workflows."""
@@ -78,6 +85,7 @@ def import_(
             read(file),
             ImportedWorkflow,
             activate="true" if activate else None,
+            force="true" if force else None,
             name=name,
         )
         results.append(answer)
@@ -105,24 +113,29 @@ def lint(
     strict: Annotated[bool, typer.Option("--strict", help="Warnings count as errors.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Say all there is to say of documents, without a daemon; exit 1 if one cannot be used."""
+    """Say all there is to say of documents; exit 1 if one cannot be used.
+
+    Whether something can run the operations of connectors is known to a daemon: without one that is not looked at.
+    """
     from stackd.settings import read_settings
 
     settings, _ = read_settings("dev", role="stack")
+    asked = Asked()
     judged = [
-        (name_of(file), _findings(file, settings.max_document_bytes)) for file in documents(files)
+        (name_of(file), _findings(file, settings.max_document_bytes, asked))
+        for file in documents(files)
     ]
     told = [
         {
             "file": name,
             "ok": not any(strict or finding.severity == "error" for finding in findings),
-            "findings": [dataclasses.asdict(finding) for finding in findings],
+            "findings": [_shown(finding) for finding in findings],
         }
         for name, findings in judged
     ]
     ok = all(one["ok"] for one in told)
     if as_json:
-        print_json({"ok": ok, "files": told})
+        print_json({"ok": ok, "files": told, "unchecked": asked.unchecked})
     else:
         for name, findings in judged:
             for found in findings:
@@ -131,17 +144,26 @@ def lint(
                 say(f"{place}: {found.severity} {found.code}: {found.message}{hint}")
         bad = sum(not one["ok"] for one in told)
         say(f"{len(told)} can be used" if ok else f"{bad} of {len(told)} cannot be used")
+        if asked.unchecked is not None:
+            complain(asked.unchecked)
     sys.exit(0 if ok else 1)
 
 
-def _findings(file: Path, max_bytes: int) -> list[Finding]:
+def _findings(file: Path, max_bytes: int, asked: Asked) -> list[Finding]:
     from stackd.workflows.document import findings_in
     from stackd.workflows.findings import Finding
 
     try:
-        return findings_in(read(file), name=name_of(file), max_bytes=max_bytes)
+        return findings_in(
+            read(file), name=name_of(file), max_bytes=max_bytes, coverage=asked.coverage
+        )
     except TooLargeError as error:
         return [Finding(error.code, error.message, 1, 1)]
+
+
+def _shown(finding: Finding) -> dict[str, Any]:
+    """As the API shows it."""
+    return {key: value for key, value in dataclasses.asdict(finding).items() if key != "bars"}
 
 
 @app.command()
@@ -172,11 +194,15 @@ def rollback(
     to: Annotated[
         int | None, typer.Option(help="The version; the one before the current if not said.")
     ] = None,
+    force: ForceFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Make an earlier version the current one; executions under way keep theirs."""
     answer = daemon().post(
-        f"/api/workflows/{workflow_id}/rollback", {"version": to}, ImportedWorkflow
+        f"/api/workflows/{workflow_id}/rollback",
+        {"version": to},
+        ImportedWorkflow,
+        force="true" if force else None,
     )
     if as_json:
         print_json(answer)
@@ -242,15 +268,14 @@ def show(workflow_id: IdArgument, as_json: JsonFlag = False) -> None:
         return
     state = "active" if view["active"] else "inactive"
     say(f"{view['id']}  {view['name']}  version {view['version']}  {state}")
-    for webhook in view.get("webhooks", []):
-        say(f"  webhook {webhook['node']}: {webhook['url']}")
+    _tell_parts(view)
     print_json(view.get("document"))
 
 
 @app.command()
-def activate(workflow_id: IdArgument, as_json: JsonFlag = False) -> None:
-    """Let the workflow's triggers start executions."""
-    _set_active(workflow_id, "activate", as_json=as_json)
+def activate(workflow_id: IdArgument, force: ForceFlag = False, as_json: JsonFlag = False) -> None:
+    """Let the workflow's triggers start executions; refused while nothing can run an operation of it."""
+    _set_active(workflow_id, "activate", as_json=as_json, force=force)
 
 
 @app.command()
@@ -259,14 +284,23 @@ def deactivate(workflow_id: IdArgument, as_json: JsonFlag = False) -> None:
     _set_active(workflow_id, "deactivate", as_json=as_json)
 
 
-def _set_active(workflow_id: str, verb: str, *, as_json: bool) -> None:
-    view = daemon().post(f"/api/workflows/{workflow_id}/{verb}", None, WorkflowView)
+def _set_active(workflow_id: str, verb: str, *, as_json: bool, force: bool = False) -> None:
+    view = daemon().post(
+        f"/api/workflows/{workflow_id}/{verb}", None, WorkflowView, force="true" if force else None
+    )
     if as_json:
         print_json(view)
         return
     say(f"{view['id']} is {'active' if view['active'] else 'inactive'}")
+    _tell_parts(view)
+
+
+def _tell_parts(view: dict[str, Any]) -> None:
+    """Print where a workflow's webhooks answer, and what of it cannot run as it should."""
     for webhook in view.get("webhooks", []):
         say(f"  webhook {webhook['node']}: {webhook['url']}")
+    for warning in view.get("warnings") or []:
+        say(f"  warning {warning['code']}: {warning['message']}")
 
 
 @app.command()

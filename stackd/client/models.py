@@ -43,6 +43,8 @@ class ImportedWorkflow(Model):
 
 
 class WorkflowView(Model):
+    """A workflow. `document`: only where one is asked for; `warnings`, of what cannot run as it should: also where it is activated."""
+
     id: str
     name: str
     version: int
@@ -51,6 +53,7 @@ class WorkflowView(Model):
     created_at: str
     updated_at: str
     webhooks: list[WebhookAddress] = []
+    warnings: list[FindingView] | None = None
     document: dict[str, Any] | None = None
 
 

@@ -13,6 +13,7 @@ from stackd.core.errors import BusyError, InputError, StackdError, StoreFullErro
 from stackd.core.names import nearest
 from stackd.core.text import shown
 from stackd.web import (
+    activation,
     auth,
     blobs,
     config,
@@ -90,6 +91,7 @@ def all_routes(webhooks: Webhooks) -> tuple[Route, ...]:
         *Health().routes,
         *webhooks.routes,
         *workflows.ROUTES,
+        *activation.ROUTES,
         *executions.ROUTES,
         *history.ROUTES,
         *consistency.ROUTES,

@@ -32,6 +32,7 @@ from stackd.web.notes import Notes
 from stackd.web.readiness import Readiness
 from stackd.web.reload import Reloader
 from stackd.web.waiting import Waiting
+from stackd.workflows.coverage import CoverageOf
 
 LONGEST_KEY = 255
 
@@ -55,6 +56,7 @@ class Context:
 
     Attributes:
         answers: memory for large answers; not that of bodies, or who reads slowly would stop deliveries.
+        coverage: what can run an operation now, as the registry says.
         reloader: the settings that may change while the process runs, as they are now.
         token: the bearer token, None if none was made.
     """
@@ -65,6 +67,7 @@ class Context:
     vault: Vault
     versions: Versions
     registry: Registry
+    coverage: CoverageOf
     blobs: BlobFolder
     links: Links
     bodies: Bodies

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,10 @@ from stackd.workflows.model import WAIT
 
 
 def workflow_view(
-    row: WorkflowRow, webhooks: list[WebhookAddress], document: dict[str, Any] | None = None
+    row: WorkflowRow,
+    webhooks: list[WebhookAddress],
+    document: dict[str, Any] | None = None,
+    warnings: Iterable[Finding] | None = None,
 ) -> WorkflowView:
     return WorkflowView(
         id=row.id,
@@ -44,6 +47,7 @@ def workflow_view(
         created_at=rfc3339(row.created_at) or "",
         updated_at=rfc3339(row.updated_at) or "",
         webhooks=webhooks,
+        warnings=None if warnings is None else [finding_view(one) for one in warnings],
         document=document,
     )
 

@@ -11,9 +11,10 @@ from stackd.client.models import NoteView, ReasonView, WhyView
 from stackd.core.clock import rfc3339
 from stackd.core.json import dumps
 from stackd.queue import processes
+from stackd.web.activation import uncovered
 from stackd.web.context import of
 from stackd.web.route import Route
-from stackd.workflows import why
+from stackd.workflows import catalogue, why
 
 
 async def tell_why(request: web.Request) -> web.Response:
@@ -25,11 +26,16 @@ async def tell_why(request: web.Request) -> web.Response:
             tx, subject, now=now, is_gone=lambda row: not processes.may_live(row, now=now)
         )
     )
+    reasons = [ReasonView(code=r.code, message=r.message, hint=r.hint) for r in found.reasons]
+    if found.kind == "workflow":
+        row = await context.store.read(lambda tx: catalogue.get(tx, subject))
+        told = await uncovered(context, row)
+        reasons += [ReasonView(code=one.code, message=one.message, hint=one.hint) for one in told]
     view = WhyView(
         subject=found.subject,
         kind=found.kind,
         state=found.state,
-        reasons=[ReasonView(code=r.code, message=r.message, hint=r.hint) for r in found.reasons],
+        reasons=reasons,
         notes=[
             NoteView(
                 code=n.code,

@@ -1,9 +1,8 @@
-"""`/api/workflows`: import, list, show, versions, rollback, lint, activate, deactivate, run; the schema of documents."""
+"""`/api/workflows`: import, list, show, versions, rollback, lint, run; the schema of documents."""
 
 from __future__ import annotations
 
 import contextlib
-import re
 from functools import partial
 from typing import Final
 
@@ -20,7 +19,6 @@ from stackd.client.models import (
     StartedExecution,
     VersionList,
     VersionView,
-    WebhookAddress,
     WorkflowList,
     WorkflowView,
 )
@@ -31,6 +29,8 @@ from stackd.core.large_json import check, members
 from stackd.core.names import nearest
 from stackd.core.text import shown
 from stackd.store.connection import Tx
+from stackd.web.activation import FORCE, uncovered
+from stackd.web.addresses import addresses
 from stackd.web.answers import accepted, rested, started
 from stackd.web.bodies import Body
 from stackd.web.connections import connection_of
@@ -54,6 +54,7 @@ from stackd.workflows.catalogue import (
     WebhookNode,
     WorkflowRow,
 )
+from stackd.workflows.coverage import CoverageOf
 from stackd.workflows.document import Document, findings_in, read_document
 from stackd.workflows.executions import NewExecution
 from stackd.workflows.findings import Finding
@@ -64,22 +65,27 @@ WAIT: Final = Query(
 )
 LONGEST_WAIT = 300.0  # seconds `?wait` may hold a connection
 _NEWEST = 2**62
-_HOST: Final = re.compile(r"(?:[\w.-]{1,255}|\[[0-9a-fA-F:.]{2,45}\])(?::\d{1,5})?", re.ASCII)
 
 
 async def import_workflow(request: web.Request) -> web.Response:
     context = of(request)
     name, limit = request.query.get("name", "document"), context.settings.max_document_bytes
-    activate_now = switch_of(request, "activate")
+    activate_now, by_force = switch_of(request, "activate"), switch_of(request, "force")
     with context.bodies.of(request) as body:
         text = await _document_in(body)
         document = await anyio.to_thread.run_sync(
-            partial(read_document, text, name=name, max_bytes=limit)
+            partial(read_document, text, name=name, max_bytes=limit, coverage=context.coverage)
         )
     new = new_version(document)
-    now = context.clock.time()
     done = await context.store.write(
-        lambda tx: catalogue.import_version(tx, new, activate=activate_now, now=now),
+        partial(
+            catalogue.import_version,
+            new=new,
+            activate=activate_now,
+            now=context.clock.time(),
+            findings=() if by_force else document.warnings,
+            name=name,
+        ),
         size_bytes=len(new.document),
     )
     return _imported(request, document, done)
@@ -96,7 +102,7 @@ def _imported(request: web.Request, document: Document, done: Imported) -> web.R
         version=done.row.version,
         active=done.row.active,
         warnings=[finding_view(finding) for finding in document.warnings],
-        webhooks=_addresses(request, list(done.webhooks)),
+        webhooks=addresses(request, list(done.webhooks)),
     )
     return web.Response(
         status=201 if done.created else 200,
@@ -114,21 +120,22 @@ async def lint_document(request: web.Request) -> web.Response:
         text,
         name=request.query.get("name", "document"),
         max_bytes=context.settings.max_document_bytes,
+        coverage=context.coverage,
     )
 
 
 async def lint_workflow(request: web.Request) -> web.Response:
     """Say what today's rules say of a workflow's current version."""
-    workflow_id = request.match_info["id"]
-    text = await of(request).store.read(
+    context, workflow_id = of(request), request.match_info["id"]
+    text = await context.store.read(
         lambda tx: catalogue.document(tx, workflow_id, catalogue.get(tx, workflow_id).version)
     )
-    return await _linted(text, name=workflow_id, max_bytes=len(text))
+    return await _linted(text, name=workflow_id, max_bytes=len(text), coverage=context.coverage)
 
 
-async def _linted(text: bytes, *, name: str, max_bytes: int) -> web.Response:
+async def _linted(text: bytes, *, name: str, max_bytes: int, coverage: CoverageOf) -> web.Response:
     findings: list[Finding] = await anyio.to_thread.run_sync(
-        partial(findings_in, text, name=name, max_bytes=max_bytes)
+        partial(findings_in, text, name=name, max_bytes=max_bytes, coverage=coverage)
     )
     view = LintView(
         ok=all(finding.severity != "error" for finding in findings),
@@ -173,6 +180,7 @@ def _version_in(text: str, name: str) -> int:
 async def rollback(request: web.Request) -> web.Response:
     """Make an earlier version the current one, as if it were imported again: by today's rules."""
     context, workflow_id = of(request), request.match_info["id"]
+    by_force = switch_of(request, "force")
     with context.bodies.of(request) as body:
         given = await members_of(body, "version")
     wanted = loads(given.get("version", b"null"))
@@ -187,11 +195,18 @@ async def rollback(request: web.Request) -> web.Response:
     number, text = await context.store.read(query)
     name = f"version {number} of {workflow_id}"
     document = await anyio.to_thread.run_sync(
-        partial(read_document, text, name=name, max_bytes=len(text))
+        partial(read_document, text, name=name, max_bytes=len(text), coverage=context.coverage)
     )
-    new, now = new_version(document), context.clock.time()
     done = await context.store.write(
-        lambda tx: catalogue.import_version(tx, new, activate=False, now=now), size_bytes=len(text)
+        partial(
+            catalogue.import_version,
+            new=new_version(document),
+            activate=False,
+            now=context.clock.time(),
+            findings=() if by_force else document.warnings,
+            name=name,
+        ),
+        size_bytes=len(text),
     )
     return _imported(request, document, done)
 
@@ -219,15 +234,6 @@ def new_version(document: Document) -> NewVersion:
     )
 
 
-def _addresses(request: web.Request, webhooks: list[tuple[str, str]]) -> list[WebhookAddress]:
-    settings = of(request).settings
-    host = request.host  # as its caller names this machine, if that is a name
-    if host == "localhost" or _HOST.fullmatch(host) is None:
-        host = f"{settings.host}:{settings.port}"
-    base = settings.public_url or f"http://{host}"
-    return [WebhookAddress(node=node, url=f"{base}/api/webhooks/{path}") for node, path in webhooks]
-
-
 async def list_workflows(request: web.Request) -> web.Response:
     limit, after = limit_of(request), request.query.get("cursor", "")
 
@@ -238,8 +244,7 @@ async def list_workflows(request: web.Request) -> web.Response:
     rows, webhooks = await of(request).store.read(query)
     page = WorkflowList(
         items=[
-            workflow_view(row, _addresses(request, webhooks.get(row.id, [])))
-            for row in rows[:limit]
+            workflow_view(row, addresses(request, webhooks.get(row.id, []))) for row in rows[:limit]
         ],
         next_cursor=rows[limit - 1].id if len(rows) > limit else None,
     )
@@ -258,28 +263,8 @@ async def show_workflow(request: web.Request) -> web.Response:
         )
 
     row, webhooks, document = await of(request).store.read(query)
-    view = workflow_view(row, _addresses(request, webhooks), loads(document))
-    return web.Response(body=dumps(view.as_json()), content_type="application/json")
-
-
-async def activate(request: web.Request) -> web.Response:
-    return await _set_active(request, active=True)
-
-
-async def deactivate(request: web.Request) -> web.Response:
-    return await _set_active(request, active=False)
-
-
-async def _set_active(request: web.Request, *, active: bool) -> web.Response:
-    context, workflow_id = of(request), request.match_info["id"]
-    now = context.clock.time()
-
-    def change(tx: Tx) -> tuple[WorkflowRow, list[tuple[str, str]]]:
-        row = catalogue.set_active(tx, workflow_id, active=active, now=now)
-        return row, catalogue.webhooks(tx, workflow_id)
-
-    row, webhooks = await context.store.write(change)
-    view = workflow_view(row, _addresses(request, webhooks))
+    warnings = await uncovered(of(request), row)
+    view = workflow_view(row, addresses(request, webhooks), loads(document), warnings)
     return web.Response(body=dumps(view.as_json()), content_type="application/json")
 
 
@@ -389,7 +374,7 @@ ROUTES: Final = (
         "POST", "/api/workflows", import_workflow, Scope.WRITE,
         "Store a document as the current version of its workflow",
         {201: ImportedWorkflow, 200: ImportedWorkflow}, takes=_DOCUMENT,
-        query=(Query("activate", {"type": "boolean"}, "let its triggers start it"), _NAME),
+        query=(Query("activate", {"type": "boolean"}, "let its triggers start it"), FORCE, _NAME),
     ),
     Route(
         "GET", "/api/workflows", list_workflows, Scope.READ, "All workflows, by id",
@@ -415,19 +400,11 @@ ROUTES: Final = (
     Route(
         "POST", "/api/workflows/{id}/rollback", rollback, Scope.WRITE,
         "Make an earlier version the current one, by today's rules",
-        {200: ImportedWorkflow}, takes=RollbackRequest, takes_nothing=True,
+        {200: ImportedWorkflow}, takes=RollbackRequest, takes_nothing=True, query=(FORCE,),
     ),
     Route(
         "POST", "/api/workflows/{id}/lint", lint_workflow, Scope.READ,
         "What today's rules say of the current version", {200: LintView},
-    ),
-    Route(
-        "POST", "/api/workflows/{id}/activate", activate, Scope.WRITE,
-        "Let its triggers start executions", {200: WorkflowView},
-    ),
-    Route(
-        "POST", "/api/workflows/{id}/deactivate", deactivate, Scope.WRITE,
-        "Stop its triggers; executions under way go on", {200: WorkflowView},
     ),
     Route(
         "POST", "/api/workflows/{id}/run", run_workflow, Scope.RUN,

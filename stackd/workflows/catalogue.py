@@ -12,6 +12,8 @@ from stackd.core.text import shown
 from stackd.store.connection import Tx
 from stackd.workflows import executions
 from stackd.workflows import statements as sql
+from stackd.workflows.coverage import refuse_uncovered
+from stackd.workflows.findings import Finding
 
 WEBHOOK_ID_BYTES = 8  # 16 hex digits, as the origin's
 
@@ -75,16 +77,31 @@ class NewVersion:
     webhooks: Sequence[WebhookNode]
 
 
-def import_version(tx: Tx, new: NewVersion, *, activate: bool, now: float) -> Imported:
+def import_version(
+    tx: Tx,
+    new: NewVersion,
+    *,
+    activate: bool,
+    now: float,
+    findings: Sequence[Finding] = (),
+    name: str | None = None,
+) -> Imported:
     """Store a document as the current version of its workflow; the same content keeps its version.
+
+    `findings`: of the document; if any of them bars that, neither is it activated nor does it become the version of
+    an active workflow, and nothing is stored. `name`: what an error calls the document.
 
     Raises:
         ConflictError: another workflow answers on one of its webhook paths.
+        UncoveredError: it would be active, and something bars that.
     """
     current = tx.one(sql.CURRENT_VERSION, (new.workflow_id,))
     known = tx.one(sql.FIND_VERSION, (new.workflow_id, new.content_hash))
     newest = tx.one(sql.NEWEST_VERSION, (new.workflow_id, new.workflow_id))
     version = known[0] if known is not None else (newest[0] if newest else 0) + 1
+    active_version = current[0] if current is not None and current[1] else None
+    if (activate or active_version is not None) and active_version != version:
+        refuse_uncovered(new.workflow_id, findings, name=name)
     if current is None:
         tx.execute(
             sql.INSERT_WORKFLOW,

@@ -10,6 +10,7 @@ import orjson
 
 from stackd.core.errors import TooLargeError
 from stackd.core.json import Json, dumps, loads
+from stackd.workflows.coverage import CoverageOf
 from stackd.workflows.findings import DocumentError, Finding, Remarks
 from stackd.workflows.lint import lint
 from stackd.workflows.model import Workflow
@@ -30,8 +31,12 @@ class Document:
         return self.workflow.id
 
 
-def read_document(data: bytes, *, name: str, max_bytes: int) -> Document:
+def read_document(
+    data: bytes, *, name: str, max_bytes: int, coverage: CoverageOf | None = None
+) -> Document:
     """The workflow in `data`, YAML 1.2 or JSON. `name`, a file's, begins the message of an error.
+
+    `coverage`: what can run its operations; None: nothing is told of that.
 
     Raises:
         TooLargeError: it is longer than `max_bytes`.
@@ -48,7 +53,7 @@ def read_document(data: bytes, *, name: str, max_bytes: int) -> Document:
         found = Finding(error.code, error.message, error.line, error.column, hint=error.hint)
         raise DocumentError(name, [found], errors=1) from None
     remarks = Remarks()
-    lint(source.value, remarks)
+    lint(source.value, remarks, coverage)
     findings = remarks.shown(source)
     if remarks.errors:
         raise DocumentError(name, findings, errors=remarks.errors)
@@ -60,10 +65,13 @@ def read_document(data: bytes, *, name: str, max_bytes: int) -> Document:
     )
 
 
-def findings_in(data: bytes, *, name: str, max_bytes: int) -> list[Finding]:
+def findings_in(
+    data: bytes, *, name: str, max_bytes: int, coverage: CoverageOf | None = None
+) -> list[Finding]:
     """All that there is to say of a document, errors first. Raises TooLargeError as `read_document`."""
     try:
-        return list(read_document(data, name=name, max_bytes=max_bytes).warnings)
+        document = read_document(data, name=name, max_bytes=max_bytes, coverage=coverage)
+        return list(document.warnings)
     except DocumentError as error:
         return error.findings
 

@@ -17,14 +17,19 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One remark on a document. `line`, `column`: from 1."""
+    """One remark on a document.
+
+    `line`, `column`: from 1; None of what is stored, which has no lines. `bars`: it keeps the workflow from being
+    activated, though not from being stored.
+    """
 
     code: str
     message: str
-    line: int
-    column: int
+    line: int | None = None
+    column: int | None = None
     severity: Severity = "error"
     hint: str | None = None
+    bars: bool = False
 
 
 class DocumentError(InputError):
@@ -53,6 +58,7 @@ class _Remark:
     hint: str | None
     wrong: str | None
     known: Iterable[str]
+    bars: bool = False
 
     def told(self, source: Source) -> Finding:
         line, column = (
@@ -62,7 +68,7 @@ class _Remark:
         )
         meant = None if self.wrong is None else nearest(self.wrong, self.known)
         hint = f"did you mean {meant!r}?" if meant is not None else self.hint
-        return Finding(self.code, self.message, line, column, self.severity, hint)
+        return Finding(self.code, self.message, line, column, self.severity, hint, self.bars)
 
 
 class Remarks:
@@ -92,8 +98,17 @@ class Remarks:
         self.errors += 1
         self._all.append(_Remark("error", code, message, place, within, hint, wrong, known))
 
-    def warn(self, code: str, message: str, place: Place, *, hint: str | None = None) -> None:
-        self._all.append(_Remark("warning", code, message, place, None, hint, None, ()))
+    def warn(
+        self,
+        code: str,
+        message: str,
+        place: Place,
+        *,
+        hint: str | None = None,
+        bars: bool = False,
+    ) -> None:
+        """Note a warning. `bars`: the workflow cannot be activated."""
+        self._all.append(_Remark("warning", code, message, place, None, hint, None, (), bars))
 
     @property
     def are_full(self) -> bool:
@@ -101,11 +116,16 @@ class Remarks:
         return self.errors > MAX_FINDINGS
 
     def shown(self, source: Source) -> list[Finding]:
-        """Up to MAX_FINDINGS of them, errors first, each group in the order of the document."""
+        """Up to MAX_FINDINGS of them: errors, what bars, the rest; each group in the order of the document."""
         if not self._all:
             return []
         ordered = sorted(
             self._all,
-            key=lambda r: (r.severity != "error", source.position(r.place), r.within or (0, 0)),
+            key=lambda r: (
+                r.severity != "error",
+                not r.bars,
+                source.position(r.place),
+                r.within or (0, 0),
+            ),
         )
         return [remark.told(source) for remark in ordered[:MAX_FINDINGS]]

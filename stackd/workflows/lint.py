@@ -14,6 +14,7 @@ from typing import Final
 from stackd.core.errors import ExpressionError
 from stackd.core.json import Json
 from stackd.core.text import shown
+from stackd.workflows.coverage import LACKING, CoverageOf, is_off, lacking
 from stackd.workflows.expressions import Expression, iter_expressions
 from stackd.workflows.findings import MAX_FINDINGS, Remarks
 from stackd.workflows.levels import Level, NodeAt, is_trigger, named
@@ -50,18 +51,24 @@ PLANNED: Final = (
 _POLLED: Final = re.compile(r"trigger\.(?!webhook\.|time\.|stackd\.)[a-z][a-z0-9_-]*\..+")
 
 
-def lint(document: Json, remarks: Remarks) -> None:
-    """Note all that is wrong with `document`; without an error it is a valid `Workflow`."""
+def lint(document: Json, remarks: Remarks, coverage: CoverageOf | None = None) -> None:
+    """Note all that is wrong with `document`; without an error it is a valid `Workflow`.
+
+    `coverage`: what can run its operations; None: that is not looked at.
+    """
     if isinstance(document, dict):
-        _Lint(document, remarks).run()
+        _Lint(document, remarks, coverage).run()
     else:
         remarks.error("document.not_map", "a workflow is a map with id, nodes and edges", ())
 
 
 class _Lint:
-    def __init__(self, document: dict[str, Json], remarks: Remarks) -> None:
+    def __init__(
+        self, document: dict[str, Json], remarks: Remarks, coverage: CoverageOf | None
+    ) -> None:
         self._document = document
         self._remarks = remarks
+        self._coverage = coverage
         self._top = Level({key: (key,) for key in sorted(BODY)})
         self._levels = [self._top]
         self._nodes: dict[str, NodeAt] = {}  # of all levels
@@ -245,6 +252,24 @@ class _Lint:
                 )
             self._check_switch(part)
         self._check_policies(part, is_trigger=kind.is_trigger)
+        self._check_coverage(part)
+
+    def _check_coverage(self, part: NodeAt) -> None:
+        """Warn of an operation that nothing can run, or that no handler of its own does."""
+        loop = part.level.loop
+        while loop is not None:
+            if is_off(loop.node):
+                return
+            loop = loop.level.loop
+        found = None if self._coverage is None else lacking(part.node, self._coverage)
+        if found is not None:
+            self._remarks.warn(
+                found.code,
+                f"{part.node.id}: {found.warning}",
+                (*part.place, "type"),
+                hint=None if found.supported else LACKING,
+                bars=not found.supported,
+            )
 
     def _check_switch(self, part: NodeAt) -> None:
         node = part.node

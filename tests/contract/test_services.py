@@ -7,6 +7,7 @@ import random
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from stackd.core.errors import StackdError
 from stackd.core.events import Event, EventBus
 from stackd.core.handover import Handover
 from stackd.core.process import current_process
+from stackd.integrations.coverage import coverage_in
 from stackd.queue import verbs
 from stackd.queue.admission import Admission
 from stackd.runtime.blobs import BlobFolder, BlobLimits
@@ -91,6 +93,7 @@ class Site:
             vault=Vault(Keyring(self.settings.encryption_master_key), NoSchemas()),
             versions=Versions(database),
             registry=self.world.made_up.registry,
+            coverage=partial(coverage_in, self.world.made_up.registry),
             blobs=self.blobs,
             links=self.world.links,
             bodies=Bodies(

@@ -181,7 +181,7 @@ def test_show_has_the_document_and_what_was_listed(daemon: DaemonProcess) -> Non
 
     assert set(shown) == {
         "id", "name", "version", "active", "contentHash", "createdAt", "updatedAt", "webhooks",
-        "document",
+        "warnings", "document",
     }  # fmt: skip
     assert (shown["id"], shown["active"], shown["version"]) == ("hello", True, 1)
     assert re.fullmatch(r"[0-9a-f]{64}", shown["contentHash"])

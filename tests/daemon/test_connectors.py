@@ -77,9 +77,11 @@ def flow(operation: str, *, name: str | None = None, extra: str = "") -> str:
 
 
 def ran(daemon: DaemonProcess, text: str) -> dict[str, Any]:
-    execution = daemon.until(
-        daemon.begin(daemon.load(text)["id"]), "completed", "failed", "uncertain"
-    )
+    return ended(daemon, daemon.load(text)["id"])
+
+
+def ended(daemon: DaemonProcess, workflow_id: str) -> dict[str, Any]:
+    execution = daemon.until(daemon.begin(workflow_id), "completed", "failed", "uncertain")
     return next(node for node in execution["nodes"] if node["id"] == "a")
 
 
@@ -244,7 +246,8 @@ def test_a_flag_that_is_changed_holds_from_the_next_request_on(tmp_path: Path) -
             assert [one["code"] for one in capability(daemon, "post")["issues"]] == [
                 "runtime.fallback_disabled"
             ]
-            node = ran(daemon, flow("post"))
+            daemon.api.post("/api/workflows", flow("post").encode(), activate="true", force="true")
+            node = ended(daemon, "post")
             assert node["error"]["code"] == "runtime.fallback_disabled"
             assert far.hits.total() == 0
 
