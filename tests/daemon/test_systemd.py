@@ -125,7 +125,9 @@ class System:
         """Wait until another process than `pid` is active."""
 
         def look() -> bool:
-            return self.shown("ActiveState") == "active" and self.pid not in (0, pid)
+            # One question: between two of them the old one may end, and the new one begin and not be ready yet.
+            now = self.machine.at_once(SERVICE, "ActiveState", "MainPID")
+            return now["ActiveState"] == "active" and int(now["MainPID"]) not in (0, pid)
 
         eventually("it is active again", look, within=30)
 

@@ -121,7 +121,13 @@ class Booted:
 
     def shown(self, unit: str, name: str) -> str:
         """A property of `unit`."""
-        return self.run("systemctl", "show", "--value", f"--property={name}", unit).stdout.strip()
+        return self.at_once(unit, name)[name]
+
+    def at_once(self, unit: str, *names: str) -> dict[str, str]:
+        """Properties of `unit`, all as of one moment."""
+        asked = [f"--property={name}" for name in names]
+        lines = self.run("systemctl", "show", *asked, unit).stdout.splitlines()
+        return dict(line.split("=", 1) for line in lines)
 
     def journal(self, unit: str) -> str:
         words = ("journalctl", "--no-pager", "--output=cat", f"--unit={unit}")
