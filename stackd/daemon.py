@@ -57,6 +57,7 @@ from stackd.integrations.circuits import Circuits
 from stackd.integrations.coverage import coverage_in
 from stackd.integrations.limits import RateLimiter
 from stackd.integrations.manager import IntegrationManager
+from stackd.integrations.pairs import TokenPairs
 from stackd.integrations.registry import Fallback, Options, Registry
 from stackd.integrations.tokens import MemoryTokens
 from stackd.integrations.watching import changes
@@ -85,8 +86,8 @@ from stackd.supervisor.lag import LoopLag
 from stackd.supervisor.service import Pulse, Service, Spec
 from stackd.supervisor.supervisor import GONE_WITHIN, ServiceMoved, ServiceState, Supervisor
 from stackd.vault import keyring
-from stackd.vault.credentials import Vault
 from stackd.vault.keyring import Keyring
+from stackd.vault.records import Vault
 from stackd.web.app import make_app, make_probes
 from stackd.web.bodies import Bodies
 from stackd.web.checks import DAMAGED, Checks
@@ -617,7 +618,9 @@ class _Daemon:
         settings = self._settings
         registry = self._registry
         versions = self._versions = Versions(store, partial(effect_in, registry))
-        manager = IntegrationManager(registry, MemoryTokens(self._clock))
+        accounts = StoredAccounts(store, self._vault, self._clock)
+        tokens = MemoryTokens(self._clock, TokenPairs(accounts, self._clock))
+        manager = IntegrationManager(registry, tokens)
         blobs = BlobFolder(
             self._blobs,
             store,
@@ -636,7 +639,7 @@ class _Daemon:
             links=self._links,
             connectors=Connectors(
                 manager,
-                StoredAccounts(store, self._vault),
+                accounts,
                 RateLimiter(store, self._clock),
                 Circuits(store, self._clock),
             ),

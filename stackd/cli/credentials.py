@@ -97,6 +97,7 @@ def list_(as_json: JsonFlag = False) -> None:
             Column("id"),
             Column("connector"),
             Column("auth", goes=2),
+            Column("state"),
             Column("fields", "cut", goes=4),
             Column("version", goes=3),
             Column("updated", goes=1),
@@ -106,6 +107,7 @@ def list_(as_json: JsonFlag = False) -> None:
                 one["id"],
                 one["connector"],
                 one["auth"] or "",
+                "reconnect" if one["reconnect"] else "",
                 " ".join(one["fields"]),
                 str(one["version"]),
                 one["updatedAt"],
@@ -125,6 +127,9 @@ def show(credential_id: IdArgument, as_json: JsonFlag = False) -> None:
         return
     kind = f" ({view['auth']})" if view["auth"] else ""
     say(f"{view['id']}  {view['connector']}{kind}  version {view['version']}  {view['updatedAt']}")
+    if view["reconnect"]:
+        say(f"  has to be connected again: {view['reconnect']}")
+        say(f"  give it new tokens: `stackd credentials set {view['id']} --secret refreshToken …`")
     for name, field in view["fields"].items():
         say(f"  {name}: {'(secret, set)' if field['secret'] else field['value']}")
 

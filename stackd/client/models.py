@@ -226,7 +226,10 @@ class PublicField(Model):
 
 
 class CredentialView(Model):
-    """A credential without its secrets. `version` grows by one at each change."""
+    """A credential without its secrets. `version` grows by one at each change.
+
+    `reconnect`: why its app takes it no more, so that it is not shown there again until it is changed.
+    """
 
     id: str
     connector: str
@@ -235,6 +238,7 @@ class CredentialView(Model):
     created_at: str
     updated_at: str
     version: int
+    reconnect: str | None
 
 
 class CredentialList(Model):

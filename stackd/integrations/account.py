@@ -41,6 +41,8 @@ class Account:
         grants_private: whether it may lead to hosts of the user's own network.
         connector: which it was made for; None: for whoever is given it.
         searched: texts in it that must not get out, besides the secret fields themselves.
+        changed_at: epoch seconds.
+        fetched: what was fetched with it since it was opened.
     """
 
     source: Literal["inline", "connection"]
@@ -52,6 +54,8 @@ class Account:
     grants_private: bool = False
     connector: str | None = None
     searched: tuple[str, ...] = field(default=(), repr=False)
+    changed_at: float = 0.0
+    fetched: set[str] = field(default_factory=set, repr=False, compare=False)
 
     @property
     def public(self) -> dict[str, Json]:
@@ -62,7 +66,12 @@ class Account:
     def secret_values(self) -> list[str]:
         """Every text of it that must not get out."""
         own = [value for name, value in self.fields.items() if name in self.secrets]
-        return [*(one for one in own if isinstance(one, str)), *self.searched]
+        return [*(one for one in own if isinstance(one, str)), *self.searched, *self.fetched]
+
+    def learned(self, token: str) -> str:
+        """`token`, which is a secret of this account from now on."""
+        self.fetched.add(token)
+        return token
 
 
 NOBODY: Final = Account("inline")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -16,12 +15,15 @@ from stackd.core.json import Json, dumps, loads_strict
 from stackd.http.exchange import Answer
 from stackd.http.message import FormBody, JsonBody, Request
 from stackd.http.values import pairs_of, scalar
-from stackd.integrations.account import Account, first
-from stackd.integrations.answers import matches, read_moment
+from stackd.integrations import token_endpoint
+from stackd.integrations.account import Account
+from stackd.integrations.answers import matches
 from stackd.integrations.definition import Auth
 from stackd.integrations.expressions import Reader
 from stackd.integrations.generic import Caller
-from stackd.integrations.signing import fill, missing
+from stackd.integrations.pairs import TokenPairs, is_renewed
+from stackd.integrations.signing import fill
+from stackd.integrations.token_endpoint import GrantOverError, absolute, seconds_of
 
 KEPT: Final = 1_000
 MOST: Final = 8 * 3600.0  # seconds a token is used whose end nobody told
@@ -34,24 +36,29 @@ class _Token:
 
 
 class MemoryTokens:
-    """Tokens by account, in memory: whoever asks meanwhile waits for the one who fetches."""
+    """Tokens by account, in memory: whoever asks meanwhile waits for the one who fetches.
 
-    def __init__(self, clock: Clock) -> None:
+    `pairs`: those that stand in the credentials themselves; None: they are sent as they are.
+    """
+
+    def __init__(self, clock: Clock, pairs: TokenPairs | None = None) -> None:
         self._clock = clock
+        self._pairs = pairs
         self._tokens: LRUCache[tuple[str, int, str], _Token] = LRUCache(KEPT)
         self._locks: LRUCache[tuple[str, int, str], anyio.Lock] = LRUCache(KEPT)
 
     async def current(self, auth: Auth, account: Account, caller: Caller) -> str | None:
         """As of `Tokens`."""
+        if self._pairs is not None and is_renewed(auth, account):
+            return account.learned(await self._pairs.current(auth, account, caller))
         if not _is_fetched(auth, account):
             return None
         key = _key(auth, account, caller)
         known = self._tokens.get(key)
         if known is None or known.until <= self._clock.time():
-            return await self._fetch(
-                auth, account, caller, over=None if known is None else known.value
-            )
-        return known.value
+            over = None if known is None else known.value
+            return account.learned(await self._fetch(auth, account, caller, over=over))
+        return account.learned(known.value)
 
     def is_over(self, auth: Auth, answer: Answer) -> bool:
         """As of `Tokens`."""
@@ -68,7 +75,9 @@ class MemoryTokens:
         self, auth: Auth, account: Account, caller: Caller, *, over: str
     ) -> str | None:
         """As of `Tokens`."""
-        return await self._fetch(auth, account, caller, over=over)
+        if self._pairs is not None and is_renewed(auth, account):
+            return account.learned(await self._pairs.renewed(auth, account, caller, over=over))
+        return account.learned(await self._fetch(auth, account, caller, over=over))
 
     async def _fetch(
         self, auth: Auth, account: Account, caller: Caller, *, over: str | None
@@ -98,7 +107,7 @@ class MemoryTokens:
             body = JsonBody(dumps(filled))
         request = Request(
             method=login.method,
-            url=_absolute(caller, fill(login.endpoint, account)),
+            url=absolute(caller, fill(login.endpoint, account)),
             query={name: scalar(_filled(value, account)) for name, value in login.query.items()}
             or None,
             headers={name: fill(value, account) for name, value in login.headers.items()},
@@ -113,34 +122,24 @@ class MemoryTokens:
         return self._made(reader.value(auth.token), auth, lasts)
 
     async def _client_token(self, auth: Auth, account: Account, caller: Caller) -> _Token:
-        client_id = first(account.fields, ("clientId", "client_id"))
-        secret = first(account.fields, ("clientSecret", "client_secret"))
-        if client_id is None or secret is None:
-            raise missing("clientId" if client_id is None else "clientSecret")
-        form: dict[str, Json] = {"grant_type": "client_credentials", **auth.token_params}
+        grant: dict[str, Json] = {"grant_type": "client_credentials"}
         if auth.scopes:
-            form["scope"] = auth.scope_separator.join(auth.scopes)
-        headers = {"Accept": "application/json"}
-        if auth.client_auth == "basic":
-            pair = base64.b64encode(f"{client_id}:{secret}".encode()).decode()
-            headers["Authorization"] = f"Basic {pair}"
-        else:
-            form |= {"client_id": client_id, "client_secret": secret}
-        request = Request(
-            method="POST",
-            url=_absolute(caller, fill(auth.token_url or "", account)),
-            headers=headers,
-            body=JsonBody(dumps(form)) if auth.token_body == "json" else FormBody(pairs_of(form)),  # noqa: S105
-            timeout=caller.situation.timeout,
-            grants_private=caller.plan.app.private_network and account.grants_private,
-        )
-        reader = await self._answer(request, caller)
-        value = _dotted(reader.body, auth.paths.access)
-        return self._made(value, auth, _dotted(reader.body, auth.paths.expires_in))
+            grant["scope"] = auth.scope_separator.join(auth.scopes)
+        try:
+            found = await token_endpoint.ask(auth, account, caller, grant, now=self._clock.time())
+        except GrantOverError as error:
+            raise NodeError(
+                f"unauthorized: {error.message}", kind="rejected", code="credential.sign_in"
+            ) from error
+        return self._made(found.access, auth, found.lasts)
 
     async def _answer(self, request: Request, caller: Caller) -> Reader:
         """The answer to a request for a token: it does nothing but sign in, so it counts as nothing sent."""
-        response = await caller.situation.http.request(request)
+        try:
+            response = await caller.situation.http.request(request)
+        except NodeError as error:
+            error.sent = False
+            raise
         reader = Reader(response, _json_of(response.body), {}, now=self._clock.time())
         if response.status >= 400:
             raise NodeError(
@@ -157,11 +156,8 @@ class MemoryTokens:
                 kind="rejected",
                 code="credential.sign_in",
             )
-        if isinstance(lasts, str):
-            lasts = read_moment(lasts, "auto", now=self._clock.time())
-        seconds = (
-            float(lasts) if isinstance(lasts, int | float) and not isinstance(lasts, bool) else MOST
-        )
+        told = seconds_of(lasts, now=self._clock.time())
+        seconds = MOST if told is None else told
         lead = min(auth.refresh_lead, seconds / 2)
         return _Token(value, self._clock.time() + max(seconds - lead, 1.0))
 
@@ -186,31 +182,12 @@ def _key(auth: Auth, account: Account, caller: Caller) -> tuple[str, int, str]:
     return f"{caller.plan.app.id}:{name}", account.version, auth.type
 
 
-def _absolute(caller: Caller, url: str) -> str:
-    """A URL of the app's own, or one that the definition names in full."""
-    if url.startswith(("http://", "https://")):
-        return url
-    if not url:
-        raise NodeError(
-            f"{caller.plan.app.id} says nowhere where to sign in",
-            kind="invalid",
-            code="definition.invalid",
-        )
-    return f"{caller.base_url}/{url.lstrip('/')}"
-
-
 def _filled(value: Json, account: Account) -> Json:
     if isinstance(value, str):
         return fill(value, account)
     if isinstance(value, Mapping):
         return {key: _filled(one, account) for key, one in value.items()}
     return [_filled(one, account) for one in value] if isinstance(value, list) else value
-
-
-def _dotted(value: Json, place: str) -> Json:
-    for key in place.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
 
 
 def _json_of(body: bytes) -> Json:

@@ -7,138 +7,35 @@ these are functions of a transaction, and seal and open on its thread.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from stackd.core.errors import ConflictError, InputError, NotFoundError
-from stackd.core.events import Event
-from stackd.core.json import Json, dumps, loads
-from stackd.core.names import nearest
+from stackd.core.json import dumps, loads
 from stackd.core.text import shown
 from stackd.store.connection import Row, Tx
 from stackd.vault import envelope, keyring
 from stackd.vault import statements as sql
 from stackd.vault.envelope import Owner
-from stackd.vault.fields import (
-    FieldSchemas,
-    FieldSpec,
-    is_secret,
-    refuse_unfit_names,
-    refuse_unfit_values,
-    refuse_unfit_whole,
+from stackd.vault.fields import is_secret, refuse_unfit_fields, refuse_unfit_whole, refuse_unknown
+from stackd.vault.keyring import KeyRow
+from stackd.vault.records import (
+    Change,
+    CredentialChanged,
+    CredentialCreated,
+    CredentialDisconnected,
+    CredentialRemoved,
+    CredentialRow,
+    NewCredential,
+    OpenCredential,
+    Vault,
 )
-from stackd.vault.keyring import Keyring, KeyRow
 
 MAX_CREDENTIALS: Final = 10_000  # more are a mistake of a script
 
 ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # as workflows have them
 CONNECTOR: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 AUTH: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
-
-
-@dataclass(frozen=True, slots=True)
-class CredentialCreated(Event):
-    """A credential was made. `by`: who asked for it."""
-
-    credential_id: str
-    connector: str
-    by: str
-
-
-@dataclass(frozen=True, slots=True)
-class CredentialChanged(Event):
-    """A credential has other fields, or another kind of auth, from `version` on. `by`: who asked for it."""
-
-    credential_id: str
-    version: int
-    by: str
-
-
-@dataclass(frozen=True, slots=True)
-class CredentialRemoved(Event):
-    """A credential is gone, with its secrets. `by`: who asked for it."""
-
-    credential_id: str
-    by: str
-
-
-@dataclass(frozen=True, slots=True)
-class Vault:
-    """What credentials are kept with: the keys, and what connectors say of fields."""
-
-    keyring: Keyring
-    schemas: FieldSchemas
-
-
-@dataclass(frozen=True, slots=True)
-class NewCredential:
-    """A credential about to be stored.
-
-    Attributes:
-        auth: which of the kinds that its connector knows; None: the one it has.
-        fields: all of them, in clear.
-        public: those that whoever gave them takes for no secret: refused where that is wrong.
-    """
-
-    id: str
-    connector: str
-    auth: str | None
-    fields: Mapping[str, str] = field(repr=False)
-    public: Collection[str] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What shall be otherwise.
-
-    Attributes:
-        fields: their new values, in clear; None removes one. Those that are not named stay.
-        public: as of `NewCredential`.
-        auth: the kind from now on, if `sets_auth`.
-    """
-
-    fields: Mapping[str, str | None] = field(repr=False)
-    public: Collection[str] = ()
-    auth: str | None = None
-    sets_auth: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class CredentialRow:
-    """A credential without its secrets. Instants: epoch seconds.
-
-    Attributes:
-        public: the fields that may be shown.
-        secret: the names of those that may not.
-        version: grows by one at each change.
-    """
-
-    id: str
-    connector: str
-    auth: str | None
-    public: Mapping[str, str]
-    secret: tuple[str, ...]
-    created_at: float
-    updated_at: float
-    version: int
-
-
-@dataclass(frozen=True, slots=True)
-class OpenCredential:
-    """A credential in clear: nothing of this is logged, stored or shown."""
-
-    row: CredentialRow
-    fields: Mapping[str, str] = field(repr=False)
-
-    def secrets(self) -> Iterator[str]:
-        """Every text in it that must not get out: secrets, and the texts in those that are JSON."""
-        for name in self.row.secret:
-            yield self.fields[name]
-            if self.fields[name].lstrip()[:1] in ("{", "["):
-                with suppress(ValueError):
-                    yield from _texts_in(loads(self.fields[name]))
 
 
 def create(tx: Tx, vault: Vault, new: NewCredential, *, by: str, now: float) -> CredentialRow:
@@ -150,7 +47,7 @@ def create(tx: Tx, vault: Vault, new: NewCredential, *, by: str, now: float) -> 
     """
     _refuse_unfit(new.id, new.connector, new.auth)
     specs = vault.schemas.fields_of(new.connector)
-    _refuse_unfit_fields(specs, new.fields, new.public, connector=new.connector)
+    refuse_unfit_fields(specs, new.fields, new.public, connector=new.connector)
     refuse_unfit_whole(specs, new.fields, connector=new.connector)
     count = tx.one(sql.COUNT_CREDENTIALS)
     if count is not None and count[0] >= MAX_CREDENTIALS:
@@ -207,26 +104,13 @@ def replace(
     auth = change.auth if change.sets_auth else before.auth
     _refuse_unfit(before.id, before.connector, auth)
     given = {name: text for name, text in change.fields.items() if text is not None}
-    _refuse_unfit_fields(specs, given, change.public, connector=before.connector)
+    refuse_unfit_fields(specs, given, change.public, connector=before.connector)
     there = stored_public.keys() | set(before.secret)
-    _refuse_unknown(change.fields.keys() - given.keys(), there, before.id)
+    refuse_unknown(change.fields.keys() - given.keys(), there, before.id)
     kept = there - change.fields.keys()
     refuse_unfit_whole(specs, kept | given.keys(), connector=before.connector)
     clear = {name: text for name, text in stored_public.items() if name in kept} | given
-    public = {name: text for name, text in clear.items() if not is_secret(specs, name)}
-    secret = {name: text for name, text in clear.items() if name not in public}
-    data_key, key_version = _data_key(tx, vault, before)
-    for name in change.fields.keys() - secret.keys():
-        tx.execute(sql.DELETE_SEALED, (before.id, name))
-    _seal(tx, before.id, data_key, secret)
-    key = keyring.active(tx)
-    if key.version != key_version:
-        sealed = _sealed_data_key(vault, key, data_key, before.id, before.connector)
-        tx.execute(sql.CHANGE_DATA_KEY, (sealed, key.version, before.id))
-    tx.execute(sql.CHANGE_CREDENTIAL, (auth, dumps(public), now, before.id, before.version))
-    after = get(tx, vault, before.id)
-    tx.emit(CredentialChanged(after.id, after.version, by))
-    return after
+    return _rewritten(tx, vault, before, auth, clear, change.fields, by=by, now=now)
 
 
 def remove(tx: Tx, credential_id: str, *, by: str) -> None:
@@ -278,7 +162,68 @@ def opened(tx: Tx, vault: Vault, credential_id: str) -> OpenCredential:
     return OpenCredential(row, {**public, **secret})
 
 
+# -- the tokens of one, which are renewed while it is in use
+
+
+def claim_renewal(tx: Tx, credential_id: str, version: int, *, until: float, now: float) -> bool:
+    """Whether the caller alone renews the tokens of that version until then, in all processes of this store."""
+    within = (now, until)  # a claim beyond that is of a clock that was set back since
+    return tx.execute(sql.CLAIM_RENEWAL, (until, credential_id, version, *within)) > 0
+
+
+def release_renewal(tx: Tx, credential_id: str, *, until: float) -> None:
+    """The claim until then is over, if it still is the caller's."""
+    tx.execute(sql.RELEASE_RENEWAL, (credential_id, until))
+
+
+def renew(
+    tx: Tx, vault: Vault, row: CredentialRow, fields: Mapping[str, str], *, by: str, now: float
+) -> None:
+    """The credential of that version has these `fields`; all others, and the definition's judgement, stay out of it.
+
+    What was renewed is not there a second time: it is kept, whatever the definition has come to say meanwhile.
+    """
+    before, stored_public = _stored(tx, vault, row.id)
+    clear = {name: text for name, text in stored_public.items() if name not in fields}
+    _rewritten(tx, vault, before, before.auth, clear | dict(fields), fields, by=by, now=now)
+
+
+def disconnect(tx: Tx, credential_id: str, version: int, reason: str) -> None:
+    """The far side takes the credential of that version no more, unless somebody has changed it meanwhile."""
+    if tx.execute(sql.DISCONNECT, (reason, credential_id, version)):
+        tx.emit(CredentialDisconnected(credential_id, reason))
+
+
 # -- what is stored
+
+
+def _rewritten(
+    tx: Tx,
+    vault: Vault,
+    before: CredentialRow,
+    auth: str | None,
+    clear: Mapping[str, str],
+    changed: Collection[str],
+    *,
+    by: str,
+    now: float,
+) -> CredentialRow:
+    """The credential with the fields `clear`, and those sealed ones that are not among the `changed`."""
+    specs = vault.schemas.fields_of(before.connector)
+    public = {name: text for name, text in clear.items() if not is_secret(specs, name)}
+    secret = {name: text for name, text in clear.items() if name not in public}
+    data_key, key_version = _data_key(tx, vault, before)
+    for name in set(changed) - secret.keys():
+        tx.execute(sql.DELETE_SEALED, (before.id, name))
+    _seal(tx, before.id, data_key, secret)
+    key = keyring.active(tx)
+    if key.version != key_version:
+        sealed = _sealed_data_key(vault, key, data_key, before.id, before.connector)
+        tx.execute(sql.CHANGE_DATA_KEY, (sealed, key.version, before.id))
+    tx.execute(sql.CHANGE_CREDENTIAL, (auth, dumps(public), now, before.id, before.version))
+    after = get(tx, vault, before.id)
+    tx.emit(CredentialChanged(after.id, after.version, by))
+    return after
 
 
 def _stored(tx: Tx, vault: Vault, credential_id: str) -> tuple[CredentialRow, dict[str, str]]:
@@ -292,13 +237,21 @@ def _stored(tx: Tx, vault: Vault, credential_id: str) -> tuple[CredentialRow, di
 
 def _row(vault: Vault, row: Row, sealed: list[str]) -> CredentialRow:
     """What may be shown of it: a field that was called public once, and no more is, is secret now."""
-    credential_id, connector, auth, public, version, created_at, updated_at = row
+    credential_id, connector, auth, public, version, created_at, updated_at, reconnect = row
     specs = vault.schemas.fields_of(connector)
     clear: dict[str, str] = loads(public)
     shown_now = {name: text for name, text in clear.items() if not is_secret(specs, name)}
     secret = tuple(sorted({*sealed, *clear} - shown_now.keys()))
     return CredentialRow(
-        credential_id, connector, auth, shown_now, secret, created_at, updated_at, version
+        credential_id,
+        connector,
+        auth,
+        shown_now,
+        secret,
+        created_at,
+        updated_at,
+        version,
+        reconnect,
     )
 
 
@@ -329,21 +282,6 @@ def _seal(tx: Tx, credential_id: str, data_key: bytes, secret: Mapping[str, str]
         tx.execute(sql.PUT_SEALED, (credential_id, name, sealed))
 
 
-def _texts_in(value: Json) -> Iterator[str]:
-    """The texts in a JSON value; its keys are no secrets."""
-    open_values = [value]
-    while open_values:
-        match open_values.pop():
-            case str(text):
-                yield text
-            case dict(inner):
-                open_values += inner.values()
-            case list(inner):
-                open_values += inner
-            case _:  # what else may be in JSON is too short to be told
-                pass
-
-
 # -- what cannot be
 
 
@@ -356,41 +294,6 @@ def _refuse_unfit(credential_id: str, connector: str, auth: str | None) -> None:
         if text is not None and not pattern.fullmatch(text):
             raise InputError(
                 f"{shown(text)!r} is not {what}", code=code, hint=f"it matches {pattern.pattern}"
-            )
-
-
-def _refuse_unfit_fields(
-    specs: Mapping[str, FieldSpec] | None,
-    fields: Mapping[str, str],
-    public: Collection[str],
-    *,
-    connector: str,
-) -> None:
-    refuse_unfit_names(specs, [*fields, *public], connector=connector)
-    for name in public:
-        if is_secret(specs, name):
-            raise InputError(
-                f"field {name!r} of {connector!r} is secret"
-                if specs is not None
-                else f"connector {connector!r} is not known here, so that each of its fields is secret",
-                code="credential.field_secret",
-                hint=f"give it by `--secret {name}`, which asks for it, `--secret-file {name}=PATH` or `--stdin`; "
-                "one that stood on the command line is known to others now",
-            )
-    refuse_unfit_values(fields)
-
-
-def _refuse_unknown(names: Collection[str], there: Collection[str], credential_id: str) -> None:
-    """Return if all `names` are among the fields that are there to be removed."""
-    for name in names:
-        if name not in there:
-            meant = nearest(name, sorted(there))
-            raise InputError(
-                f"credential {credential_id!r} has no field {shown(name)!r}",
-                code="credential.unknown_field",
-                hint=f"it has {', '.join(sorted(there))}"
-                if meant is None
-                else f"did you mean {meant!r}?",
             )
 
 

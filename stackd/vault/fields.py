@@ -117,3 +117,43 @@ def refuse_unfit_whole(
             code="credential.missing_field",
             hint=f"all that it needs: {', '.join(wanted)}",
         )
+
+
+def refuse_unfit_fields(
+    specs: Mapping[str, FieldSpec] | None,
+    fields: Mapping[str, str],
+    public: Collection[str],
+    *,
+    connector: str,
+) -> None:
+    """Return if a credential for `connector` may be given these; `public`: those taken for no secret.
+
+    Raises:
+        InputError: or TooLargeError: it may not.
+    """
+    refuse_unfit_names(specs, [*fields, *public], connector=connector)
+    for name in public:
+        if is_secret(specs, name):
+            raise InputError(
+                f"field {name!r} of {connector!r} is secret"
+                if specs is not None
+                else f"connector {connector!r} is not known here, so that each of its fields is secret",
+                code="credential.field_secret",
+                hint=f"give it by `--secret {name}`, which asks for it, `--secret-file {name}=PATH` or `--stdin`; "
+                "one that stood on the command line is known to others now",
+            )
+    refuse_unfit_values(fields)
+
+
+def refuse_unknown(names: Collection[str], there: Collection[str], credential_id: str) -> None:
+    """Return if all `names` are among the fields that are there to be removed."""
+    for name in names:
+        if name not in there:
+            meant = nearest(name, sorted(there))
+            raise InputError(
+                f"credential {credential_id!r} has no field {shown(name)!r}",
+                code="credential.unknown_field",
+                hint=f"it has {', '.join(sorted(there))}"
+                if meant is None
+                else f"did you mean {meant!r}?",
+            )

@@ -1,7 +1,7 @@
 """The SQL of keys and credentials."""
 
 _KEY = "version, state, salt, proof"
-_CREDENTIAL = "id, connector, auth, public, version, created_at, updated_at"
+_CREDENTIAL = "id, connector, auth, public, version, created_at, updated_at, reconnect"
 
 HAS_KEYS = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'vault_keys'"
 LIST_KEYS = f"SELECT {_KEY} FROM vault_keys ORDER BY version"  # noqa: S608  # constants
@@ -20,8 +20,17 @@ INSERT INTO credentials
     (id, connector, auth, public, data_key, key_version, version, created_at, updated_at)
 VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?) ON CONFLICT DO NOTHING"""
 CHANGE_CREDENTIAL = """
-UPDATE credentials SET auth = ?, public = ?, version = version + 1, updated_at = max(updated_at, ?)
+UPDATE credentials SET auth = ?, public = ?, version = version + 1, updated_at = max(updated_at, ?),
+    reconnect = NULL
 WHERE id = ? AND version = ?"""
+CLAIM_RENEWAL = """
+UPDATE credentials SET renewing_until = ?
+WHERE id = ? AND version = ? AND reconnect IS NULL
+    AND (renewing_until IS NULL OR renewing_until NOT BETWEEN ? AND ?)"""
+RELEASE_RENEWAL = "UPDATE credentials SET renewing_until = NULL WHERE id = ? AND renewing_until = ?"
+DISCONNECT = """
+UPDATE credentials SET reconnect = ?, renewing_until = NULL
+WHERE id = ? AND version = ? AND reconnect IS NULL"""
 DELETE_CREDENTIAL = "DELETE FROM credentials WHERE id = ?"
 
 GET_DATA_KEY = "SELECT data_key, key_version FROM credentials WHERE id = ?"

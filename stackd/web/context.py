@@ -24,7 +24,7 @@ from stackd.settings import Settings
 from stackd.store.database import Database
 from stackd.supervisor.lag import LoopLag
 from stackd.supervisor.supervisor import Supervisor
-from stackd.vault.credentials import Vault
+from stackd.vault.records import Vault
 from stackd.web.bodies import Bodies
 from stackd.web.event_stream import EventStream
 from stackd.web.metrics import Metrics

@@ -26,7 +26,7 @@ from stackd.core.clock import rfc3339
 from stackd.core.errors import InputError
 from stackd.core.json import LARGE, Json, dumps, loads
 from stackd.vault import credentials, envelope
-from stackd.vault.credentials import Change, CredentialRow, NewCredential
+from stackd.vault.records import Change, CredentialRow, NewCredential
 from stackd.web.auth import caller_of
 from stackd.web.context import limit_of, of
 from stackd.web.route import CURSOR, LIMIT, Route
@@ -120,6 +120,7 @@ def _view(row: CredentialRow) -> CredentialView:
         created_at=rfc3339(row.created_at) or "",
         updated_at=rfc3339(row.updated_at) or "",
         version=row.version,
+        reconnect=row.reconnect,
     )
 
 

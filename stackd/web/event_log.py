@@ -13,7 +13,12 @@ from stackd.core.events import Event, EventBus
 from stackd.queue.job import JobRescued, QueuePaused, QueueResumed
 from stackd.store.database import StoreWritesStopped
 from stackd.supervisor.supervisor import ServiceMoved
-from stackd.vault.credentials import CredentialChanged, CredentialCreated, CredentialRemoved
+from stackd.vault.records import (
+    CredentialChanged,
+    CredentialCreated,
+    CredentialDisconnected,
+    CredentialRemoved,
+)
 from stackd.workflows.catalogue import WorkflowChanged
 from stackd.workflows.consistency import ConsistencyRepaired
 from stackd.workflows.deletion import WorkflowDeleted
@@ -28,6 +33,7 @@ from stackd.workflows.history import HistoryPruned
 TOLD = (
     CredentialChanged,
     CredentialCreated,
+    CredentialDisconnected,
     CredentialRemoved,
     HistoryPruned,
     JobRescued,

@@ -41,9 +41,9 @@ from stackd.supervisor.herald import Herald
 from stackd.supervisor.lag import LoopLag
 from stackd.supervisor.service import Pulse, Service
 from stackd.supervisor.supervisor import Supervisor
-from stackd.vault.credentials import Vault
 from stackd.vault.fields import NoSchemas
 from stackd.vault.keyring import Keyring
+from stackd.vault.records import Vault
 from stackd.web.app import make_app
 from stackd.web.bodies import Bodies
 from stackd.web.context import Context

@@ -24,7 +24,9 @@ from stackd.store.connection import Tx
 from stackd.store.database import Database, open_database
 from stackd.store.migrations import known_migrations
 from stackd.vault import credentials, keyring
-from stackd.vault.credentials import (
+from stackd.vault.fields import FieldSpec
+from stackd.vault.keyring import Keyring
+from stackd.vault.records import (
     Change,
     CredentialChanged,
     CredentialCreated,
@@ -33,8 +35,6 @@ from stackd.vault.credentials import (
     NewCredential,
     Vault,
 )
-from stackd.vault.fields import FieldSpec
-from stackd.vault.keyring import Keyring
 
 NOW = 1_700_000_000.0
 MASTER = "0123456789abcdefghijklmnopqrstuvwxyzABCD"

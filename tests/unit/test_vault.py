@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 from stackd.core.errors import InputError, SealError, TooLargeError
 from stackd.vault import envelope, fields
-from stackd.vault.credentials import (
+from stackd.vault.envelope import Owner
+from stackd.vault.fields import LONGEST_VALUE, MAX_FIELDS, FieldSpec, NoSchemas
+from stackd.vault.keyring import Keyring, KeyRow, KeyState, derived
+from stackd.vault.records import (
     Change,
     CredentialRow,
     NewCredential,
     OpenCredential,
     Vault,
 )
-from stackd.vault.envelope import Owner
-from stackd.vault.fields import LONGEST_VALUE, MAX_FIELDS, FieldSpec, NoSchemas
-from stackd.vault.keyring import Keyring, KeyRow, KeyState, derived
 
 SECRET = "s3cret-value-of-a-token"
 MASTER = "0123456789abcdefghijklmnopqrstuvwxyzABCD"
@@ -174,7 +174,7 @@ def test_a_key_is_neither_its_proof_nor_what_makes_that() -> None:
 def test_no_repr_shows_a_secret_or_what_could_help_to_find_one() -> None:
     ring = Keyring(MASTER)
     row = ring.new(1)
-    kept = CredentialRow("main", "github", None, {}, ("token",), 0.0, 0.0, 1)
+    kept = CredentialRow("main", "github", None, {}, ("token",), 0.0, 0.0, 1, None)
     given = {"token": SECRET}
 
     told = repr(
@@ -196,7 +196,9 @@ def test_no_repr_shows_a_secret_or_what_could_help_to_find_one() -> None:
 
 def test_every_text_in_a_secret_that_is_json_is_told_as_one() -> None:
     pair = '{"access": "abcdefghij", "more": [{"refresh": "klmnopqrst"}], "n": 1}'
-    row = CredentialRow("main", "github", None, {"host": "h"}, ("broken", "pair"), 0.0, 0.0, 1)
+    row = CredentialRow(
+        "main", "github", None, {"host": "h"}, ("broken", "pair"), 0.0, 0.0, 1, None
+    )
     opened = OpenCredential(row, {"pair": pair, "broken": "{no json", "host": "h"})
 
     assert set(opened.secrets()) == {pair, "{no json", "abcdefghij", "klmnopqrst"}
