@@ -436,7 +436,12 @@ class CircuitView(Model):
 
 
 class EvidenceView(Model):
-    """How an operation has gone. `circuit`: the worst of its circuits, which are listed unless well."""
+    """How an operation has gone.
+
+    Attributes:
+        circuit: the worst of its circuits, which are listed unless well.
+        tested_at: when a credential of its app was last tested.
+    """
 
     calls: int
     failures: int
@@ -447,6 +452,7 @@ class EvidenceView(Model):
     circuit: Literal["closed", "open", "half_open"]
     circuits: list[CircuitView]
     credential_present: bool
+    tested_at: str | None
 
 
 class OperationEvidenceView(EvidenceView):

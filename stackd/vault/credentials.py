@@ -141,9 +141,13 @@ def listed(tx: Tx, vault: Vault, *, after: str, limit: int) -> list[CredentialRo
     return [_row(vault, row, sealed.get(row[0], [])) for row in rows]
 
 
-def connectors_of_all(tx: Tx) -> frozenset[str]:
-    """The connectors that there are credentials for."""
-    return frozenset(connector for (connector,) in tx.rows(sql.LIST_CONNECTORS))
+def connectors_of_all(tx: Tx) -> dict[str, float | None]:
+    """The connectors that there are credentials for, each with when one of its was last tested."""
+    found: dict[str, float | None] = {}
+    for connector, tested_at in tx.rows(sql.LIST_CONNECTORS):
+        known = found.get(connector)
+        found[connector] = max(filter(None, (known, tested_at)), default=None)
+    return found
 
 
 def opened(tx: Tx, vault: Vault, credential_id: str) -> OpenCredential:

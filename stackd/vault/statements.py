@@ -13,7 +13,7 @@ INSERT_KEY = (
 
 GET_CREDENTIAL = f"SELECT {_CREDENTIAL} FROM credentials WHERE id = ?"  # noqa: S608
 LIST_CREDENTIALS = f"SELECT {_CREDENTIAL} FROM credentials WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608
-LIST_CONNECTORS = "SELECT connector FROM credentials"
+LIST_CONNECTORS = "SELECT connector, tested_at FROM credentials"
 COUNT_CREDENTIALS = "SELECT count(*) FROM credentials"
 INSERT_CREDENTIAL = """
 INSERT INTO credentials

@@ -43,7 +43,7 @@ class Known:
     def __init__(self, tx: Tx, rows: list[Evidence], *, now: float) -> None:
         self._now = now
         self.rows = {(row.connector, row.operation): row for row in rows}
-        self._with_credential = credentials.connectors_of_all(tx)
+        self._credentials = credentials.connectors_of_all(tx)
         self._circuits: dict[tuple[str, str], list[Circuit]] = {}
         for one in circuits.all_of(tx):
             self._circuits.setdefault((one.connector, one.operation), []).append(one)
@@ -63,7 +63,8 @@ class Known:
             else ErrorView.model_validate(row.last_failure),
             circuit=max((one.state for one in found), key=_WORST.__getitem__, default="closed"),
             circuits=found,
-            credential_present=connector in self._with_credential,
+            credential_present=connector in self._credentials,
+            tested_at=rfc3339(self._credentials.get(connector)),
         )
 
     def _circuit(self, one: Circuit) -> CircuitView:
