@@ -69,6 +69,7 @@ from stackd.runtime.accounts import DefinedFields, StoredAccounts
 from stackd.runtime.blobs import BlobFolder, BlobLimits
 from stackd.runtime.connectors import Connectors, effect_in
 from stackd.runtime.coverage import tell_uncovered
+from stackd.runtime.credential_tests import CredentialTests
 from stackd.runtime.links import Links
 from stackd.runtime.tools import Limits, Tools
 from stackd.runtime.versions import Versions
@@ -673,6 +674,16 @@ class _Daemon:
             reloader=reloader,
             store=store,
             vault=self._vault,
+            credential_tests=CredentialTests(
+                store=store,
+                vault=self._vault,
+                registry=registry,
+                accounts=accounts,
+                tokens=tokens,
+                http=http,
+                blobs=blobs,
+                clock=self._clock,
+            ),
             versions=versions,
             registry=registry,
             coverage=self._coverage,

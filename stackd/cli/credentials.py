@@ -20,9 +20,10 @@ from stackd.cli.context import (
     print_json,
     print_table,
     say,
+    short_error,
 )
 from stackd.cli.files import read
-from stackd.client.models import CredentialList, CredentialView
+from stackd.client.models import CredentialList, CredentialTest, CredentialView
 from stackd.core.errors import InputError
 from stackd.core.json import Json, dumps, loads_strict
 from stackd.core.text import plain
@@ -97,20 +98,20 @@ def list_(as_json: JsonFlag = False) -> None:
             Column("id"),
             Column("connector"),
             Column("auth", goes=2),
-            Column("state"),
             Column("fields", "cut", goes=4),
             Column("version", goes=3),
             Column("updated", goes=1),
+            Column("state"),
         ),
         (
             (
                 one["id"],
                 one["connector"],
                 one["auth"] or "",
-                "reconnect" if one["reconnect"] else "",
                 " ".join(one["fields"]),
                 str(one["version"]),
                 one["updatedAt"],
+                _state(one),
             )
             for one in items
         ),
@@ -130,6 +131,8 @@ def show(credential_id: IdArgument, as_json: JsonFlag = False) -> None:
     if view["reconnect"]:
         say(f"  has to be connected again: {view['reconnect']}")
         say(f"  give it new tokens: `stackd credentials set {view['id']} --secret refreshToken …`")
+    if view["test"]:
+        say(f"  {_told(view['test'])}, tested {view['test']['testedAt']}")
     for name, field in view["fields"].items():
         say(f"  {name}: {'(secret, set)' if field['secret'] else field['value']}")
 
@@ -162,6 +165,18 @@ def set_(
     _tell(view, f"{view['id']} is changed, version {view['version']}", as_json=as_json)
 
 
+@app.command("test")
+def try_(credential_id: IdArgument, as_json: JsonFlag = False) -> None:
+    """Show a credential to its app; exit 1 if that does not take it."""
+    result = daemon().post(f"/api/credentials/{credential_id}/test", None, CredentialTest)
+    if as_json:
+        print_json(result)
+    else:
+        say(f"{credential_id} {_told(result)}")
+    if not result["ok"]:
+        raise typer.Exit(1)
+
+
 @app.command()
 def remove(credential_id: IdArgument, yes: YesFlag = False, as_json: JsonFlag = False) -> None:
     """Remove a credential with its secrets."""
@@ -173,6 +188,20 @@ def remove(credential_id: IdArgument, yes: YesFlag = False, as_json: JsonFlag = 
         print_json({"id": credential_id, "removed": True})
     else:
         say(f"{credential_id} is removed")
+
+
+def _state(view: dict[str, Any]) -> str:
+    if view["reconnect"]:
+        return "reconnect"
+    return "" if view["test"] is None else "works" if view["test"]["ok"] else "fails"
+
+
+def _told(result: dict[str, Any]) -> str:
+    if not result["ok"]:
+        if result["error"]["code"] == "credential.untestable":
+            return f"was not tested: {result['error']['message']}"
+        return f"does not work: {short_error(result['error'])}"
+    return f"works: {result['label']}" if result["label"] else "works"
 
 
 def _tell(view: dict[str, Any], words: str, *, as_json: bool) -> None:

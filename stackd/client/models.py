@@ -225,10 +225,28 @@ class PublicField(Model):
     value: str
 
 
+class CredentialError(Model):
+    """Why a credential does not work, without a secret."""
+
+    code: str
+    message: str
+
+
+class CredentialTest(Model):
+    """What came of a test. `status`: of the app's answer; `label`: whose credential it is, as the app says."""
+
+    ok: bool
+    tested_at: str
+    status: int | None
+    error: CredentialError | None
+    label: str | None
+
+
 class CredentialView(Model):
     """A credential without its secrets. `version` grows by one at each change.
 
     `reconnect`: why its app takes it no more, so that it is not shown there again until it is changed.
+    `test`: what came of the last test since a person changed it.
     """
 
     id: str
@@ -239,6 +257,7 @@ class CredentialView(Model):
     updated_at: str
     version: int
     reconnect: str | None
+    test: CredentialTest | None
 
 
 class CredentialList(Model):

@@ -175,13 +175,6 @@ class Auth(_Part):
         return self
 
 
-class Connection(_Part):
-    """What is to be known of an account. `fields`: a JSON Schema; `x-secret` members go to the vault."""
-
-    fields: dict[str, Any] = {}
-    label: str | None = None
-
-
 class ConnectionTest(_Part):
     """A cheap read that shows whether a credential works. `label`: an expression that names the account."""
 
@@ -191,6 +184,17 @@ class ConnectionTest(_Part):
     body: Json = None
     expected_response: Json = None
     label: Expression | None = None
+
+
+class Connection(_Part):
+    """What is to be known of an account. `fields`: a JSON Schema; `x-secret` members go to the vault.
+
+    `test`: another place for the app's `testConnection`.
+    """
+
+    fields: dict[str, Any] = {}
+    label: str | None = None
+    test: ConnectionTest | None = None
 
 
 # -- how a request is made

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from typing import Final
+from typing import Any, Final
 
 from stackd.core.errors import ConflictError, InputError, NotFoundError
 from stackd.core.json import dumps, loads
@@ -26,8 +26,10 @@ from stackd.vault.records import (
     CredentialDisconnected,
     CredentialRemoved,
     CredentialRow,
+    CredentialTested,
     NewCredential,
     OpenCredential,
+    TestResult,
     Vault,
 )
 
@@ -110,7 +112,15 @@ def replace(
     kept = there - change.fields.keys()
     refuse_unfit_whole(specs, kept | given.keys(), connector=before.connector)
     clear = {name: text for name, text in stored_public.items() if name in kept} | given
+    tx.execute(sql.RECORD_TEST, (None, None, before.id))
     return _rewritten(tx, vault, before, auth, clear, change.fields, by=by, now=now)
+
+
+def record_test(tx: Tx, credential_id: str, result: TestResult, *, by: str) -> None:
+    """What came of a test stands with the credential, if that is still there."""
+    told = {"status": result.status, "error": result.error, "label": result.label}
+    if tx.execute(sql.RECORD_TEST, (result.tested_at, dumps(told), credential_id)):
+        tx.emit(CredentialTested(credential_id, result.ok, by))
 
 
 def remove(tx: Tx, credential_id: str, *, by: str) -> None:
@@ -171,7 +181,9 @@ def opened(tx: Tx, vault: Vault, credential_id: str) -> OpenCredential:
 
 def claim_renewal(tx: Tx, credential_id: str, version: int, *, until: float, now: float) -> bool:
     """Whether the caller alone renews the tokens of that version until then, in all processes of this store."""
-    within = (now, until)  # a claim beyond that is of a clock that was set back since
+    # Another's claim that began later than this one was asked for still counts; one far beyond that is of a clock
+    # that was set back since.
+    within = (now, until + (until - now))
     return tx.execute(sql.CLAIM_RENEWAL, (until, credential_id, version, *within)) > 0
 
 
@@ -241,7 +253,8 @@ def _stored(tx: Tx, vault: Vault, credential_id: str) -> tuple[CredentialRow, di
 
 def _row(vault: Vault, row: Row, sealed: list[str]) -> CredentialRow:
     """What may be shown of it: a field that was called public once, and no more is, is secret now."""
-    credential_id, connector, auth, public, version, created_at, updated_at, reconnect = row
+    credential_id, connector, auth, public, version, created_at, updated_at, *state = row
+    reconnect, tested_at, test = state
     specs = vault.schemas.fields_of(connector)
     clear: dict[str, str] = loads(public)
     shown_now = {name: text for name, text in clear.items() if not is_secret(specs, name)}
@@ -256,6 +269,14 @@ def _row(vault: Vault, row: Row, sealed: list[str]) -> CredentialRow:
         updated_at,
         version,
         reconnect,
+        None if test is None else _test(tested_at, loads(test)),
+    )
+
+
+def _test(tested_at: float, told: dict[str, Any]) -> TestResult:
+    error = told["error"]
+    return TestResult(
+        tested_at, told["status"], None if error is None else tuple(error), told["label"]
     )
 
 

@@ -39,6 +39,15 @@ class CredentialDisconnected(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CredentialTested(Event):
+    """A credential was shown to its app. `ok`: whether that takes it. `by`: who asked for it."""
+
+    credential_id: str
+    ok: bool
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class CredentialRemoved(Event):
     """A credential is gone, with its secrets. `by`: who asked for it."""
 
@@ -88,6 +97,29 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class TestResult:
+    """What came of a test; no secret stands in it.
+
+    Attributes:
+        tested_at: epoch seconds.
+        status: of the app's answer, if there was one.
+        error: code and message; None: the credential works.
+        label: whose it is, as the app says.
+    """
+
+    __test__ = False  # pytest would take it for one
+
+    tested_at: float
+    status: int | None = None
+    error: tuple[str, str] | None = None
+    label: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.error is None
+
+
+@dataclass(frozen=True, slots=True)
 class CredentialRow:
     """A credential without its secrets. Instants: epoch seconds.
 
@@ -96,6 +128,7 @@ class CredentialRow:
         secret: the names of those that may not.
         version: grows by one at each change.
         reconnect: why the far side takes it no more; None: as far as is known, it does.
+        test: what came of its last test; None: it was not tested since a person changed it.
     """
 
     id: str
@@ -107,6 +140,7 @@ class CredentialRow:
     updated_at: float
     version: int
     reconnect: str | None
+    test: TestResult | None = None
 
 
 @dataclass(frozen=True, slots=True)

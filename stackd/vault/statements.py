@@ -1,7 +1,9 @@
 """The SQL of keys and credentials."""
 
 _KEY = "version, state, salt, proof"
-_CREDENTIAL = "id, connector, auth, public, version, created_at, updated_at, reconnect"
+_CREDENTIAL = (
+    "id, connector, auth, public, version, created_at, updated_at, reconnect, tested_at, test"
+)
 
 HAS_KEYS = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'vault_keys'"
 LIST_KEYS = f"SELECT {_KEY} FROM vault_keys ORDER BY version"  # noqa: S608  # constants
@@ -28,6 +30,7 @@ UPDATE credentials SET renewing_until = ?
 WHERE id = ? AND version = ? AND reconnect IS NULL
     AND (renewing_until IS NULL OR renewing_until NOT BETWEEN ? AND ?)"""
 RELEASE_RENEWAL = "UPDATE credentials SET renewing_until = NULL WHERE id = ? AND renewing_until = ?"
+RECORD_TEST = "UPDATE credentials SET tested_at = ?, test = ? WHERE id = ?"
 DISCONNECT = """
 UPDATE credentials SET reconnect = ?, renewing_until = NULL
 WHERE id = ? AND version = ? AND reconnect IS NULL"""

@@ -18,6 +18,7 @@ from stackd.core.text import shown
 from stackd.integrations.registry import Registry
 from stackd.queue.admission import Admission
 from stackd.runtime.blobs import BlobFolder
+from stackd.runtime.credential_tests import CredentialTests
 from stackd.runtime.links import Links
 from stackd.runtime.versions import Versions
 from stackd.settings import Settings
@@ -65,6 +66,7 @@ class Context:
     reloader: Reloader
     store: Database
     vault: Vault
+    credential_tests: CredentialTests
     versions: Versions
     registry: Registry
     coverage: CoverageOf

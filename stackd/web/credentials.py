@@ -1,6 +1,7 @@
-"""`/api/credentials`: make, list, show, change, remove. No answer holds a secret.
+"""`/api/credentials`: make, list, show, change, test, remove. No answer holds a secret.
 
-Looking takes the scope `read`: who writes workflows has to know the names. Whatever changes one takes `admin`, as
+Looking takes the scope `read`: who writes workflows has to know the names. A test takes `write`: it
+sends what is sealed to its app. Whatever changes one takes `admin`, as
 tokens do: who may point a credential's public fields elsewhere, as its host, gets to see what is sealed in it.
 """
 
@@ -15,7 +16,9 @@ from aiohttp import web
 from stackd.access.tokens import Scope
 from stackd.client.models import (
     CredentialChange,
+    CredentialError,
     CredentialList,
+    CredentialTest,
     CredentialView,
     PublicField,
     SecretField,
@@ -26,7 +29,7 @@ from stackd.core.clock import rfc3339
 from stackd.core.errors import InputError
 from stackd.core.json import LARGE, Json, dumps, loads
 from stackd.vault import credentials, envelope
-from stackd.vault.records import Change, CredentialRow, NewCredential
+from stackd.vault.records import Change, CredentialRow, NewCredential, TestResult
 from stackd.web.auth import caller_of
 from stackd.web.context import limit_of, of
 from stackd.web.route import CURSOR, LIMIT, Route
@@ -98,6 +101,15 @@ async def show_credential(request: web.Request) -> web.Response:
     return _answer(row)
 
 
+async def test_credential(request: web.Request) -> web.Response:
+    await anyio.to_thread.run_sync(envelope.load)
+    result = await of(request).credential_tests.test(
+        request.match_info["id"], by=caller_of(request).name
+    )
+    body = dumps(_test_view(result).as_json())
+    return web.Response(body=body, content_type="application/json")
+
+
 async def remove_credential(request: web.Request) -> web.Response:
     credential_id, by = request.match_info["id"], caller_of(request).name
     await of(request).store.write(lambda tx: credentials.remove(tx, credential_id, by=by))
@@ -121,6 +133,18 @@ def _view(row: CredentialRow) -> CredentialView:
         updated_at=rfc3339(row.updated_at) or "",
         version=row.version,
         reconnect=row.reconnect,
+        test=None if row.test is None else _test_view(row.test),
+    )
+
+
+def _test_view(result: TestResult) -> CredentialTest:
+    error = result.error
+    return CredentialTest(
+        ok=result.ok,
+        tested_at=rfc3339(result.tested_at) or "",
+        status=result.status,
+        error=None if error is None else CredentialError(code=error[0], message=error[1]),
+        label=result.label,
     )
 
 
@@ -178,6 +202,11 @@ ROUTES: Final = (
         "PATCH", "/api/credentials/{id}", change_credential, Scope.ADMIN,
         "Set the fields that are given, remove those given as null; all others stay",
         {200: CredentialView}, takes=CredentialChange,
+    ),
+    Route(
+        "POST", "/api/credentials/{id}/test", test_credential, Scope.WRITE,
+        "Show the credential to its app, by the request that the connector names for that",
+        {200: CredentialTest},
     ),
     Route(
         "DELETE", "/api/credentials/{id}", remove_credential, Scope.ADMIN,

@@ -18,6 +18,7 @@ from stackd.vault.records import (
     CredentialCreated,
     CredentialDisconnected,
     CredentialRemoved,
+    CredentialTested,
 )
 from stackd.workflows.catalogue import WorkflowChanged
 from stackd.workflows.consistency import ConsistencyRepaired
@@ -35,6 +36,7 @@ TOLD = (
     CredentialCreated,
     CredentialDisconnected,
     CredentialRemoved,
+    CredentialTested,
     HistoryPruned,
     JobRescued,
     QueuePaused,

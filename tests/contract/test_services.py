@@ -25,9 +25,11 @@ from stackd.core.events import Event, EventBus
 from stackd.core.handover import Handover
 from stackd.core.process import current_process
 from stackd.integrations.coverage import coverage_in
+from stackd.integrations.tokens import MemoryTokens
 from stackd.queue import verbs
 from stackd.queue.admission import Admission
 from stackd.runtime.blobs import BlobFolder, BlobLimits
+from stackd.runtime.credential_tests import CredentialTests
 from stackd.runtime.versions import Versions
 from stackd.services.api import CLOSE_WITHIN, Api
 from stackd.services.rotation import Rotation
@@ -90,7 +92,17 @@ class Site:
             settings=self.settings,
             reloader=self._reloader(clock, events),
             store=database,
-            vault=Vault(Keyring(self.settings.encryption_master_key), NoSchemas()),
+            vault=(vault := Vault(Keyring(self.settings.encryption_master_key), NoSchemas())),
+            credential_tests=CredentialTests(
+                store=database,
+                vault=vault,
+                registry=self.world.made_up.registry,
+                accounts=self.world.made_up.accounts,
+                tokens=MemoryTokens(clock),
+                http=self.world.http,
+                blobs=self.blobs,
+                clock=clock,
+            ),
             versions=Versions(database),
             registry=self.world.made_up.registry,
             coverage=partial(coverage_in, self.world.made_up.registry),

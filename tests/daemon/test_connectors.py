@@ -9,6 +9,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
+from support.cli import Command
 from support.connectors import action, write_connector
 from support.daemon import DaemonProcess, FarSide, eventually, running
 
@@ -31,6 +32,11 @@ def desk(url: str) -> dict[str, Any]:
         "baseUrl": url,
         "authentication": {"type": "bearer"},
         "connection": {"fields": {"type": "object", "required": ["token"], "properties": fields}},
+        "testConnection": {
+            "endpoint": "/status/{team}",
+            "label": "body.path",
+            "expectedResponse": {"path": "/status/200"},
+        },
         "actions": [
             action("by_handler", "GET", "/generic"),
             action("post", "POST", "/post"),
@@ -326,3 +332,53 @@ def test_under_dev_a_definition_is_used_as_soon_as_it_is_written(
             return "fresh" in [one["id"] for one in found]
 
         assert eventually("it is listed", written)
+
+
+@pytest.mark.parametrize(
+    ("team", "error", "status"),
+    [
+        pytest.param("200", None, 200, id="taken"),
+        pytest.param("201", "credential.unexpected_answer", 201, id="unexpected"),
+        pytest.param("401", "unauthorized", 401, id="refused"),
+    ],
+)
+def test_a_test_says_whether_the_app_takes_the_credential_and_that_stands_with_it(
+    daemon: DaemonProcess, stackd: Command, team: str, error: str | None, status: int
+) -> None:
+    name = f"of-{team}"
+    fields = {"token": SECRET, "team": team}
+    daemon.http("POST", "/api/credentials", {"id": name, "connector": "desk", "fields": fields})
+
+    ran = stackd("credentials", "test", name, "--json")
+
+    told = daemon.http("GET", f"/api/credentials/{name}").json["test"]
+    assert ran.json == told
+    assert (told["ok"], told["status"], ran.code) == (error is None, status, int(error is not None))
+    assert (told["error"] or {"code": None})["code"] == error
+    assert told["label"] == (f"/status/{team}" if error is None else None)
+    assert SECRET not in ran.out + ran.err
+    listed = stackd("credentials", "list").out.splitlines()
+    word = "works" if error is None else "fails"
+    assert word in next(line for line in listed if line.startswith(name))
+
+
+def test_what_names_nothing_to_test_with_says_so(daemon: DaemonProcess, stackd: Command) -> None:
+    body = {"id": "untold", "connector": "unheard", "fields": {"token": SECRET}}
+    daemon.http("POST", "/api/credentials", body)
+
+    ran = stackd("credentials", "test", "untold")
+
+    assert ran.code == 1
+    assert "was not tested" in ran.out
+    assert "not known" in ran.out
+    assert daemon.http("GET", "/api/credentials/untold").json["test"] is None
+
+
+def test_a_change_of_the_credential_forgets_its_test(daemon: DaemonProcess) -> None:
+    body = {"id": "again", "connector": "desk", "fields": {"token": SECRET, "team": "200"}}
+    daemon.http("POST", "/api/credentials", body)
+    daemon.http("POST", "/api/credentials/again/test")
+
+    changed = daemon.http("PATCH", "/api/credentials/again", {"fields": {"team": "401"}})
+
+    assert changed.json["test"] is None

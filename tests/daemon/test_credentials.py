@@ -74,7 +74,7 @@ def test_a_credential_shows_which_secrets_are_set_and_nothing_of_them(
     assert made.status == 201
     assert set(made.json) == {
         "id", "connector", "auth", "fields", "createdAt", "updatedAt", "version",
-        "reconnect",
+        "reconnect", "test",
     }  # fmt: skip
     assert made.json["fields"] == {"token": SET}
     assert (made.json["auth"], made.json["version"]) == ("pat", 1)
