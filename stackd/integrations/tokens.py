@@ -114,12 +114,13 @@ class MemoryTokens:
             body=body,
             timeout=caller.situation.timeout,
             grants_private=caller.plan.app.private_network and account.grants_private,
+            follow_redirects=False,  # it would take the secrets of its body along
         )
         reader = await self._answer(request, caller)
         lasts = auth.expires_in
         if isinstance(lasts, str):
             lasts = reader.value(lasts)
-        return self._made(reader.value(auth.token), auth, lasts)
+        return self._made(reader.value(auth.token), auth, lasts, reader.status)
 
     async def _client_token(self, auth: Auth, account: Account, caller: Caller) -> _Token:
         grant: dict[str, Json] = {"grant_type": "client_credentials"}
@@ -131,7 +132,7 @@ class MemoryTokens:
             raise NodeError(
                 f"unauthorized: {error.message}", kind="rejected", code="credential.sign_in"
             ) from error
-        return self._made(found.access, auth, found.lasts)
+        return self._made(found.access, auth, found.lasts, 200)
 
     async def _answer(self, request: Request, caller: Caller) -> Reader:
         """The answer to a request for a token: it does nothing but sign in, so it counts as nothing sent."""
@@ -149,10 +150,13 @@ class MemoryTokens:
             )
         return reader
 
-    def _made(self, value: Json, auth: Auth, lasts: Json) -> _Token:
+    def _made(self, value: Json, auth: Auth, lasts: Json, status: int) -> _Token:
         if not isinstance(value, str) or not value:
+            missing = "the answer to signing in has no token where the definition says"
+            if status >= 300:
+                missing = f"signing in was answered with {status}; where it leads is not followed"
             raise NodeError(
-                "unauthorized: the answer to signing in has no token where the definition says",
+                f"unauthorized: {missing}",
                 kind="rejected",
                 code="credential.sign_in",
             )

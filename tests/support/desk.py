@@ -70,10 +70,13 @@ class Desk:
     async def run(
         self, plan: Plan, params: dict[str, Any], as_: Account = NOBODY, *, key: str | None = None
     ) -> Any:
+        return await self.executor.execute(plan, params, as_, self.context(plan, key=key))
+
+    def context(self, plan: Plan, *, key: str | None = None) -> NodeContext:
         def told() -> None:
             self.sent += 1
 
-        context = NodeContext(
+        return NodeContext(
             clock=SystemClock(),
             http=self.http,
             blobs=self.blobs,
@@ -84,7 +87,6 @@ class Desk:
             tell_sent=told,
             tell_answered=lambda: None,
         )
-        return await self.executor.execute(plan, params, as_, context)
 
     async def sends(self, operation: dict[str, Any], params: dict[str, Any], **more: Any) -> Seen:
         """What the far side gets."""

@@ -203,17 +203,21 @@ class FarSide:
 
 
 def far_side(
-    behave: Behaviour, *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+    behave: Behaviour,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    tls: ssl.SSLContext | None = None,
 ) -> AbstractAsyncContextManager[FarSide]:
-    """A server on a free port of `host`; every connection is left to `behave` and then closed."""
-    return held(_listening(behave, host, tls))
+    """A server on a free port of `host`, or on `port`; every connection is left to `behave` and then closed."""
+    return held(_listening(behave, host, port, tls))
 
 
 @asynccontextmanager
 async def _listening(
-    behave: Behaviour, host: str, tls: ssl.SSLContext | None
+    behave: Behaviour, host: str, port: int, tls: ssl.SSLContext | None
 ) -> AsyncIterator[FarSide]:
-    listener = await anyio.create_tcp_listener(local_host=host, local_port=0)
+    listener = await anyio.create_tcp_listener(local_host=host, local_port=port)
     port = listener.extra(SocketAttribute.local_port)
     far = FarSide(host, port, scheme="https" if tls else "http")
 
