@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stackd.cli import credentials
 from stackd.cli.connector_lint import FOLDER, places
 from stackd.cli.context import JsonFlag, print_json, progressing, say
-from stackd.core.errors import NotFoundError
+from stackd.core.errors import InputError, NotFoundError
 from stackd.core.text import plain
 
 if TYPE_CHECKING:
@@ -48,9 +49,27 @@ def replay(
         str | None, typer.Option("--operation", help="Only of this action.")
     ] = None,
     case: Annotated[str | None, typer.Option("--case", help="Only those of this name.")] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Ask the real service, by the daemon and --credential.")
+    ] = False,
+    credential: Annotated[
+        str | None, typer.Option("--credential", help="With --live: whose account is asked.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Replay recorded cases, without a network; exit 1 if one comes otherwise than recorded."""
+    """Replay recorded cases, without a network; exit 1 if one comes otherwise than recorded.
+
+    --live asks the service itself, by the cheap read that its definition names for that.
+    """
+    if live or credential is not None:
+        if connectors or operation or case or not (live and credential):
+            raise InputError(
+                "--live needs --credential, and nothing else besides",
+                code="cli.live",
+                hint="stackd connectors test --live --credential NAME",
+            )
+        credentials.try_(credential, as_json=as_json)
+        return
     outcomes = _replayed(places(connectors, folder), operation, case)
     if not outcomes:
         raise NotFoundError(

@@ -11,7 +11,6 @@ from pathlib import Path
 import anyio
 import pytest
 from aiohttp import web
-from support.connectors import MadeUp
 from support.stub import HOLD, listening, said
 
 from stackd.client.capabilities import Capabilities
@@ -21,7 +20,7 @@ from stackd.core.json import loads
 from stackd.core.places import shipped
 from stackd.integrations.catalogue import read_catalogue
 from stackd.integrations.coverage import coverage_in
-from stackd.testing import FakeClock
+from stackd.integrations.registry import Options, Registry
 
 
 async def test_nothing_that_listens_is_unreachable(tmp_path: Path):
@@ -209,9 +208,9 @@ async def _serving(
 
 @pytest.mark.parametrize("generic", [False, True], ids=["generic off", "generic on"])
 def test_a_client_says_of_each_shipped_action_what_activation_does(generic):
-    made_up = MadeUp(read_catalogue([shipped("connectors")]), clock=FakeClock())
-    made_up.set(generic=generic)
-    registry = made_up.registry
+    registry = Registry(
+        read_catalogue([shipped("connectors")]), lambda: Options(generic=generic, development=True)
+    )
     client = Capabilities(loads(registry.payload(unavailable=True).body))
     asked = [
         (connector.id, one.id)

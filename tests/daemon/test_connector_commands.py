@@ -65,6 +65,7 @@ def test_fix_writes_a_definition_as_it_is_to_be(command: Command, folder: Path) 
         (["new", "x", "--base-url", "x.example"], "--base-url https://"),
         (["test", "--case", "nothing"], "no case of that name"),
         (["lint", "--folder", "nowhere"], "no connector below nowhere"),
+        (["test", "--live"], "--live needs --credential"),
     ],
 )
 def test_what_cannot_be_done_is_said_with_the_remedy(
