@@ -19,9 +19,10 @@ from stackd.integrations import circuits, evidence
 from stackd.integrations.account import Account
 from stackd.integrations.circuits import Circuit
 from stackd.integrations.evidence import Evidence, OperationEnded
+from stackd.integrations.limits import Bucket, RateLimiter
 from stackd.runtime.workflow_runtime import claim
 from stackd.store.database import Database
-from stackd.testing import ok
+from stackd.testing import FakeClock, ok
 from stackd.workflows import why
 from stackd.workflows.executions import NodeStatus
 
@@ -434,3 +435,21 @@ async def test_no_answer_counts_as_a_failure_of_the_far_side(
     await fail(world, 3)
 
     assert [one.state(world.clock.time()) for one in await all_circuits(world)] == ["open"]
+
+
+async def test_of_many_that_come_at_the_same_moment_as_many_go_as_may_and_each_other_has_a_turn(
+    database: Database,
+) -> None:
+    clock = FakeClock()
+    processes = [RateLimiter(database, clock), RateLimiter(database, clock)]
+    bucket = Bucket(b"b" * 16, 0.5, 5.0, "at most 2 in 1 s")
+    waits: list[float] = []
+
+    async def come(limiter: RateLimiter) -> None:
+        waits.append(await limiter.wait([bucket]))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(50):
+            tasks.start_soon(come, processes[number % 2])
+
+    assert sorted(waits) == [*[0.0] * 5, *[pytest.approx(0.5 * n) for n in range(1, 46)]]
