@@ -85,8 +85,11 @@ class Site:
                 yield
                 tasks.cancel_scope.cancel()
 
-    async def told(self, name: str) -> tuple[Status, str | None]:
-        """What is told once time has passed for two looks, in which a canary may wait."""
+    async def told(self, name: str, *, step: float = 0.02) -> tuple[Status, str | None]:
+        """What is told once time has passed for two looks, in which a canary may wait.
+
+        `step`: seconds that pass for each moment of real time, in which a worker may take the canary.
+        """
         result: list[tuple[Status, str | None]] = []
 
         async def ask() -> None:
@@ -97,19 +100,20 @@ class Site:
             tasks.start_soon(ask)
             while not result:
                 await anyio.sleep(0.005)
-                self.clock.advance(0.02)
+                self.clock.advance(step)
         return result[0]
 
     async def looked(self, name: str, seconds: float) -> tuple[Status, str | None]:
-        """What is told after `seconds` in which it looked all the time."""
-        found = await self.told(name)
+        """What is told after `seconds` in which it looked all the time, and nobody took a canary."""
+        step = 0.2
+        found = await self.told(name, step=step)
         for _ in range(round(seconds / PERIOD)):
             self.clock.advance(PERIOD)
             await anyio.wait_all_tasks_blocked()
             while self.readiness.is_looking:
                 await anyio.sleep(0.005)
-                self.clock.advance(0.02)
-            found = await self.told(name)
+                self.clock.advance(step)
+            found = await self.told(name, step=step)
         return found
 
     async def take(self, limit: int) -> list[Any]:

@@ -13,6 +13,7 @@ from support.watched import WatchedClock
 
 from stackd.core.aside import Aside
 from stackd.core.errors import StoreBusyError
+from stackd.web import readiness
 from stackd.web.readiness import (
     ASKED_FOR,
     GOOD,
@@ -160,7 +161,10 @@ async def test_a_check_that_hangs_has_failed_and_holds_up_no_other(site):
         assert told["b"].status is PASS
 
 
-async def test_a_thread_that_does_not_come_back_holds_up_nobody_and_is_asked_nothing_more(site):
+async def test_a_thread_that_does_not_come_back_holds_up_nobody_and_is_asked_nothing_more(
+    site, monkeypatch
+):
+    monkeypatch.setattr(readiness, "TIMEOUT", 0.2)  # of real time, which each look waits for it
     gate, calls = threading.Event(), 0
 
     def hang() -> Found:
@@ -186,7 +190,10 @@ async def test_a_thread_that_does_not_come_back_holds_up_nobody_and_is_asked_not
         gate.set()
 
 
-async def test_a_look_that_cannot_be_given_up_holds_up_nobody_and_is_not_begun_again(site):
+async def test_a_look_that_cannot_be_given_up_holds_up_nobody_and_is_not_begun_again(
+    site, monkeypatch
+):
+    monkeypatch.setattr(readiness, "TIMEOUT", 0.2)
     gate, looks = anyio.Event(), 0
 
     async def hang() -> Found:

@@ -530,7 +530,7 @@ def test_a_lock_in_service_is_answered_503_and_passes(
 def test_while_its_store_is_locked_it_lives_and_is_not_ready_and_nothing_is_started_again(
     daemons: Daemons, state: Path, far_side: FarSide
 ) -> None:
-    daemon = daemons(STACKD_STORE_BUSY_SECONDS="2")
+    daemon = daemons(STACKD_STORE_BUSY_SECONDS="1")
     daemon.start()
     daemon.load(BOOKING.format(url=far_side.url))
     far_side.is_open.clear()

@@ -99,7 +99,8 @@ def peak(daemon: DaemonProcess) -> int:
 
 
 def test_an_answer_nobody_takes_holds_up_large_answers_alone(tmp_path: Path) -> None:
-    with running(tmp_path, STACKD_BODY_MEMORY_BYTES=str(8 * MIB)) as daemon:
+    quick = {"QUICK": "stackd.web.answers:ROOM_PATIENCE=1"}
+    with running(tmp_path, STACKD_BODY_MEMORY_BYTES=str(8 * MIB), **quick) as daemon:
         daemon.load(BARE.format(id="echo", params=json.dumps({"path": "echo", "respond": "last"})))
         daemon.load(taking("taking"))
         body = b'"%b"' % (b"x" * (9 * MIB))

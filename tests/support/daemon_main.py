@@ -3,12 +3,14 @@ every event down, one kills the process inside the chosen event, and one before 
 
 DIE_ON names an event class, or a class and the key of a node (`NodeSent:mail`); DIE_AT a line of a module, which
 a thread other than the first runs, by a part of it (`migrations.py:COMMIT`); DIE_AFTER which one of its kind (from
-1); RECORD the file that the events go to. Nothing in the product knows of this.
+1); RECORD the file that the events go to; QUICK patience of modules, in seconds (`stackd.web.answers:ROOM_PATIENCE=1`).
+Nothing in the product knows of this.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import itertools
 import json
 import linecache
@@ -93,6 +95,11 @@ def main() -> int:
         from stackd.daemon import run_daemon
         from stackd.settings import ensure_dev_secrets, load_settings
 
+    for one in os.environ.pop("QUICK", "").split():
+        place, _, seconds = one.partition("=")
+        module, _, name = place.partition(":")
+        assert hasattr(importlib.import_module(module), name), one
+        setattr(sys.modules[module], name, float(seconds))
     listeners: list[Listener] = []
     if path := os.environ.pop("RECORD", ""):
         listeners.append(Recorder(path))  # first: the event of a death is recorded too
