@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import anyio
 
@@ -62,6 +62,11 @@ class _App:
         return any(one.mode != "unavailable" for one in every)
 
 
+class _Unread(NamedTuple):
+    name: str
+    entry: dict[str, Any]
+
+
 class Capabilities:
     """What can run, as a daemon said it at one time. Never changes.
 
@@ -71,14 +76,10 @@ class Capabilities:
 
     def __init__(self, payload: Any) -> None:
         self._payload = payload
-        built_in = _Operation("native")
-        self._apps = {
-            name: _App(name, {"action": {ANY: built_in}, "trigger": {ANY: built_in}})
-            for name in BUILT_IN
-        }
+        # An app is read when it is asked about: of ten thousand operations, all at once would hold up a loop.
+        self._apps: dict[str, _App | _Unread] = {name: _built_in(name) for name in BUILT_IN}
         for names, entry in _entries(payload):
-            app = _app(names[0], entry)
-            self._apps |= dict.fromkeys(map(folded, names), app)
+            self._apps |= dict.fromkeys(map(folded, names), _Unread(names[0], entry))
 
     def as_json(self) -> Any:
         """The payload as it came; the caller's own to change."""
@@ -91,7 +92,7 @@ class Capabilities:
         """
         if not app.strip():
             return Coverage(app, operation, "native")
-        found = self._apps.get(folded(app)) or self._apps.get(normal_app(app))
+        found = self._app(folded(app)) or self._app(normal_app(app))
         if found is None:
             return unknown_app(app, operation, self._apps)
         if not (operation or "").strip():
@@ -107,10 +108,21 @@ class Capabilities:
         code = one.code or (FALLBACK if one.mode == "fallback" else "")
         return Coverage(app, operation, one.mode, None, one.runtime, code, one.reason)
 
+    def _app(self, name: str) -> _App | None:
+        found = self._apps.get(name)
+        if isinstance(found, _Unread):
+            found = self._apps[name] = _app(*found)
+        return found
+
     def warnings(self, used: Iterable[tuple[str, str]], kind: Kind = "action") -> list[str]:
         """What to tell who uses these (app, operation), each once, in their order."""
         told = (self.check(app, operation, kind).warning for app, operation in used)
         return list(dict.fromkeys(filter(None, told)))
+
+
+def _built_in(name: str) -> _App:
+    anything = {ANY: _Operation("native")}
+    return _App(name, {"action": anything, "trigger": anything})
 
 
 def _of_app(app: str, found: _App) -> Coverage:

@@ -5,6 +5,7 @@ A request that is cancelled closes its connection; what the daemon was asked for
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -164,7 +165,7 @@ class Channel:
         return self._session.request(
             method,
             URL(base.rstrip("/") + target(path, query), encoded=True),
-            data=content,
+            data=content if content is None else io.BytesIO(content),  # sent in pieces
             headers=self.address.signed(headers),
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(
@@ -178,8 +179,9 @@ class Channel:
             return self.address.unreachable(TimeoutError("timed out"))
         if isinstance(error, aiohttp.ClientConnectorError):
             cause = getattr(error, "os_error", None) or OSError(str(error))
-            if cause.errno is not None:  # asyncio tells of the address instead of the reason
-                cause = OSError(cause.errno, os.strerror(cause.errno))
+            number = cause.errno or 0
+            if number > 0:  # asyncio tells of the address instead of the reason
+                cause = OSError(number, os.strerror(number))
             return self.address.unreachable(cause)
         silent_for = seconds if isinstance(error, TimeoutError) else None
         return self.address.no_answer(method, silent_for=silent_for)

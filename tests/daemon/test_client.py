@@ -128,3 +128,11 @@ async def test_what_can_run_and_how_the_daemon_is(client):
         assert "slack" in [one.id async for one in stackd.registry.connectors()]
         assert (await stackd.registry.connector("slack")).operations
         assert (await stackd.health()).status in ("pass", "warn")
+
+
+async def test_a_document_that_is_far_too_large_is_refused_as_that(client):
+    async with client as stackd:
+        with pytest.raises(ApiError) as caught:
+            await stackd.workflows.import_(b"#" * (20 * 1024 * 1024))
+
+    assert caught.value.http_status == 413
