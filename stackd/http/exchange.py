@@ -16,7 +16,7 @@ from stackd.core.errors import InputError, NodeError, StoreFullError
 from stackd.core.json import LARGE, Json, loads_strict
 from stackd.core.large_json import read_strictly
 from stackd.http.message import Request, Response, Sink, Source
-from stackd.http.reading import kind_of, text_of
+from stackd.http.reading import filename_of, kind_of, text_of
 
 T = TypeVar("T")
 
@@ -86,7 +86,7 @@ class Situation(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer and its body as JSON: what was JSON, a text, or `{"$blob", bytes, contentType}`.
+    """An answer and its body as JSON: what was JSON, a text, or `{"$blob", bytes, contentType, filename?}`.
 
     `unread`: why a body that was to be JSON is none; then `body` is None.
     """
@@ -190,7 +190,13 @@ async def _read_body(
     if kind == "blob":
         content_type = (response.content_type or "").lower()
         blob_id = await _patiently(incoming.keep, situation.clock)
-        return {"$blob": blob_id, "bytes": incoming.size, "contentType": content_type}
+        blob: dict[str, Json] = {
+            "$blob": blob_id,
+            "bytes": incoming.size,
+            "contentType": content_type,
+        }
+        name = filename_of(response)
+        return blob if name is None else blob | {"filename": name}
     situation.is_large = situation.is_large or len(response.body) > LARGE
     if kind == "text":
         return text_of(response)

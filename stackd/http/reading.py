@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final, Literal
+
+import aiohttp
 
 from stackd.core.errors import InputError
 from stackd.core.json import Json, loads_strict
@@ -13,6 +17,10 @@ from stackd.http.message import Response
 
 RETRY_AFTER_LONGEST: Final = 24 * 3600.0  # seconds; a far side that asks for more is not believed
 LONGEST_DATE: Final = 100  # characters; an HTTP date has 29
+LONGEST_DISPOSITION: Final = 2_000  # characters of a header
+LONGEST_NAME: Final = (
+    200  # characters of a file's name; the last ones are kept, where its ending is
+)
 LONGEST_WORDS: Final = 200  # characters of a far side's own words that are told
 
 Kind = Literal["json", "text", "blob"]
@@ -113,6 +121,18 @@ def is_text(content_type: str) -> bool:
         or content_type.split(";")[0] in {"application/xml", "application/x-www-form-urlencoded"}
         or content_type.endswith("+xml")
     )
+
+
+def filename_of(response: Response) -> str | None:
+    """What an answer calls its content (RFC 6266): a name without a way to it; None if it has none."""
+    given = response.headers.get("content-disposition")
+    if given is None:
+        return None
+    with warnings.catch_warnings(action="ignore"):  # of what is malformed: it has no name then
+        _, params = aiohttp.parse_content_disposition(given[:LONGEST_DISPOSITION])
+        name = aiohttp.content_disposition_filename(params) or ""
+    name = "".join(one for one in re.split(r"[/\\]", name)[-1] if one.isprintable()).strip()
+    return name[-LONGEST_NAME:] if name.strip(".") else None
 
 
 def text_of(response: Response) -> str:
