@@ -25,9 +25,10 @@ from stackd.integrations.token_endpoint import CLIENT_IDS, CLIENT_SECRETS
 from stackd.runtime.tools import STORE_RETRY
 from stackd.store.connection import Tx
 from stackd.store.database import Database
-from stackd.vault import credentials
-from stackd.vault.fields import FieldSpec
-from stackd.vault.records import OpenCredential, Vault
+from stackd.vault import credentials, inline
+from stackd.vault.fields import FieldSpec, is_secret
+from stackd.vault.records import OpenCredential, Vault, secret_texts
+from stackd.workflows.graph import InlineCredentials
 
 T = TypeVar("T")
 
@@ -58,6 +59,17 @@ class StoredAccounts:
         if found.row.reconnect is not None:
             raise _disconnected(found.row.id, found.row.reconnect)
         return account_of(found)
+
+    async def inline(self, owner: InlineCredentials) -> Account:
+        """As of `Accounts`. It leads into nobody's own network: only who may change stored ones may grant that."""
+        try:
+            fields = await self._store.read(lambda tx: inline.opened(tx, self._vault, owner))
+        except (NotFoundError, SealError) as error:
+            raise NodeError(error.message, kind="invalid", code=error.code) from None
+        specs = self._vault.schemas.fields_of(owner.connector)
+        secrets = frozenset(name for name in fields if is_secret(specs, name))
+        searched = tuple(secret_texts(fields[name] for name in secrets))
+        return Account("inline", fields=fields, secrets=secrets, searched=searched)
 
     # -- as the keeper of token pairs
 

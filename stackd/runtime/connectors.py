@@ -21,7 +21,7 @@ from stackd.integrations.manager import GENERIC, IntegrationManager, Trace
 from stackd.integrations.registry import Fallback, Options, Registry, Target
 from stackd.runtime.context import NodeContext
 from stackd.store.connection import Tx
-from stackd.workflows.graph import GraphNode
+from stackd.workflows.graph import GraphNode, InlineCredentials
 from stackd.workflows.model import Node
 from stackd.workflows.nodetypes import Effect, connector_of, effect_of
 
@@ -40,6 +40,9 @@ class Accounts(Protocol):
         Raises:
             NodeError: there is none, or it cannot be opened.
         """
+
+    async def inline(self, owner: InlineCredentials) -> Account:
+        """Those that stood in a node, opened; as of `account`."""
 
 
 @dataclass(slots=True)
@@ -180,6 +183,8 @@ class Connectors:
             yield self._limiter.declined(call.buckets, rests)
 
     async def _account(self, node: GraphNode, target: Target) -> Account:
+        if node.credentials is not None:
+            return await self._accounts.inline(node.credentials)
         if node.connection is not None:
             account = await self._accounts.account(node.connection)
             made_for = account.connector

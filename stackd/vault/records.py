@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -152,11 +152,16 @@ class OpenCredential:
 
     def secrets(self) -> Iterator[str]:
         """Every text in it that must not get out: secrets, and the texts in those that are JSON."""
-        for name in self.row.secret:
-            yield self.fields[name]
-            if self.fields[name].lstrip()[:1] in ("{", "["):
-                with suppress(ValueError):
-                    yield from _texts_in(loads(self.fields[name]))
+        return secret_texts(self.fields[name] for name in self.row.secret)
+
+
+def secret_texts(secrets: Iterable[str]) -> Iterator[str]:
+    """`secrets`, and the texts in those that are JSON."""
+    for secret in secrets:
+        yield secret
+        if secret.lstrip()[:1] in ("{", "["):
+            with suppress(ValueError):
+                yield from _texts_in(loads(secret))
 
 
 def _texts_in(value: Json) -> Iterator[str]:

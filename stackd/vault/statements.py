@@ -47,3 +47,9 @@ INSERT INTO sealed_fields (credential, name, sealed) VALUES (?, ?, ?)
 ON CONFLICT (credential, name) DO UPDATE SET sealed = excluded.sealed"""
 DELETE_SEALED = "DELETE FROM sealed_fields WHERE credential = ? AND name = ?"
 DELETE_ALL_SEALED = "DELETE FROM sealed_fields WHERE credential = ?"
+
+GET_INLINE = """
+SELECT data_key, key_version, sealed FROM inline_credentials WHERE workflow_id = ? AND id = ?"""
+INSERT_INLINE = """
+INSERT INTO inline_credentials (workflow_id, id, data_key, key_version, sealed, created_at)
+VALUES (?, ?, ?, ?, ?, ?)"""

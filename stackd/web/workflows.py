@@ -29,6 +29,7 @@ from stackd.core.large_json import check, members
 from stackd.core.names import nearest
 from stackd.core.text import shown
 from stackd.store.connection import Tx
+from stackd.vault import envelope, inline
 from stackd.web.activation import FORCE, uncovered
 from stackd.web.addresses import addresses
 from stackd.web.answers import accepted, rested, started
@@ -76,19 +77,32 @@ async def import_workflow(request: web.Request) -> web.Response:
         document = await anyio.to_thread.run_sync(
             partial(read_document, text, name=name, max_bytes=limit, coverage=context.coverage)
         )
-    new = new_version(document)
-    done = await context.store.write(
-        partial(
-            catalogue.import_version,
-            new=new,
-            activate=activate_now,
-            now=context.clock.time(),
+    done = await _stored(context, document, name, activate=activate_now, by_force=by_force)
+    return _imported(request, document, done)
+
+
+async def _stored(
+    context: Context, document: Document, name: str, *, activate: bool, by_force: bool
+) -> Imported:
+    """The document as the current version of its workflow, and what is secret in it sealed."""
+    now, vault = context.clock.time(), context.vault
+    await anyio.to_thread.run_sync(envelope.load)
+
+    def change(tx: Tx) -> Imported:
+        sealed = inline.without_secrets(tx, vault, document)
+        new = new_version(sealed.document)
+        done = catalogue.import_version(
+            tx,
+            new,
+            activate=activate,
+            now=now,
             findings=() if by_force else document.warnings,
             name=name,
-        ),
-        size_bytes=len(new.document),
-    )
-    return _imported(request, document, done)
+        )
+        inline.put(tx, vault, sealed, now=now)
+        return done
+
+    return await context.store.write(change, size_bytes=len(document.text))
 
 
 async def _document_in(body: Body) -> bytes:
@@ -197,17 +211,7 @@ async def rollback(request: web.Request) -> web.Response:
     document = await anyio.to_thread.run_sync(
         partial(read_document, text, name=name, max_bytes=len(text), coverage=context.coverage)
     )
-    done = await context.store.write(
-        partial(
-            catalogue.import_version,
-            new=new_version(document),
-            activate=False,
-            now=context.clock.time(),
-            findings=() if by_force else document.warnings,
-            name=name,
-        ),
-        size_bytes=len(text),
-    )
+    done = await _stored(context, document, name, activate=False, by_force=by_force)
     return _imported(request, document, done)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import orjson
 
@@ -21,8 +21,8 @@ from stackd.workflows.source import SourceError, read_source
 class Document:
     """A usable document. `text`: its JSON, in its own order; `content_hash`: SHA-256 of it with sorted keys."""
 
-    workflow: Workflow
-    text: bytes
+    workflow: Workflow = field(repr=False)
+    text: bytes = field(repr=False)
     content_hash: str
     warnings: tuple[Finding, ...]
 
@@ -62,6 +62,15 @@ def read_document(
         dumps(source.value),
         hashlib.sha256(_canonical(source.value)).hexdigest(),
         tuple(findings),
+    )
+
+
+def with_content(document: Document, content: Json) -> Document:
+    """`document`, to be stored with another content that means the same."""
+    return replace(
+        document,
+        text=dumps(content),
+        content_hash=hashlib.sha256(_canonical(content)).hexdigest(),
     )
 
 

@@ -19,7 +19,7 @@ from stackd.workflows.expressions import (
     parse_condition,
     parse_template,
 )
-from stackd.workflows.model import LOOP, Edge, Node, Retry, Workflow
+from stackd.workflows.model import LOOP, SEALED, Edge, Node, Retry, Workflow
 from stackd.workflows.nodetypes import Effect, NodeType, connector_of, effect_of, type_of
 
 Condition = Expression | bool  # True, False: written as that
@@ -51,6 +51,16 @@ class Case:
     when: Condition | None
 
 
+@dataclass(frozen=True, slots=True)
+class InlineCredentials:
+    """Where the credentials are that stood in a node, and all that they are bound to."""
+
+    workflow_id: str
+    node_id: str
+    connector: str
+    id: str
+
+
 @dataclass(frozen=True, eq=False)
 class GraphNode:
     """One node, ready to run.
@@ -77,6 +87,7 @@ class GraphNode:
     pinned: Json
     is_trigger: bool
     connection: str | None
+    credentials: InlineCredentials | None
     settings: dict[str, Json]
     dedupe: Expression | None
     params: Template
@@ -203,10 +214,19 @@ def _compile(
             out_of[node.id],
             _compile(workflow, node.nodes, node.edges, effect) if node.type == LOOP else None,
             effect,
+            _credentials(workflow, node),
         )
         for node in parts
     }
     return Graph(workflow, nodes, order_of([node.id for node in parts], edges))
+
+
+def _credentials(workflow: Workflow, node: Node) -> InlineCredentials | None:
+    """Where those are that stood in the node; of a document that was not stored, nowhere."""
+    operation = connector_of(node.type)
+    if node.credentials is None or operation is None:
+        return None
+    return InlineCredentials(workflow.id, node.id, operation[0], node.credentials.get(SEALED, ""))
 
 
 def _edge(edge: Edge) -> GraphEdge:
@@ -223,6 +243,7 @@ def _node(
     out_of: list[GraphEdge],
     body: Graph | None,
     effect: EffectOf,
+    credentials: InlineCredentials | None,
 ) -> GraphNode:
     kind = _kind(node.type)
     is_trigger = kind.is_trigger
@@ -257,6 +278,7 @@ def _node(
         pinned=node.pinned,
         is_trigger=is_trigger,
         connection=node.connection,
+        credentials=credentials,
         settings=dict(node.params),
         dedupe=_dedupe(node),
         params=parse_template(params, where=f"{node.id}.params"),

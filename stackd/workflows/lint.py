@@ -18,7 +18,7 @@ from stackd.workflows.coverage import LACKING, CoverageOf, is_off, lacking
 from stackd.workflows.expressions import Expression, iter_expressions
 from stackd.workflows.findings import MAX_FINDINGS, Remarks
 from stackd.workflows.levels import Level, NodeAt, is_trigger, named
-from stackd.workflows.model import BODY, LOOP, RESERVED_IDS, Edge, Node, Workflow
+from stackd.workflows.model import BODY, LOOP, RESERVED_IDS, SEALED, Edge, Node, Workflow
 from stackd.workflows.nodetypes import (
     NODE_TYPES,
     Effect,
@@ -299,6 +299,41 @@ class _Lint:
                 known=NODE_TYPES,
             )
 
+    def _check_credentials(self, node: Node, place: Place) -> None:
+        """No message shows a value."""
+        if connector_of(node.type) is None:
+            self._remarks.error(
+                "node.no_credentials",
+                f"{node.id}: {node.type} is no operation of a connector and takes no credentials",
+                place,
+            )
+            return
+        if node.connection is not None:
+            self._remarks.error(
+                "node.two_credentials", f"{node.id}: has a connection and credentials", place,
+                hint="take one of them out",
+            )  # fmt: skip
+        given = node.credentials or {}
+        if SEALED in given and len(given) > 1:
+            self._remarks.error(
+                "node.sealed_credentials",
+                f"{node.id}: credentials that are sealed are all of them; no field stands beside",
+                place,
+                hint="give all fields anew",
+            )
+        elif any("{{" in value for value in given.values()):
+            self._remarks.error(
+                "node.credentials_text",
+                f"{node.id}: credentials are texts as they are, in which no expression is read",
+                place,
+            )
+        self._remarks.warn(
+            "node.inline_credentials",
+            f"{node.id}: has its own credentials, which no test, renewal or change of the stored ones reaches",
+            place,
+            hint="keep them once: `stackd credentials add NAME --connector APP …`, then connection: NAME",
+        )
+
     def _check_policies(self, part: NodeAt, *, is_trigger: bool) -> None:
         """Warn of what is written but does nothing, and of what a crash will ask a person about."""
         node, place = part.node, part.place
@@ -319,6 +354,8 @@ class _Lint:
                 f"{node.id}: {node.type} is no operation of a connector and takes no connection",
                 (*place, "connection"),
             )
+        if node.credentials is not None:
+            self._check_credentials(node, (*place, "credentials"))
         if node.retry is not None and node.retry.initial_ms > node.retry.max_ms:
             self._remarks.warn(
                 "node.retry_capped",

@@ -20,6 +20,7 @@ NODE_ID = r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"
 LOOP = "logic.foreach"
 WAIT = "action.wait.webhook"
 BODY = frozenset({"nodes", "edges"})
+SEALED = "$sealed"  # in place of the fields of credentials: their id, in documents that were stored
 
 # What an expression reads besides node ids, or could not tell from an operator.
 RESERVED_IDS = frozenset(
@@ -100,6 +101,7 @@ class Edge(_Part):
 class Node(_Part):
     """One node. `connection`: the credential that an operation of a connector acts with. `pinned`: test data that becomes the output instead of running it.
 
+    `credentials`: the fields of one, in place of a connection; they are sealed with the workflow.
     `nodes`, `edges`: the body of a loop; they may also stand among its params.
     """
 
@@ -114,6 +116,7 @@ class Node(_Part):
     effect: Literal["read", "idempotent", "keyed", "unsafe"] | None = None
     idempotency_key: str | None = None
     connection: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    credentials: Annotated[dict[str, str] | None, Field(repr=False)] = None
     disabled: bool = False
     pinned: Any = None
     nodes: Annotated[tuple[Node, ...], Field(strict=False)] = ()

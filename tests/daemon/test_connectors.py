@@ -382,3 +382,93 @@ def test_a_change_of_the_credential_forgets_its_test(daemon: DaemonProcess) -> N
     changed = daemon.http("PATCH", "/api/credentials/again", {"fields": {"team": "401"}})
 
     assert changed.json["test"] is None
+
+
+# -- credentials that stand in a node
+
+
+INLINE = "inline-canary-0123456789"
+
+
+def inline(name: str, credentials: str = f"{{token: {INLINE}}}", operation: str = "post") -> str:
+    return flow(operation, name=name).replace("connection: main", f"credentials: {credentials}")
+
+
+def test_credentials_of_a_node_work_and_are_shown_nowhere(
+    daemon: DaemonProcess, far: FarSide
+) -> None:
+    loaded = daemon.load(inline("inline"))
+
+    node = ran(daemon, inline("inline"))
+
+    shown = daemon.http("GET", "/api/workflows/inline")
+    assert [one["code"] for one in loaded["warnings"]] == ["node.inline_credentials"]
+    assert (node["status"], node["metadata"]["credentialSource"]) == ("completed", "inline")
+    assert far.tokens["/post"] == f"Bearer {INLINE}"
+    assert list(shown.json["document"]["nodes"][1]["credentials"]) == ["$sealed"]
+    for file in daemon.state.rglob("stackd.db*"):
+        assert INLINE.encode() not in file.read_bytes()
+    assert INLINE not in daemon.tail() + shown.text
+
+
+def test_an_exported_document_keeps_the_credentials_that_it_does_not_show(
+    daemon: DaemonProcess, far: FarSide
+) -> None:
+    first = daemon.load(inline("exported"))
+    document = daemon.http("GET", "/api/workflows/exported").json["document"]
+
+    same = daemon.http("POST", "/api/workflows", document)
+    anew = daemon.http("POST", "/api/workflows", inline("exported").encode())
+    document["name"] = "Another name"
+    other = daemon.http("POST", "/api/workflows", document)
+    execution = daemon.until(daemon.begin("exported"), "completed", "failed")
+
+    versions = [one.json["version"] for one in (same, anew, other)]
+    assert (first["version"], versions) == (1, [1, 1, 2])
+    assert (same.status, anew.status, other.status) == (200, 200, 201)
+    assert execution["status"] == "completed"
+    assert far.tokens["/post"] == f"Bearer {INLINE}"
+
+
+def test_sealed_credentials_serve_no_other_workflow_node_connector_or_address(
+    daemon: DaemonProcess,
+) -> None:
+    daemon.load(inline("kept-here"))
+    document = daemon.http("GET", "/api/workflows/kept-here").json["document"]
+    sealed = document["nodes"][1]["credentials"]["$sealed"]
+
+    def refused(text: str) -> str:
+        answer = daemon.http("POST", "/api/workflows", text.encode())
+        assert answer.status == 422
+        return str(answer.code)
+
+    reference = f"{{$sealed: {sealed}}}"
+    moved = inline("kept-here", reference).replace("id: a,", "id: b,").replace("to: a", "to: b")
+    assert refused(inline("elsewhere", reference)) == "credential.sealed_elsewhere"
+    assert refused(moved) == "credential.sealed_elsewhere"
+    assert (
+        refused(inline("kept-here", reference).replace("action.desk.", "action.github."))
+        == "credential.sealed_elsewhere"
+    )
+    beside = f"{{$sealed: {sealed}, baseUrl: http://evil.example}}"
+    assert refused(inline("kept-here", beside)) == "document.invalid"
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        pytest.param(f"{{token: [{INLINE}]}}", id="a list"),
+        pytest.param(f"{{unheard: {INLINE}}}", id="an unknown field"),
+        pytest.param(f'{{token: "{{{{ {INLINE} }}}}"}}', id="an expression"),
+        pytest.param(f"{{token: {INLINE}}}, connection: main", id="beside a connection"),
+        pytest.param("{}", id="none"),
+    ],
+)
+def test_credentials_that_cannot_be_are_refused_and_not_shown(
+    daemon: DaemonProcess, credentials: str
+) -> None:
+    answer = daemon.http("POST", "/api/workflows", inline("refused-ones", credentials).encode())
+
+    assert answer.status == 422, answer.text
+    assert INLINE not in answer.text
+    assert daemon.http("GET", "/api/workflows/refused-ones").status == 404

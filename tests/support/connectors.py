@@ -21,6 +21,7 @@ from stackd.integrations.registry import Options, Registry
 from stackd.integrations.tokens import MemoryTokens
 from stackd.runtime.connectors import Connectors
 from stackd.store.database import Database
+from stackd.workflows.graph import InlineCredentials
 
 
 class KnownAccounts:
@@ -35,6 +36,9 @@ class KnownAccounts:
                 f"no credential {connection_id!r}", kind="invalid", code="credential.not_found"
             )
         return self.known[connection_id]
+
+    async def inline(self, owner: InlineCredentials) -> Account:
+        return self.known[owner.id]
 
 
 class MadeUp:

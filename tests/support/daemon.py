@@ -303,6 +303,7 @@ class FarSide:
     def __init__(self, *, delay: float = 0.0) -> None:
         self.hits: Counter[tuple[str, str]] = Counter()  # (path, execution)
         self.keys: dict[str, set[str]] = {}  # idempotency keys by execution; each counts once
+        self.tokens: dict[str, str] = {}  # what each path was last shown as its Authorization
         self.delay = delay
         self.is_open = threading.Event()
         self.is_open.set()
@@ -315,6 +316,7 @@ class FarSide:
             def _answer(self) -> None:
                 length = int(self.headers.get("Content-Length") or 0)
                 self.rfile.read(length)
+                far_side.tokens[self.path] = self.headers.get("Authorization", "")
                 far_side.note(
                     self.path,
                     self.headers.get("x-execution", ""),
