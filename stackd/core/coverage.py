@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from stackd.core.names import nearest
@@ -38,6 +38,7 @@ class Coverage:
         fallback_runtime: what runs it otherwise; None where nothing needs to, or can.
         code: of the registry's issue, `runtime.…`; empty if there is none.
         reason: that issue in its words.
+        wrong, known: a name that is none, and those that there are.
     """
 
     app: str
@@ -47,6 +48,8 @@ class Coverage:
     fallback_runtime: str | None = None
     code: str = ""
     reason: str = ""
+    wrong: str | None = None
+    known: Collection[str] = field(default=(), compare=False, repr=False)
 
     @property
     def supported(self) -> bool:
@@ -58,8 +61,19 @@ class Coverage:
         return self.mode == "native"
 
     @property
+    def meant(self) -> str | None:
+        """The name that the wrong one is most like. Takes up to 2 ms: for what is shown, not for all there is."""
+        return None if self.wrong is None else nearest(self.wrong, self.known)
+
+    @property
     def warning(self) -> str | None:
         """What to tell who uses it; None if there is nothing to tell."""
+        told, meant = self.fact, self.meant
+        return told if told is None or meant is None else f"{told}; did you mean {meant!r}?"
+
+    @property
+    def fact(self) -> str | None:
+        """As `warning`, but for what was meant."""
         app = shown(self.app).replace("-", " ").replace("_", " ").title()
         of_app = self.issue == "missing-app" or self.operation is None
         what = app if of_app else f"{app} {shown(self.operation or '')}"
@@ -72,21 +86,18 @@ class Coverage:
         return f"{what} is not enabled in {_called(NATIVE_RUNTIME)}{why}"
 
 
-def unknown_app(app: str, operation: str | None, known: Iterable[str]) -> Coverage:
+def unknown_app(app: str, operation: str | None, known: Collection[str]) -> Coverage:
     """That there is no such app."""
-    reason = f"there is no connector {shown(app)!r}{_meant(app, known)}"
-    return Coverage(app, operation, "unavailable", "missing-app", None, MISSING, reason)
+    reason = f"there is no connector {shown(app)!r}"
+    return Coverage(app, operation, "unavailable", "missing-app", None, MISSING, reason, app, known)
 
 
-def unknown_operation(app: str, operation: str, kind: str, known: Iterable[str]) -> Coverage:
+def unknown_operation(app: str, operation: str, kind: str, known: Collection[str]) -> Coverage:
     """That the app has no such action or trigger."""
-    reason = f"{shown(app)} has no {kind} {shown(operation)!r}{_meant(operation, known)}"
-    return Coverage(app, operation, "unavailable", "missing-operation", None, MISSING, reason)
-
-
-def _meant(name: str, known: Iterable[str]) -> str:
-    meant = nearest(name, known)
-    return "" if meant is None else f"; did you mean {meant!r}?"
+    reason = f"{shown(app)} has no {kind} {shown(operation)!r}"
+    return Coverage(
+        app, operation, "unavailable", "missing-operation", None, MISSING, reason, operation, known
+    )
 
 
 def _called(runtime: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stackd.core.apps import normal_operation
-from stackd.core.coverage import Coverage, unknown_app, unknown_operation
+from stackd.core.coverage import Coverage, Lack, unknown_app, unknown_operation
 from stackd.integrations.registry import Availability, Registry
 
 
@@ -11,7 +11,7 @@ def coverage_in(registry: Registry, app: str, operation: str) -> Coverage:
     """What there is to run an action now."""
     connector = registry.catalogue.find(app)
     if connector is None:
-        return unknown_app(app, operation, (one.id for one in registry.catalogue.connectors))
+        return unknown_app(app, operation, [one.id for one in registry.catalogue.connectors])
     entry = connector.actions.get(normal_operation(operation))
     if entry is None:
         return unknown_operation(connector.id, operation, "action", connector.actions)
@@ -23,9 +23,5 @@ def coverage_in(registry: Registry, app: str, operation: str) -> Coverage:
         return Coverage(
             connector.id, entry.id, "fallback", None, found.resolved, issue.code, issue.message
         )
-    others = (registry.capability(connector, one, "action") for one in connector.actions.values())
-    runs = any(one.availability is not Availability.UNAVAILABLE for one in others)
-    return Coverage(
-        connector.id, entry.id, "unavailable", "missing-operation" if runs else "missing-app",
-        None, issue.code, issue.message,
-    )  # fmt: skip
+    lack: Lack = "missing-operation" if registry.runs(connector) else "missing-app"
+    return Coverage(connector.id, entry.id, "unavailable", lack, None, issue.code, issue.message)

@@ -137,6 +137,7 @@ class _Made:
 
     key: tuple[str, Options]
     payloads: dict[bool, Payload] = field(default_factory=dict)
+    runs: dict[str, bool] = field(default_factory=dict)  # by connector
     plans: LRUCache[tuple[str, Kind, str], Plan] = field(default_factory=lambda: LRUCache(PLANS))
 
 
@@ -268,6 +269,20 @@ class Registry:
             connector.id, entry.id, entry.normal_id, kind, availability,
             native, fallback, enabled_native, enabled_fallback, tuple(issues),
         )  # fmt: skip
+
+    def runs(self, connector: Connector) -> bool:
+        """Whether anything of it can run now."""
+        known = self._current().runs
+        if connector.id not in known:
+            every = (
+                self.capability(connector, entry, kind)
+                for kind in _KINDS
+                for entry in connector.entries(kind).values()
+            )
+            known[connector.id] = any(
+                one.availability is not Availability.UNAVAILABLE for one in every
+            )
+        return known[connector.id]
 
     # -- all of them
 

@@ -27,7 +27,7 @@ FORCE: Final = Query("force", {"type": "boolean"}, "also if nothing can run some
 async def uncovered(context: Context, row: WorkflowRow) -> list[Finding]:
     """What there is to tell of what runs the operations of a workflow's current version."""
     graph = await context.versions.graph(row.id, row.version)
-    return list(findings_of(graph.workflow.nodes, context.coverage))
+    return findings_of(graph.workflow.nodes, context.coverage)
 
 
 async def activate(request: web.Request) -> web.Response:

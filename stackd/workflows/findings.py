@@ -105,10 +105,12 @@ class Remarks:
         place: Place,
         *,
         hint: str | None = None,
+        wrong: str | None = None,
+        known: Iterable[str] = (),
         bars: bool = False,
     ) -> None:
-        """Note a warning. `bars`: the workflow cannot be activated."""
-        self._all.append(_Remark("warning", code, message, place, None, hint, None, (), bars))
+        """Note a warning. `wrong`, `known`: as of an error. `bars`: the workflow cannot be activated."""
+        self._all.append(_Remark("warning", code, message, place, None, hint, wrong, known, bars))
 
     @property
     def are_full(self) -> bool:

@@ -14,7 +14,7 @@ from typing import Final
 from stackd.core.errors import ExpressionError
 from stackd.core.json import Json
 from stackd.core.text import shown
-from stackd.workflows.coverage import LACKING, CoverageOf, is_off, lacking
+from stackd.workflows.coverage import CoverageOf, is_off, lacking, remedy
 from stackd.workflows.expressions import Expression, iter_expressions
 from stackd.workflows.findings import MAX_FINDINGS, Remarks
 from stackd.workflows.levels import Level, NodeAt, is_trigger, named
@@ -265,9 +265,11 @@ class _Lint:
         if found is not None:
             self._remarks.warn(
                 found.code,
-                f"{part.node.id}: {found.warning}",
+                f"{part.node.id}: {found.fact}",
                 (*part.place, "type"),
-                hint=None if found.supported else LACKING,
+                hint=remedy(found),
+                wrong=found.wrong,
+                known=found.known,
                 bars=not found.supported,
             )
 

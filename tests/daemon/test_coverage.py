@@ -104,7 +104,7 @@ def test_an_import_that_would_activate_it_stores_nothing(daemon: DaemonProcess):
     assert (refused.status, refused.code) == (409, OFF)
     assert refused.json["detail"] == f"b cannot be activated: b.yaml:9:20: {TOLD}"
     assert unheard_of.code == "runtime.missing_capability"
-    assert "did you mean 'post_message'?" in unheard_of.json["detail"]
+    assert [one["hint"] for one in unheard_of.json["findings"]] == ["did you mean 'post_message'?"]
     assert daemon.http("GET", "/api/workflows/b").status == 404
 
     forced = daemon.http("POST", "/api/workflows?activate=true&force=true", told("b"))
