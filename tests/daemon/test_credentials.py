@@ -363,6 +363,7 @@ def refuses(daemon: DaemonProcess, role: str) -> dict[str, Any]:
     return line
 
 
+@pytest.mark.timeout(120)  # eight starts, one after the other
 @pytest.mark.parametrize("end", ["kill", "terminate"])
 def test_another_master_key_is_refused_by_each_role_and_no_byte_of_the_store_is_changed(
     daemons: Daemons, end: str
