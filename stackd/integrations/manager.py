@@ -261,11 +261,11 @@ class IntegrationManager:
                 return await target.handler(dict(params), context)
             except StackdError:
                 raise
-            except Exception as error:  # fails its node
+            except (Exception, SystemExit) as error:  # fails its node, and nothing else
                 raise _failed(plan, error, situation) from error
 
 
-def _failed(plan: Plan, error: Exception, situation: Try) -> NodeError:
+def _failed(plan: Plan, error: BaseException, situation: Try) -> NodeError:
     """What a fault of a handler means for its node. Its text is not told: it may quote a secret."""
     where = error.__traceback__
     while (
