@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 
 from stackd.core.json import MAX_DEPTH, dumps
+from stackd.core.secret_names import is_secret
 from stackd.runtime.links import Links
 from stackd.web import redaction
-from stackd.web.redaction import LARGEST_MAP, SHOWN, is_secret
+from stackd.web.redaction import LARGEST_MAP, SHOWN
 
 SECRET = "s3cret-value"
 
