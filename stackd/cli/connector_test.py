@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import io
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,31 +15,51 @@ import typer
 
 from stackd.cli import credentials
 from stackd.cli.connector_lint import FOLDER, places
-from stackd.cli.context import JsonFlag, print_json, progressing, say
+from stackd.cli.context import DEBUG, JsonFlag, print_json, progressing, say
 from stackd.core.errors import InputError, NotFoundError
-from stackd.core.text import plain
+from stackd.core.names import nearest
+from stackd.core.text import shown
 
 if TYPE_CHECKING:
     from stackd.integrations.cases import Case, Recorded
+    from stackd.integrations.catalogue import Connector
+    from stackd.integrations.differences import Difference
+
+SHOWN = 10  # differences of a case
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of one case. `problems`: none: all was as recorded."""
+    """What came of one case. `differences`: none: all was as recorded."""
 
     connector: str
     operation: str
     case: str
-    problems: tuple[str, ...]
+    differences: list[Difference]
 
     def as_json(self) -> dict[str, Any]:
         return {
             "connector": self.connector,
             "operation": self.operation,
             "case": self.case,
-            "ok": not self.problems,
-            "problems": list(self.problems),
+            "ok": not self.differences,
+            "differences": [dataclasses.asdict(one) for one in self.differences],
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A connector with its cases. `problems`: what is wrong with its files, whatever comes of its cases."""
+
+    folder: Path
+    connector: Connector
+    recorded: Recorded
+    problems: list[str] = field(default_factory=list)
+
+    def wanted(self, operation: str | None, case: str | None) -> Iterator[tuple[str, Case]]:
+        for name, own in self.recorded.by_operation.items() if self.connector.packed else ():
+            if operation in (None, name):
+                yield from ((name, one) for one in own if case in (None, one.name))
 
 
 def replay(
@@ -70,61 +93,131 @@ def replay(
             )
         credentials.try_(credential, as_json=as_json)
         return
-    outcomes = _replayed(places(connectors, folder), operation, case)
-    if not outcomes:
-        raise NotFoundError(
-            "no case of that name",
-            code="cases.not_found",
-            hint="--operation and --case name what is to be replayed",
-        )
-    failed = [one for one in outcomes if one.problems]
+    found = dict.fromkeys(places(connectors, folder))
+    with _handlers_apart():
+        subjects = [_subject(one) for one in found]
+        outcomes = _replayed(subjects, operation, case)
+    problems = {str(one.folder): one.problems for one in subjects if one.problems}
+    if not outcomes and not problems:
+        raise _nothing(subjects, operation, case)
+    failed = [one for one in outcomes if one.differences]
     if as_json:
-        print_json({"ok": not failed, "cases": [one.as_json() for one in outcomes]})
+        print_json(
+            {
+                "ok": not failed and not problems,
+                "problems": problems,
+                "cases": [one.as_json() for one in outcomes],
+            }
+        )
     else:
+        for place, own in problems.items():
+            for problem in own:
+                say(f"{place}: {problem}")
         for one in failed:
-            say(f"{one.connector}.{one.operation}: {plain(one.case)}")
-            for problem in one.problems:
-                say(f"  {plain(problem)}")
+            _tell(one)
         of = f"{len(outcomes):,} case{'' if len(outcomes) == 1 else 's'}"
-        say(f"{of}: all as recorded" if not failed else f"{len(failed):,} of {of}: not as recorded")
-    sys.exit(1 if failed else 0)
+        if outcomes:
+            say(f"{len(failed):,} of {of}: not as recorded" if failed else f"{of}: all as recorded")
+    sys.exit(1 if failed or problems else 0)
 
 
-def _replayed(folders: Sequence[Path], operation: str | None, case: str | None) -> list[Outcome]:
+@contextlib.contextmanager
+def _handlers_apart() -> Iterator[None]:
+    """What handlers print goes to standard error; so does what they log, with --debug."""
+    from stackd.core.log import logging_to
+
+    aside = sys.stderr or io.StringIO()
+    with (
+        contextlib.redirect_stdout(aside),
+        logging_to(aside, level="debug" if DEBUG.on else "critical"),
+    ):
+        yield
+
+
+def _subject(folder: Path) -> Subject:
+    from stackd.integrations.cases import CaseConnection, Recorded, read_cases
+    from stackd.integrations.catalogue import read_connector
+
+    connector = read_connector(folder)
+    problems = [*connector.problems]
+    if connector.handlers.problem:
+        problems.append(connector.handlers.problem)
+    try:
+        recorded = read_cases(folder)
+    except InputError as error:
+        problems.append(error.message.removeprefix(f"{folder}/"))
+        recorded = Recorded(CaseConnection(), {})
+    return Subject(folder, connector, recorded, problems)
+
+
+def _replayed(
+    subjects: Sequence[Subject], operation: str | None, case: str | None
+) -> list[Outcome]:
     import anyio
 
     from stackd.core.clock import SystemClock
-    from stackd.integrations.cases import problems_of, read_cases
-    from stackd.integrations.catalogue import Catalogue, read_connector
+    from stackd.integrations.catalogue import Catalogue
     from stackd.integrations.manager import IntegrationManager
     from stackd.integrations.registry import Options, Registry
+    from stackd.integrations.replay import replay
     from stackd.integrations.tokens import MemoryTokens
 
-    all_of_them = [(read_connector(one), read_cases(one)) for one in folders]
     options = Options(generic=True)
-    registry = Registry(Catalogue([connector for connector, _ in all_of_them]), lambda: options)
     wanted = [
-        (connector.id, recorded, name, one)
-        for connector, recorded in all_of_them
-        for name, one in _wanted(recorded, operation, case)
+        (
+            one,
+            Registry(Catalogue([one.connector]), lambda: options),
+            list(one.wanted(operation, case)),
+        )
+        for one in subjects
     ]
+    runs = [(one, registry, *run) for one, registry, runs in wanted for run in runs]
 
     async def replay_all() -> list[Outcome]:
         outcomes = []
-        for connector, recorded, name, one in progressing(wanted, "replaying"):
+        for subject, registry, name, one in progressing(runs, "replaying"):
             manager = IntegrationManager(registry, MemoryTokens(SystemClock()))  # it signs in anew
-            problems = await problems_of(one, recorded, name, manager, connector)
-            outcomes.append(Outcome(connector, name, one.name, tuple(problems)))
+            app = subject.connector.id
+            found = await replay(one, subject.recorded, name, manager, app)
+            outcomes.append(Outcome(app, name, one.name, found))
         return outcomes
 
     return anyio.run(replay_all)
 
 
-def _wanted(
-    recorded: Recorded, operation: str | None, case: str | None
-) -> Iterator[tuple[str, Case]]:
-    for name, own in recorded.by_operation.items():
-        if operation in (None, name):
-            for one in own:
-                if case in (None, one.name):
-                    yield name, one
+def _nothing(subjects: Sequence[Subject], operation: str | None, case: str | None) -> NotFoundError:
+    """Why nothing was replayed."""
+    known = [(name, one.name) for subject in subjects for name, one in subject.wanted(None, None)]
+    if not known:
+        where = ", ".join(str(one.folder) for one in subjects[:3])
+        return NotFoundError(
+            f"no case is recorded in {where}{', …' if len(subjects) > 3 else ''}",
+            code="cases.not_found",
+            hint="connectors/README.md shows how cases/ACTION.json is written",
+        )
+    operations = list(dict.fromkeys(name for name, _ in known))
+    if operation is not None and operation not in operations:
+        return _unknown("case of an action", operation, operations)
+    return _unknown("case", case or "", [name for own, name in known if operation in (None, own)])
+
+
+def _unknown(what: str, name: str, known: Sequence[str]) -> NotFoundError:
+    meant = nearest(name, known)
+    return NotFoundError(
+        f"no {what} {shown(name)!r}",
+        code="cases.not_found",
+        hint=f"did you mean {meant!r}?" if meant else "--json without it lists all",
+    )
+
+
+def _tell(outcome: Outcome) -> None:
+    """What differs, as `diff` shows it: `-` is recorded, `+` came."""
+    say(f"{outcome.connector}.{outcome.operation}: {outcome.case}")
+    for one in outcome.differences[:SHOWN]:
+        say(f"  {one.place}")
+        for sign, text in (("-", one.recorded), ("+", one.came)):
+            if text is not None:
+                say(f"    {sign} {text}")
+    more = len(outcome.differences) - SHOWN
+    if more > 0:
+        say(f"  and {more:,} more places; --json lists them")

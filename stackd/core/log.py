@@ -9,7 +9,7 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, Literal, TextIO, cast
 
 import structlog
@@ -123,25 +123,8 @@ def configure_logging(*, level: str, style: Literal["json", "console"]) -> None:
     """Send every log line to standard error in `style`; ids bound with contextvars are on each line."""
     STDERR.start()
     atexit.register(STDERR.close)
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if style == "json"
-        else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(),
-            pad_event_to=32,
-        )
-    )
-    processors: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,  # others print local variables: secrets
-        _redacted,
-    ]
-    if style == "console":
-        processors.append(_plain)
     structlog.configure(
-        processors=[*processors, renderer],
+        processors=_processors(style),
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", STDERR)),
         cache_logger_on_first_use=False,  # the level is reloadable
@@ -153,6 +136,36 @@ def configure_logging(*, level: str, style: Literal["json", "console"]) -> None:
     )
     for handler in logging.getLogger().handlers:
         handler.addFilter(_Redacting())
+
+
+def _processors(style: Literal["json", "console"]) -> list[structlog.typing.Processor]:
+    found: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,  # others print local variables: secrets
+        _redacted,
+    ]
+    if style == "json":
+        return [*found, structlog.processors.JSONRenderer()]
+    shown = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=32)
+    return [*found, _plain, shown]
+
+
+@contextlib.contextmanager
+def logging_to(file: TextIO, *, level: str) -> Iterator[None]:
+    """Within it what is logged at `level` or above goes to `file`, for people; afterwards where it went before."""
+    before = structlog.get_config()
+    structlog.configure(
+        processors=_processors("console"),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=file),
+        cache_logger_on_first_use=False,
+    )
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
 def end_log() -> None:

@@ -12,11 +12,12 @@ import anyio
 import pytest
 
 from stackd.integrations import backfill
-from stackd.integrations.cases import problems_of, read_cases
+from stackd.integrations.cases import read_cases
 from stackd.integrations.catalogue import read_catalogue
 from stackd.integrations.lint import RULES, lint_connector
 from stackd.integrations.manager import IntegrationManager
 from stackd.integrations.registry import Options, Registry
+from stackd.integrations.replay import replay
 from stackd.integrations.scaffold import new_connector
 from stackd.integrations.tokens import MemoryTokens
 from stackd.testing import FakeClock
@@ -76,7 +77,7 @@ def test_the_cases_that_new_writes_hold(tmp_path: Path, way: Any, base_url: str 
     recorded = read_cases(tmp_path / "desk")
 
     for case in recorded.by_operation["get_account"]:
-        assert anyio.run(problems_of, case, recorded, "get_account", manager, "desk") == []
+        assert anyio.run(replay, case, recorded, "get_account", manager, "desk") == []
 
 
 def the_action(definition: dict[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,8 @@ def test_fix_writes_a_definition_as_it_is_to_be(command: Command, folder: Path) 
         (["new", "desk"], "--force writes over it"),
         (["new", "Desk!"], "small letters"),
         (["new", "x", "--base-url", "x.example"], "--base-url https://"),
-        (["test", "--case", "nothing"], "no case of that name"),
+        (["test", "--case", "the acount"], "did you mean 'the account'?"),
+        (["test", "--operation", "get"], "no case of an action 'get'"),
         (["lint", "--folder", "nowhere"], "no connector below nowhere"),
         (["test", "--live"], "--live needs --credential"),
     ],
@@ -86,12 +87,59 @@ def test_cases_are_replayed_and_what_comes_otherwise_is_shown(
     path.write_text(
         path.read_text().replace('"output": {\n      "id": 1', '"output": {\n      "id": 2')
     )
-    failed = command("connectors", "test", "desk", "--json")
+    failed = command("connectors", "test", "desk")
+    as_json = command("connectors", "test", "desk", "--json")
 
     assert (held.code, held.out) == (0, "2 cases: all as recorded\n")
-    assert failed.code == 1
-    told = [one for one in failed.json["cases"] if not one["ok"]]
-    assert [one["problems"] for one in told] == [["output.id is 1, not 2"]]
+    assert (failed.code, failed.out) == (
+        1,
+        "desk.get_account: the account\n  output.id\n    - 2\n    + 1\n"
+        "1 of 2 cases: not as recorded\n",
+    )
+    told = [one["differences"] for one in as_json.json["cases"]]
+    assert told == [[{"place": "output.id", "recorded": "2", "came": "1"}], []]
+
+
+def test_what_cannot_be_used_is_told_and_the_other_connectors_are_replayed(
+    command: Command, folder: Path
+) -> None:
+    for name in ("lamp", "door", "gate"):
+        command("connectors", "new", name, "--base-url", "https://x.example")
+    (folder / "lamp" / "definition.json").write_text('{"id": ')
+    (folder / "door" / "cases" / "get_account.json").write_text("[{}]")
+    (folder / "gate" / "handlers.py").write_text("import nothing_of_that_name")
+
+    told = command("connectors", "test")
+
+    assert told.code == 1
+    door, gate, lamp, last = told.out.splitlines()
+    assert door.startswith("connectors/door: cases/get_account.json: /cases/0/name: ")
+    assert gate.startswith("connectors/gate: handlers.py cannot be loaded: ")
+    assert lamp.startswith("connectors/lamp: definition.json: not valid JSON at line 1")
+    assert last == "4 cases: all as recorded"
+
+
+def test_what_a_handler_prints_and_logs_is_not_among_what_was_found(
+    command: Command, folder: Path
+) -> None:
+    (folder / "desk" / "handlers.py").write_text(
+        "print('loaded')\n"
+        "async def get_account(params, ctx):\n"
+        "    print('asked')\n"
+        "    ctx.log.error('made-up-token')\n"
+        "    raise SystemExit(7)\n"
+    )
+    path = folder / "desk" / "definition.json"
+    path.write_text(path.read_text().replace('"http"', '"python"'))
+
+    told = command("connectors", "test", "--json")
+
+    assert told.code == 1
+    ends = [one["differences"][-1]["came"] for one in told.json["cases"]]
+    assert (
+        ends == ["handler.failed: the handler of desk.get_account failed: SystemExit (line 5)"] * 2
+    )
+    assert told.err.split() == ["loaded", "asked", "asked"]
 
 
 def test_seeded_triggers_are_listed_for_a_person_to_tighten(command: Command, folder: Path) -> None:
