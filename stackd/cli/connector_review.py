@@ -13,7 +13,7 @@ from stackd.cli.columns import Column
 from stackd.cli.connector_lint import FOLDER, places
 from stackd.cli.context import JsonFlag, complain, daemon, print_json, print_table
 from stackd.client.models import EvidenceList
-from stackd.core.errors import UnreachableError
+from stackd.core.errors import InputError, UnreachableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +37,16 @@ def review(
     from stackd.integrations.backfill import seeded
 
     calls = _calls()
-    found = [
-        Reviewed(name, None if calls is None else calls[name], left)
-        for name, left in ((place.name, seeded(place)) for place in places(None, folder))
-        if left
-    ]
+    found = []
+    for place in places(None, folder):
+        try:
+            left = seeded(place)
+        except InputError as error:
+            complain(f"not looked at: {error.message}")
+            continue
+        if left.triggers:
+            count = None if calls is None else calls[left.connector]
+            found.append(Reviewed(left.connector, count, left.triggers))
     found.sort(key=lambda one: (-(one.calls or 0), one.id))
     found = found[:limit]
     if as_json:

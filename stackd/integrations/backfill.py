@@ -41,6 +41,14 @@ class Patch:
     operations: int
 
 
+@dataclass(frozen=True, slots=True)
+class Seeded:
+    """A connector. `triggers`: by name, what of each is as it was filled in; without those of which nothing is."""
+
+    connector: str
+    triggers: dict[str, list[str]]
+
+
 def default_actions(definition: Json) -> int:
     """Give each action `runtimes` and `fallback`."""
     return _fill(definition, "actions", _runtime_and_fallback)
@@ -62,27 +70,36 @@ def both(definition: Json) -> int:
     return default_actions(definition) + seed_trigger_fallbacks(definition)
 
 
-def seeded(place: Path) -> dict[str, list[str]]:
-    """What the triggers of the connector in `place` still have as it was filled in, by trigger: for a person to tighten.
+def seeded(place: Path) -> Seeded:
+    """What the triggers of the connector in `place` still have as it was filled in: for a person to tighten.
 
     Raises:
         InputError: its definition cannot be read; names it.
     """
-    _, definition = _read(place / NAME)
+    path = place / NAME
+    try:
+        _, definition = _read(path)
+    except InputError as error:
+        raise InputError(error.message, code=error.code) from None  # nothing was to be written
+    own = definition.get("id") if isinstance(definition, dict) else None
     found: dict[str, list[str]] = {}
-    for number, trigger in enumerate(_operations(definition, "triggers"), 1):
-        what = []
-        dedupe = trigger.get("dedupe")
-        cursor = dedupe.get("cursor") if isinstance(dedupe, dict) else None
-        if isinstance(cursor, dict) and cursor.get("path") == "cursor":
-            what.append("cursor path")
-        if dedupe == SEEDED_DEDUPE:
-            what.append("dedupe")
-        if trigger.get("runtimes") == list(SEEDED_RUNTIMES):
-            what.append("runtimes")
-        if what:
-            found[str(trigger.get("id", number))] = what
-    return found
+    for name, trigger in _named(definition, "triggers"):
+        if what := _as_filled_in(trigger):
+            found[name] = what
+    return Seeded(own if isinstance(own, str) and own.strip() else place.name, found)
+
+
+def _as_filled_in(trigger: dict[str, Json]) -> list[str]:
+    what = []
+    dedupe = trigger.get("dedupe")
+    cursor = dedupe.get("cursor") if isinstance(dedupe, dict) else None
+    if isinstance(cursor, dict) and cursor.get("path") == "cursor":
+        what.append("cursor path")
+    if dedupe == SEEDED_DEDUPE:
+        what.append("dedupe")
+    if trigger.get("runtimes") in (list(SEEDED_RUNTIMES), ["node"]):  # the origin's own filling in
+        what.append("runtimes")
+    return what
 
 
 def _runtime_and_fallback(operation: dict[str, Json]) -> None:
@@ -103,11 +120,16 @@ def _fill(definition: Json, kind: str, fill: Callable[[dict[str, Json]], None]) 
 
 def _operations(definition: Json, kind: str) -> Iterator[dict[str, Json]]:
     """Those of a definition that are maps, from a list or from a map."""
+    return (one for _, one in _named(definition, kind))
+
+
+def _named(definition: Json, kind: str) -> Iterator[tuple[str, dict[str, Json]]]:
+    """The same with what each is called: its id, else its key or its number."""
     found = definition.get(kind) if isinstance(definition, dict) else None
-    if isinstance(found, dict):
-        found = list(found.values())
-    if isinstance(found, list):
-        yield from (one for one in found if isinstance(one, dict))
+    pairs = enumerate(found, 1) if isinstance(found, list) else ()
+    for key, one in found.items() if isinstance(found, dict) else pairs:
+        if isinstance(one, dict):
+            yield str(one.get("id", key)), one
 
 
 def patches(folder: Path, fill: Fill) -> list[Patch]:

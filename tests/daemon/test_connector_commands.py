@@ -151,11 +151,14 @@ def test_seeded_triggers_are_listed_for_a_person_to_tighten(command: Command, fo
     ]
     path.write_text(json.dumps(definition))
     command("connectors", "backfill")
+    (folder / "lamp").mkdir()
+    (folder / "lamp" / "definition.json").write_text('{"id": ')
 
     reviewed = command("connectors", "review", "--json")
 
     assert reviewed.code == 0
     assert "calls are not known" in reviewed.err
+    assert "not looked at: connectors/lamp/definition.json: not valid JSON" in reviewed.err
     assert reviewed.json == {
         "connectors": [
             {"id": "desk", "calls": None, "seeded": {"made": ["cursor path", "dedupe", "runtimes"]}}

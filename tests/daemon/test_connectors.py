@@ -319,6 +319,28 @@ def test_how_operations_have_gone_is_told_and_what_rests_can_be_asked_for_again(
     assert (asked, count_of(far, "/status/502")) == (3, 4)
 
 
+def test_the_busiest_connectors_are_the_first_to_be_tightened(
+    daemon: DaemonProcess, stackd: Command, tmp_path: Path
+) -> None:
+    ran(daemon, flow("post"))
+    seeded = {"runtimes": ["node"], "dedupe": {"strategy": "cursor", "cursor": {"path": "cursor"}}}
+    for name in ("atlas", "desk"):
+        write_connector(tmp_path, {"id": name, "triggers": {"made": seeded}})
+    items = daemon.http("GET", "/api/registry/evidence").json["items"]
+
+    reviewed = stackd("connectors", "review", "--folder", str(tmp_path), "--json").json
+    first = stackd("connectors", "review", "--folder", str(tmp_path), "--limit", "1").out
+
+    calls = sum(item["calls"] for item in items if item["app"] == "desk")
+    assert calls > 0
+    what = ["cursor path", "dedupe", "runtimes"]
+    assert reviewed["connectors"] == [
+        {"id": "desk", "calls": calls, "seeded": {"made": what}},
+        {"id": "atlas", "calls": 0, "seeded": {"made": what}},
+    ]
+    assert first == f"desk\t{calls}\tmade\tcursor path, dedupe, runtimes\n"
+
+
 def test_under_dev_a_definition_is_used_as_soon_as_it_is_written(
     tmp_path: Path, far: FarSide
 ) -> None:
