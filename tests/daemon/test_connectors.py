@@ -396,13 +396,16 @@ def test_what_names_nothing_to_test_with_says_so(daemon: DaemonProcess, stackd: 
     assert daemon.http("GET", "/api/credentials/untold").json["test"] is None
 
 
-def test_a_change_of_the_credential_forgets_its_test(daemon: DaemonProcess) -> None:
+def test_a_change_of_the_credential_forgets_its_test(
+    daemon: DaemonProcess, stackd: Command
+) -> None:
     body = {"id": "again", "connector": "desk", "fields": {"token": SECRET, "team": "200"}}
     daemon.http("POST", "/api/credentials", body)
-    daemon.http("POST", "/api/credentials/again/test")
+    live = stackd("connectors", "test", "--live", "--credential", "again")
 
     changed = daemon.http("PATCH", "/api/credentials/again", {"fields": {"team": "401"}})
 
+    assert (live.code, live.out) == (0, "again works: /status/200\n")
     assert changed.json["test"] is None
 
 
