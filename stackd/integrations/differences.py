@@ -78,9 +78,10 @@ def as_text(value: Json) -> str:
 
 def _cut(recorded: str | None, came: str | None) -> tuple[str | None, str | None]:
     """Both from shortly before where they part."""
-    both = zip(recorded or "", came or "", strict=False)
-    parts = next((at for at, (one, other) in enumerate(both) if one != other), 0)
-    longest = max(len(recorded or ""), len(came or ""))
+    texts = recorded or "", came or ""
+    both = enumerate(zip(*texts, strict=False))
+    shortest, longest = sorted(map(len, texts))
+    parts = next((at for at, (one, other) in both if one != other), shortest)
     start = max(parts - BEFORE, 0) if longest > LONGEST else 0
     return _piece(recorded, start), _piece(came, start)
 
