@@ -644,6 +644,7 @@ class _Daemon:
                 RateLimiter(store, self._clock),
                 Circuits(store, self._clock),
             ),
+            vault=self._vault,
             job_retry=RetryPolicy(
                 settings.retry_delay, settings.max_retry_delay, settings.max_retries + 1
             ),

@@ -152,11 +152,13 @@ class Actions:
         if node.operation is None:
             return None
         try:
-            return await self._tools.connectors.prepare(node, params, context)
+            call = await self._tools.connectors.prepare(node, params, context)
         except StackdError as error:
             raise _as_node_error(error, context) from error
         except Exception as error:
             raise _fault(error, node, context) from error
+        self._journal.secrets.learn(call.account.secret_values)
+        return call
 
     async def _turn(self, call: Call, row: NodeRow, context: NodeContext) -> float:
         waited = row.metadata is not None and TURN in loads(row.metadata)
@@ -235,6 +237,7 @@ class Actions:
         """Let what is known of the operation be written with the node run."""
         if call is None:
             return
+        self._journal.secrets.learn(call.account.fetched)
         if call.fell_back:
             told = context.metadata or {}  # without the secrets that a reason may quote
             words = f"{row.key}: by generic HTTP, for {told.get('integrationFallbackReason')}"

@@ -6,6 +6,8 @@ both or neither. The end of the called execution ends the waiting node run, in t
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from stackd.core.errors import BusyError, NodeError
 from stackd.core.ids import sortable_id
 from stackd.core.json import Json, dumps
@@ -66,7 +68,8 @@ class Calls:
             self._tools.admission.admit(tx, now=now)
             if not waits:
                 tx.emit(self._journal.finished(row))
-            executions.start(tx, new, now=now, execution_id=called)
+            given = self._journal.secrets.sealed(tx, new.input)
+            executions.start(tx, replace(new, input=given), now=now, execution_id=called)
             executions.put_nodes(tx, self._row.seq, [row])
 
         self._journal.rows[row.key] = row

@@ -17,6 +17,7 @@ from stackd.core.errors import LeaseLostError, StoreBusyError, StoreFullError
 from stackd.queue import verbs
 from stackd.queue.job import Job
 from stackd.runtime.frame import Loop
+from stackd.runtime.secrets import LiveSecrets
 from stackd.runtime.tools import STORE_RETRY, Tools
 from stackd.store.connection import Tx
 from stackd.workflows import executions, resume, why
@@ -84,6 +85,7 @@ class Journal:
         self._told = told
         self._pending = _Pending()
         self._writing: anyio.Lock | None = None
+        self.secrets = LiveSecrets(tools.vault)
         self.rows: dict[str, NodeRow] = {}  # those of finished iterations are forgotten
 
     def record(self, row: NodeRow) -> None:
@@ -113,6 +115,7 @@ class Journal:
     def note(self, code: str, message: str) -> None:
         """Note, with what is written next, why something took another way."""
         subject, now = self._row.id, self._tools.clock.time()
+        message = self.secrets.words(message)
         self._pending.others.append(lambda tx: why.note(tx, code, subject, message, now=now))
 
     def add(self, change: Callable[[Tx], None]) -> None:
@@ -121,10 +124,13 @@ class Journal:
 
     def finish_item(self, loop: Loop, index: int, output: bytes | None) -> None:
         """An iteration has ended: how far the loop has come is written with what it gave."""
-        seq, key = self._row.seq, loop.key
-        self._pending.others.append(
-            lambda tx: executions.put_loop_item(tx, seq, key, index, output)
-        )
+        seq, key, secrets = self._row.seq, loop.key, self.secrets
+
+        def put(tx: Tx) -> None:
+            stored = None if output is None else secrets.sealed(tx, output)
+            executions.put_loop_item(tx, seq, key, index, stored)
+
+        self._pending.others.append(put)
         self._pending.loops[key] = loop
         self._pending.size += len(output or b"")
 
@@ -225,12 +231,20 @@ class Journal:
     def _put(self, tx: Tx, pending: _Pending) -> None:
         seq = self._row.seq
         rows = list(pending.rows.values())
-        executions.put_nodes(tx, seq, rows)
+        executions.put_nodes(tx, seq, [self._stored(tx, row) for row in rows])
         for row in rows:
             if row.status in ENDED:
                 tx.emit(self.finished(row))
         for write in pending.others:
             write(tx)
+
+    def _stored(self, tx: Tx, row: NodeRow) -> NodeRow:
+        """`row` as it is stored: no secret of the execution stands in it in clear."""
+        secrets = self.secrets
+        return row._replace(
+            output=None if row.output is None else secrets.sealed(tx, row.output),
+            error=None if row.error is None else secrets.redacted(row.error),
+        )
 
     async def _written(self, change: Callable[[Tx], T], size_bytes: int) -> T:
         while True:

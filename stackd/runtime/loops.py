@@ -79,7 +79,9 @@ class Loops:
         """
         keys = [key for frame in frames for key in frame.keys]
         nodes = await self._tools.store.read(
-            lambda tx: executions.node_rows_of(tx, self._seq, keys)
+            lambda tx: self._journal.secrets.opened_rows(
+                tx, executions.node_rows_of(tx, self._seq, keys)
+            )
         )
         await self._values.read_large(nodes)
         rows = self._journal.rows
@@ -140,7 +142,7 @@ class Loops:
     async def _complete(self, loop: Loop) -> None:
         earlier: dict[int, bytes | None] = {}
         if loop.was_begun and loop.collects:
-            earlier = await self._read(executions.loop_items, loop.key)
+            earlier = await self._read(self._items, loop.key)
         text = loop.output(earlier)
         value = await aside_if(len(text) > LARGE, loads, text)
         self._node_runs.complete_as(loop.frame, loop.node, loop.row, value, text)
@@ -148,6 +150,13 @@ class Loops:
             self._journal.end_loop(loop.key)
         else:
             await self._journal.end_large_loop(loop.key, len(loop.items))
+
+    def _items(self, tx: Tx, seq: int, loop: str) -> dict[int, bytes | None]:
+        """What its iterations gave, as they gave it."""
+        return {
+            index: None if text is None else self._journal.secrets.opened(tx, text)
+            for index, text in executions.loop_items(tx, seq, loop).items()
+        }
 
     def close_if_failed(self, loop: Loop) -> None:
         """End a failed loop once nothing of it is in flight."""

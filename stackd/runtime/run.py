@@ -52,7 +52,7 @@ class Run:
         self._job = job
         self._row = row
         self._journal = Journal(tools, job, row, told=self._note_change)
-        self._values = Values(tools, graph, row)
+        self._values = Values(tools, graph, row, self._journal.secrets)
         self._node_runs = NodeRuns(tools, row, self._journal, self._values, work_of=self._work_of)
         self._is_fresh = job.fence == 1 and row.wakes == 0  # nothing can stand in the journal yet
         self._top: Frame | None = None
@@ -160,7 +160,8 @@ class Run:
 
         def read(tx: Tx) -> tuple[list[NodeRow], int]:
             nodes = executions.node_rows_of(tx, seq, keys)
-            return nodes, executions.all_outputs_bytes(tx, seq, nodes)
+            size = executions.all_outputs_bytes(tx, seq, nodes)
+            return self._journal.secrets.opened_rows(tx, nodes), size
 
         nodes, size = await self._tools.store.read(read)
         self._journal.rows = {node.key: node for node in nodes}
@@ -230,7 +231,9 @@ class Run:
                 row, nodes = await self._tools.store.read(
                     lambda tx: (
                         executions.get(tx, self._row.id),
-                        executions.node_rows_of(tx, self.seq, keys),
+                        self._journal.secrets.opened_rows(
+                            tx, executions.node_rows_of(tx, self.seq, keys)
+                        ),
                     )
                 )
         except StackdError as error:
@@ -389,6 +392,9 @@ class Run:
                 error = dumps({"code": "execution.cancelled", "message": "cancelled by request"})
             case _:
                 error = self._uncertainty()
+        secrets = self._journal.secrets
+        output = None if output is None else secrets.sealed(tx, output)
+        error = None if error is None else secrets.redacted(error)
         now = self._tools.clock.time()
         limit = self._tools.limits.output
         executions.end(tx, self._row, status, output=output, error=error, now=now, limit=limit)

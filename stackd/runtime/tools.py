@@ -12,6 +12,7 @@ from stackd.queue.job import RetryPolicy
 from stackd.runtime.connectors import Connectors
 from stackd.runtime.links import Links
 from stackd.store.database import Database
+from stackd.vault.records import Vault
 
 FLUSH_AFTER = 0.2  # seconds a pure result may stay in memory only
 INLINE_WAIT = 1.0  # seconds; a longer delay or retry wait is a timer and holds no worker slot
@@ -43,5 +44,6 @@ class Tools:
     links: Links
     job_retry: RetryPolicy
     connectors: Connectors
+    vault: Vault
     send_within: float  # seconds after its intent was written; later, another may own the execution
     flush_after: float = FLUSH_AFTER

@@ -18,8 +18,10 @@ from stackd.core.errors import ExpressionError
 from stackd.core.json import LARGE, Json, loads
 from stackd.core.large_json import Loaded, load
 from stackd.runtime.frame import Frame
+from stackd.runtime.secrets import LiveSecrets
 from stackd.runtime.tools import Tools
 from stackd.runtime.transforms import evaluated
+from stackd.vault.texts import MARK
 from stackd.workflows import executions
 from stackd.workflows.executions import ExecutionRow, NodeRow
 from stackd.workflows.expressions import Scope
@@ -34,10 +36,11 @@ class Values:
         share: of memory; grows with large outputs.
     """
 
-    __slots__ = ("_graph", "_large", "_links", "_row", "_store", "share", "total_bytes")
+    __slots__ = ("_graph", "_large", "_links", "_row", "_secrets", "_store", "share", "total_bytes")
 
-    def __init__(self, tools: Tools, graph: Graph, row: ExecutionRow) -> None:
+    def __init__(self, tools: Tools, graph: Graph, row: ExecutionRow, secrets: LiveSecrets) -> None:
         self._store = tools.store
+        self._secrets = secrets
         self._links = tools.links
         self._graph = graph
         self._row = row
@@ -49,10 +52,12 @@ class Values:
         """What expressions see at first: what the trigger gave. Large outputs of `nodes` are read too."""
         row, given = self._row, self._row.trigger_node
         await self.read_large(nodes)
-        if row.input is not None:
+        if row.input is not None and MARK not in row.input:
             return self._fixed_roots(loads(row.input))
         if given not in self._large:
-            text = await self._store.read(lambda tx: executions.input_of(tx, row))
+            text = await self._store.read(
+                lambda tx: self._secrets.opened(tx, executions.input_of(tx, row))
+            )
             self._large[given] = await aside(load, text)
         return self._fixed_roots(self._large[given].value)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,8 @@ from stackd.core.aside import aside_if
 from stackd.core.budget import Share
 from stackd.core.json import LARGE, dumps
 from stackd.store.connection import Tx
+from stackd.vault import texts
+from stackd.vault.records import Vault
 from stackd.web.auth import caller_of
 from stackd.web.context import of
 from stackd.web.views import ExecutionInFull, LinkOf, execution_parts, node_list_parts
@@ -42,22 +45,32 @@ async def rested(request: web.Request, execution_id: str) -> web.StreamResponse:
     """
     async with _room_for(request, execution_id) as is_large:
         link = _link(request, execution_id)
-        found = await of(request).store.read(lambda tx: _in_full(tx, execution_id, link))
+        context = of(request)
+        found = await context.store.read(lambda tx: _in_full(tx, context.vault, execution_id, link))
         is_large = is_large or len(found.nodes) > MANY_NODES
         return await in_parts(request, await aside_if(is_large, execution_parts, found))
 
 
-def _in_full(tx: Tx, execution_id: str, link: LinkOf | None) -> ExecutionInFull:
+def _in_full(tx: Tx, vault: Vault, execution_id: str, link: LinkOf | None) -> ExecutionInFull:
     row = executions.get(tx, execution_id)
-    nodes = executions.telling_node_rows(tx, row.seq, limit=NODES_SHOWN + 1)
+    nodes = _shown(tx, vault, executions.telling_node_rows(tx, row.seq, limit=NODES_SHOWN + 1))
     return ExecutionInFull(
-        row,
+        replace(row, output=_shown_text(tx, vault, row.output)),
         None if row.parent is None else executions.id_of(tx, row.parent),
-        executions.input_of(tx, row),
+        texts.shown(tx, vault, executions.input_of(tx, row)),
         sorted(nodes[:NODES_SHOWN], key=lambda node: (node.started_at or 0.0, node.key)),
         len(nodes) > NODES_SHOWN,
         link,
     )
+
+
+def _shown(tx: Tx, vault: Vault, rows: list[NodeRow]) -> list[NodeRow]:
+    """Node runs without the secrets that their outputs hold."""
+    return [row._replace(output=_shown_text(tx, vault, row.output)) for row in rows]
+
+
+def _shown_text(tx: Tx, vault: Vault, text: bytes | None) -> bytes | None:
+    return None if text is None else texts.shown(tx, vault, text)
 
 
 def _link(request: web.Request, execution_id: str) -> LinkOf | None:
@@ -76,10 +89,12 @@ async def node_runs(
         OverloadedError: as `rested`.
     """
     async with _room_for(request, execution_id) as is_large:
+        vault = of(request).vault
 
         def query(tx: Tx) -> list[NodeRow]:
             seq = executions.get(tx, execution_id).seq
-            return executions.node_rows_after(tx, seq, after, limit=limit + 1)
+            rows = executions.node_rows_after(tx, seq, after, limit=limit + 1)
+            return _shown(tx, vault, rows)
 
         rows = await of(request).store.read(query)
         cursor = rows[limit - 1].key if len(rows) > limit else None
@@ -97,7 +112,13 @@ async def output(request: web.Request, execution_id: str) -> web.StreamResponse 
         OverloadedError: as `rested`.
     """
     async with _room_for(request, execution_id):
-        row = await of(request).store.read(lambda tx: executions.get(tx, execution_id))
+        vault = of(request).vault
+
+        def query(tx: Tx) -> ExecutionRow:
+            row = executions.get(tx, execution_id)
+            return replace(row, output=_shown_text(tx, vault, row.output))
+
+        row = await of(request).store.read(query)
         if row.status is not ExecutionStatus.COMPLETED:
             return row
         return await in_parts(request, [row.output or b"null"])

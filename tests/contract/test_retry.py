@@ -281,7 +281,9 @@ async def test_a_keyed_step_whose_input_would_differ_is_uncertain(world):
     world.http.script.append(ok(status=500))
     execution = await world.run(text)
     await world.store.write(
-        lambda tx: tx.execute("UPDATE node_runs SET output = '{\"at\": 1}' WHERE key = 'v'")
+        lambda tx: tx.execute(
+            "UPDATE node_runs SET output = CAST('{\"at\": 1}' AS BLOB) WHERE key = 'v'"
+        )
     )
 
     await again(world, execution)

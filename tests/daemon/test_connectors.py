@@ -19,6 +19,9 @@ HANDLERS = """
 async def by_handler(params, ctx):
     return {"by": "handler", "status": (await ctx.http.get("/handled")).status}
 
+async def leaks(params, ctx):
+    return {"token": ctx.connection["token"]}
+
 async def holds(params, ctx):
     await ctx.http.post("/held", json=params)
 """
@@ -43,6 +46,7 @@ def desk(url: str) -> dict[str, Any]:
             action("refused", "POST", "/status/403"),
             action("down", "PUT", "/status/502"),
             action("holds", "POST", "/again", effect="unsafe"),
+            action("leaks", "GET", "/leaks", hidden=True),
             {"id": "nothing"},
         ],
         "triggers": [action("new_post", "GET", "/posts", type="polling")],
@@ -110,7 +114,7 @@ def test_what_can_run_is_told_with_what_runs_it(daemon: DaemonProcess) -> None:
         "python": True, "http": True, "node": True, "appsScript": False, "cloudWorker": False,
     }  # fmt: skip
     assert entry["normalizedAppId"] == "desk"
-    assert entry["actions"] == ["by_handler", "down", "holds", "post", "refused"]
+    assert entry["actions"] == ["by_handler", "down", "holds", "leaks", "post", "refused"]
     assert entry["triggers"] == []
     assert entry["actionDetails"]["by_handler"] == {
         "id": "by_handler", "normalizedId": "by_handler", "kind": "action",
@@ -497,3 +501,25 @@ def test_credentials_that_cannot_be_are_refused_and_not_shown(
     assert answer.status == 422, answer.text
     assert INLINE not in answer.text
     assert daemon.http("GET", "/api/workflows/refused-ones").status == 404
+
+
+def test_an_output_that_holds_the_credential_is_stored_sealed_and_shown_without_it(
+    daemon: DaemonProcess, stackd: Command
+) -> None:
+    text = flow("leaks") + "  - {from: a, to: b}\n"
+    text = text.replace(
+        "edges:",
+        '  - {id: b, type: transform.data.set, params: {values: {n: "{{ a.token | length }}"}}}\nedges:',
+    )
+    execution_id = daemon.begin(daemon.load(text)["id"])
+    execution = daemon.until(execution_id, "completed", "failed")
+
+    shown = stackd("executions", "show", execution_id, "--json")
+
+    nodes = {node["id"]: node for node in execution["nodes"]}
+    assert nodes["a"]["output"] == {"token": "[REDACTED]"}
+    assert execution["output"] == nodes["b"]["output"] == {"n": len(SECRET)}
+    assert SECRET not in shown.out
+    for file in daemon.state.rglob("stackd.db*"):
+        assert SECRET.encode() not in file.read_bytes()
+    assert SECRET not in daemon.tail()

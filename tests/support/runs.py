@@ -25,6 +25,9 @@ from stackd.runtime.versions import Versions
 from stackd.runtime.workflow_runtime import Claimed, WorkflowRuntime, claim, rescue
 from stackd.store.database import Database
 from stackd.testing import FakeClock, ScriptedHttp
+from stackd.vault.fields import NoSchemas
+from stackd.vault.keyring import Keyring
+from stackd.vault.records import Vault
 from stackd.workflows import catalogue, executions
 from stackd.workflows.catalogue import NewVersion
 from stackd.workflows.document import read_document
@@ -106,6 +109,7 @@ class World:
             admission=Admission(self.max_jobs, self.store.reserve),
             links=self.links,
             connectors=self.made_up.connectors,
+            vault=Vault(Keyring("k" * 32), NoSchemas()),
             job_retry=RetryPolicy(base=1.0, cap=60.0),
             send_within=(SILENT_LEASES - 1) * LEASE,
         )

@@ -27,6 +27,9 @@ from stackd.runtime.workflow_runtime import Claimed, WorkflowRuntime
 from stackd.store.connection import Tx
 from stackd.store.database import Database
 from stackd.testing import FakeClock, ok
+from stackd.vault.fields import NoSchemas
+from stackd.vault.keyring import Keyring
+from stackd.vault.records import Vault
 from stackd.workflows import executions
 from stackd.workflows.executions import CancelRequested, TimerFired
 from stackd.workflows.resume import NodeResumed
@@ -210,6 +213,7 @@ class WorkerProcess:
             admission=Admission(10**6, store.reserve),
             links=Links("k" * 32, "http://box.example"),
             connectors=MadeUp(store, clock=clock).connectors,
+            vault=Vault(Keyring("k" * 32), NoSchemas()),
             job_retry=RetryPolicy(1.0, 60.0),
             send_within=(SILENT_LEASES - 1) * LEASE,
             flush_after=3600.0,
