@@ -73,7 +73,7 @@ def _filled(tx: Tx, vault: Vault, text: bytes, fill: Callable[[dict[str, Any]], 
     def value_of(found: re.Match[bytes]) -> bytes:
         try:
             return fill(_held(tx, vault, found))
-        except SealError:  # somebody wrote what looks like one
+        except (SealError, ValueError):  # somebody wrote what looks like one, in Base64 or not
             return found[0]
 
     return _SEALED.sub(value_of, text)

@@ -190,3 +190,16 @@ async def test_what_only_looks_sealed_stays_as_it_is(database: Database, tmp_pat
     row = await world.row(execution)
     told = await database.read(lambda tx: shown(world, tx, row.output))
     assert told == given
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1.A.A", "1.AAAA.AAAA", "999999999999999999.AAAA.AAAA", "0.AAAA.AAAA", "1.====.===="],
+)
+async def test_what_only_looks_sealed_is_what_it_is(database: Database, text: str) -> None:
+    written = dumps({"a": {"$secret": text}})
+    await database.write(lambda tx: keyring.ensure(tx, VAULT.keyring, place=database.path, now=1.0))
+
+    whole, found = await database.write(lambda tx: texts.opened(tx, VAULT, written))
+
+    assert (whole, found) == (written, set())
