@@ -102,7 +102,8 @@ class Integrity:
 
     async def _interrupt(self, connection: ThreadConnection) -> None:
         """Again and again: SQLite forgets an interrupt that comes before a statement has begun."""
-        with contextlib.suppress(sqlite3.ProgrammingError):  # it is closed
+        # It is closed: SQLite's own word, or that of aiosqlite, which has let go of it.
+        with contextlib.suppress(sqlite3.ProgrammingError, ValueError):
             while True:
                 connection.raw.interrupt()  # from here, as sqlite3 allows
                 await self._clock.sleep(INTERRUPT_AGAIN)

@@ -431,7 +431,7 @@ def test_credentials_of_a_node_work_and_are_shown_nowhere(
     node = ran(daemon, inline("inline"))
 
     shown = daemon.http("GET", "/api/workflows/inline")
-    assert [one["code"] for one in loaded["warnings"]] == ["node.inline_credentials"]
+    assert "node.inline_credentials" in [one["code"] for one in loaded["warnings"]]
     assert (node["status"], node["metadata"]["credentialSource"]) == ("completed", "inline")
     assert far.tokens["/post"] == f"Bearer {INLINE}"
     assert list(shown.json["document"]["nodes"][1]["credentials"]) == ["$sealed"]
