@@ -178,7 +178,7 @@ def read_connector(folder: Path) -> Connector:
     app_id = raw.get("id")
     handlers = load_handlers(folder / HANDLERS)
     whole = hashlib.sha256(text)
-    whole.update(handlers.digest.encode())
+    whole.update(f"{handlers.digest} {handlers.problem or ''}".encode())
     return Connector(
         id=app_id if isinstance(app_id, str) and app_id.strip() else folder.name,
         folder=folder,

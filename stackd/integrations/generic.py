@@ -21,6 +21,7 @@ from stackd.integrations.paging import Pages
 from stackd.integrations.plan import Hosts, Parts, Plan
 from stackd.integrations.signing import Draft, signed
 
+SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110, 9.2.1
 LONGEST_ERROR: Final = 64 * 1024  # bytes of an answer that is read for its words
 WORDS: Final = {"ndjson": "text", "none": "text"}  # how a body is read before it is taken apart
 
@@ -45,6 +46,9 @@ class Try(Situation, Protocol):
 
     async def turn(self) -> None:
         """Return when the next request may go."""
+
+    def acted(self) -> None:
+        """Called once the far side has done a part: what fails after it may not begin all of it again."""
 
     def exhausted(self, seconds: float) -> None:
         """Called where an answer says that nothing is left of a limit for so long."""
@@ -146,6 +150,8 @@ class Caller:
             if token is not None:
                 answer = await self._send(parts, token, is_last=is_last)
         self._judge(answer)
+        if parts.method not in SAFE:
+            self.situation.acted()
         return answer
 
     async def _send(self, parts: Parts, token: str | None, *, is_last: bool) -> Answer:
@@ -345,7 +351,7 @@ def _output(plan: Plan, reader: Reader) -> Json:
 
 def _lines(text: str) -> list[Json]:
     try:
-        return [loads_strict(line.encode()) for line in text.splitlines() if line.strip()]
+        return [loads_strict(line.encode()) for line in text.split("\n") if line.strip()]
     except InputError as error:
         raise NodeError(
             f"answered with a line that is no JSON: {error.message}",

@@ -339,6 +339,9 @@ class _Situation:
     async def turn(self) -> None:
         pass
 
+    def acted(self) -> None:
+        pass
+
     def exhausted(self, seconds: float) -> None:
         pass
 

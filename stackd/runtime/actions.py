@@ -202,6 +202,9 @@ class Actions:
             self._tools.events.emit(NodeStarted(self._execution_id, row.key, row.attempt))
             output = await self._handle(node, params, context, call)
         except NodeError as error:
+            if context.has_acted and (error.declined or not error.sent):
+                # The last request did nothing, those before it did: that is known, and not to be done again.
+                error.declined, error.sent, error.answered = False, True, True
             self._note_end(call, row, context, error)
             return error
         except anyio.get_cancelled_exc_class():

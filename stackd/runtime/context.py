@@ -26,6 +26,7 @@ class NodeContext:
             through all of them then belongs aside.
         sent: set once the first byte of a request may have left.
         answered: set once the far side has answered in full.
+        has_acted: set once the far side has done a part of what this try is for.
         metadata: what ran it, as that says itself.
         deadline: ends this try when `timeout` is over.
         send_before: by the monotonic clock; a first byte after it is refused. This process may have been
@@ -47,6 +48,7 @@ class NodeContext:
     is_large: bool = False
     sent: bool = False
     answered: bool = False
+    has_acted: bool = False
     metadata: dict[str, Json] | None = None
     deadline: anyio.CancelScope | None = None
     send_before: float = math.inf
@@ -61,6 +63,10 @@ class NodeContext:
             return
         while wait := await self.turn_of():
             await self.clock.sleep(wait)
+
+    def acted(self) -> None:
+        """Called once the far side has done a part: what fails after it may not begin all of it again."""
+        self.has_acted = True
 
     def exhausted(self, seconds: float) -> None:
         """Called where an answer says that nothing is left of a limit for so long."""
