@@ -177,9 +177,10 @@ def _is_fetched(auth: Auth, account: Account) -> bool:
 
 
 def _key(auth: Auth, account: Account, caller: Caller) -> tuple[str, int, str]:
-    # An inline credential has no name: it is told from others by what it holds.
+    # An inline credential has no name: it is told from others by what it holds. A stored one may have been removed
+    # and another have its name, whose versions begin anew.
     name = (
-        account.id
+        f"{account.id}:{account.changed_at}"
         if account.id is not None
         else f"{hash(tuple(sorted(map(repr, account.fields.items()))))}"
     )
