@@ -74,6 +74,7 @@ class Account:
         return token
 
 
+UNSIGNED: Final = Auth(type="none")
 NOBODY: Final = Account("inline")
 
 
@@ -86,16 +87,14 @@ def way_in(app: App, chosen: str | None, account: Account) -> Auth:
     ways = app.ways_in
     name = chosen or account.auth
     if name == "none":
-        return Auth(type="none")
+        return UNSIGNED
     if name is not None and name not in ways and name not in {one.type for one in ways.values()}:
         raise NodeError(
             f"{app.id} has no authentication {name!r}; it has {', '.join(ways)}",
             kind="invalid",
             code="credential.unknown_auth",
         )
-    found = next(
-        (one for key, one in ways.items() if name in (None, key, one.type)), Auth(type="none")
-    )
+    found = next((one for key, one in ways.items() if name in (None, key, one.type)), UNSIGNED)
     if found.unsupported is not None:
         raise NodeError(
             f"{app.id} signs in by {found.unsupported}, which is not supported",

@@ -63,6 +63,13 @@ class Limit:
     reset: float | None = None
 
 
+_UNTOLD: Final = Limit()
+_USUAL: Final = tuple(
+    (f"{prefix}remaining", f"{prefix}reset")
+    for prefix in ("ratelimit-", "x-ratelimit-", "x-rate-limit-")
+)
+
+
 def matches(status: int, wanted: Iterable[Status]) -> bool:
     """Whether `wanted` names `status`, by itself or by its class."""
     return any(one == status or one == f"{status // 100}xx" for one in wanted)
@@ -188,11 +195,11 @@ def limit_of(response: Response, reader: Reader, limits: LimitsFrom | None, *, n
         return Limit(remaining, reset)
     if (field := headers.get("ratelimit")) is not None:
         return _rate_limit_field(field)
-    for prefix in ("ratelimit-", "x-ratelimit-", "x-rate-limit-"):
-        if (text := headers.get(f"{prefix}remaining")) is not None:
-            found = headers.get(f"{prefix}reset", "")
+    for left, reset_at in _USUAL:
+        if (text := headers.get(left)) is not None:
+            found = headers.get(reset_at, "")
             return Limit(_number(text), read_moment(found, "auto", now=now))
-    return Limit()
+    return _UNTOLD
 
 
 def _rate_limit_field(field: str) -> Limit:

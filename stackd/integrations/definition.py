@@ -7,6 +7,7 @@ them. Values only: nothing here reads a file or knows what can be run.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -504,6 +505,6 @@ class App(_Part):
         return spellings.app(given)
 
     @property
-    def ways_in(self) -> dict[str, Auth]:
+    def ways_in(self) -> Mapping[str, Auth]:
         """Its kinds of authentication by name, the one that is meant where none is named first."""
-        return dict(self.auths) or {"default": self.authentication}
+        return self.auths or {"default": self.authentication}

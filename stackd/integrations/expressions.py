@@ -47,14 +47,19 @@ class Reader:
         self, response: Response, body: Json, roots: Mapping[str, Json], *, now: float
     ) -> None:
         self.body = body
-        self.headers: Mapping[str, Json] = dict(response.headers)
+        self.headers: Mapping[str, Json] = response.headers
         self.status = response.status
         self._now = now
-        self._roots = {
-            **roots,
-            "response": {"status": self.status, "headers": self.headers, "body": body},
-            "body": body,
-            "headers": self.headers,
+        self._given = roots
+
+    @property
+    def _roots(self) -> dict[str, Json]:
+        headers = dict(self.headers)
+        return {
+            **self._given,
+            "response": {"status": self.status, "headers": headers, "body": self.body},
+            "body": self.body,
+            "headers": headers,
             "status": self.status,
         }
 

@@ -13,7 +13,7 @@ from stackd.core.json import Json, loads_strict
 from stackd.http.exchange import Answer, Situation, exchange, opened
 from stackd.http.message import Body, JsonBody, RawBody, Request, Response, Source
 from stackd.http.reading import is_json
-from stackd.integrations.account import Account, way_in
+from stackd.integrations.account import Account
 from stackd.integrations.answers import failure, limit_of, matches
 from stackd.integrations.definition import Auth, Pagination
 from stackd.integrations.expressions import Reader
@@ -119,7 +119,7 @@ class Caller:
         self._tokens = tokens
         self._encode = encode
 
-    @cached_property
+    @property
     def base_url(self) -> str:
         return self.plan.base_url(self.account)
 
@@ -127,9 +127,9 @@ class Caller:
     def hosts(self) -> Hosts:
         return self.plan.hosts(self.base_url)
 
-    @cached_property
+    @property
     def _auth(self) -> Auth:
-        return way_in(self.plan.app, self.plan.operation.auth, self.account)
+        return self.plan.way_in(self.account)
 
     def asking_as(self, encode: str) -> Caller:
         """The same, whose bodies are written so whatever the operation says."""
@@ -179,7 +179,9 @@ class Caller:
             Request(
                 method=parts.method,
                 url=parts.url,
-                query=_query([*parts.query, *more.query.items()]),
+                query=_query([*parts.query, *more.query.items()])
+                if parts.query or more.query
+                else None,
                 headers=headers,
                 body=body,
                 timeout=min(situation.timeout, self._timeout),
@@ -220,7 +222,7 @@ class Caller:
         error = failure(
             answer.response,
             reader,
-            (*plan.operation.errors, *plan.app.defaults.errors, *plan.app.errors),
+            plan.rules(answer.response.status),
             app=plan.app.id,
             allowed=plan.operation.allow_status,
             limits=plan.app.limits_from,
@@ -235,7 +237,7 @@ class Caller:
         return Reader(
             answer.response,
             answer.body,
-            {"params": dict(params), "conn": self.account.public},
+            {"params": params, "conn": self.account.public},
             now=self.situation.clock.time(),
         )
 
@@ -293,7 +295,7 @@ def mark(plan: Plan, parts: Parts, key: str | None) -> None:
     own = plan.idempotency
     if own is None or own.header is not None:
         name = "Idempotency-Key" if own is None else str(own.header)
-        if name.lower() not in {given.lower() for given in parts.headers}:
+        if all(given.lower() != name.lower() for given in parts.headers):
             parts.headers[name] = key
     elif own.body is not None and (parts.body is None or isinstance(parts.body, dict)):
         parts.body = {**(parts.body if isinstance(parts.body, dict) else {}), own.body: key}

@@ -22,9 +22,12 @@ from stackd.http.egress import normal_host
 from stackd.http.message import Body, FormBody, JsonBody, RawBody, Source
 from stackd.http.values import blob_in, blobs_in, multipart_of, scalar
 from stackd.integrations import styles
-from stackd.integrations.account import Account
+from stackd.integrations.account import NOBODY, Account, way_in
+from stackd.integrations.answers import matches
 from stackd.integrations.definition import (
     App,
+    Auth,
+    ErrorRule,
     Idempotency,
     Operation,
     Pagination,
@@ -125,10 +128,14 @@ class Plan:
         self.schema = Schema(
             operation.parameters, app.schemas, fills_only_required=self.method in UPDATES
         )
+        self._ways: dict[str | None, Auth] = {}
+        self._rules: dict[int, tuple[ErrorRule, ...]] = {}
         self._properties = _properties(operation.parameters, app.schemas)
         self._spots = {name: self._spot(name, schema) for name, schema in self._properties.items()}
         try:
-            self._sent = [_Extra(one) for one in (app.defaults.send, operation.send)]
+            self._sent = [
+                _Extra(one) for one in (app.defaults.send, operation.send) if one != Sent()
+            ]
             self._app_headers = {name: parse_template(text) for name, text in app.headers.items()}
             self._endpoint = template(operation.endpoint or "")
         except ExpressionError as error:
@@ -185,6 +192,25 @@ class Plan:
             return None
         return None if found is OMIT else found
 
+    def way_in(self, account: Account) -> Auth:
+        """As of the function of that name; looked up once for each way."""
+        found = self._ways.get(account.auth)
+        if found is None:
+            found = self._ways[account.auth] = way_in(self.app, self.operation.auth, account)
+        return found
+
+    def rules(self, status: int) -> tuple[ErrorRule, ...]:
+        """What may make a failure, or none, of an answer with that status: the operation's own rules first."""
+        found = self._rules.get(status)
+        if found is None:
+            operation, app = self.operation, self.app
+            found = self._rules[status] = tuple(
+                one
+                for one in (*operation.errors, *app.defaults.errors, *app.errors)
+                if not one.status or matches(status, one.status)
+            )
+        return found
+
     # -- where it goes
 
     @cached_property
@@ -208,7 +234,18 @@ class Plan:
         Raises:
             NodeError: nobody says where, or it is no URL.
         """
-        account = self.completed(account)
+        return self._fixed_base or self._base_url(self.completed(account))
+
+    @cached_property
+    def _fixed_base(self) -> str | None:
+        """The base URL where it is the same for every account."""
+        written = self.operation.base_url or self.app.base_url
+        declared = self.app.connection.fields.get("properties", {})
+        if not written or "{" in written or "baseUrl" in declared:
+            return None
+        return self._base_url(NOBODY)
+
+    def _base_url(self, account: Account) -> str:
         written = self.operation.base_url or self.app.base_url or ""
         own = account.fields.get("baseUrl") or account.fields.get("base_url")
         declared = self.app.connection.fields.get("properties", {})
@@ -238,6 +275,13 @@ class Plan:
 
     def hosts(self, base_url: str) -> Hosts:
         """Who may be sent the credentials of that app."""
+        return self._fixed_hosts if base_url == self._fixed_base else self._hosts(base_url)
+
+    @cached_property
+    def _fixed_hosts(self) -> Hosts:
+        return self._hosts(self._fixed_base or "")
+
+    def _hosts(self, base_url: str) -> Hosts:
         declared = [*self.app.hosts, *self.app.network.required_outbound]
         if self.operation.base_url is not None and "{" not in self.operation.base_url:
             declared.append(URL(self.operation.base_url).host or "")
@@ -256,11 +300,14 @@ class Plan:
         parts = Parts(self.method, url)
         members: dict[str, Json] = {}
         whole: Json = None
-        scoped = scope({"params": dict(params), "conn": account.public})
-        for extra in self._sent:
-            extra.add_to(parts, members, scoped)
-        for name, text in self._own_headers(scoped).items():
-            parts.headers.setdefault(name, text)
+        if self._fixed_headers is None or self._sent:
+            scoped = scope({"params": dict(params), "conn": account.public})
+            for extra in self._sent:
+                extra.add_to(parts, members, scoped)
+            for name, text in self._own_headers(scoped).items():
+                parts.headers.setdefault(name, text)
+        else:
+            parts.headers.update(self._fixed_headers)
         for name, value in params.items():
             if name in used or value is OMIT:
                 continue
@@ -292,7 +339,14 @@ class Plan:
 
     def headers(self, account: Account) -> dict[str, str]:
         """What the app is sent with every request, whoever makes it."""
-        return self._own_headers(scope({"conn": account.public}))
+        return dict(self._fixed_headers or self._own_headers(scope({"conn": account.public})))
+
+    @cached_property
+    def _fixed_headers(self) -> dict[str, str] | None:
+        """The app's headers, where none has an expression."""
+        if not all(text.is_static for text in self._app_headers.values()):
+            return None
+        return self._own_headers(scope({}))
 
     def _own_headers(self, scoped: Any) -> dict[str, str]:
         found = {name: _rendered(text, scoped) for name, text in self._app_headers.items()}
@@ -352,8 +406,10 @@ class Plan:
                     kind="invalid",
                     code="params.invalid",
                 ) from None
-        else:
+        elif self._placeholders:
             path = _PLACE.sub(lambda found: self._in_path(found, params, account, used), written)
+        else:
+            path = written
         if path.startswith(("http://", "https://")):
             return path
         return f"{base_url}/{path.lstrip('/')}" if path not in ("", "/") else f"{base_url}{path}"

@@ -139,6 +139,7 @@ class _Made:
     payloads: dict[bool, Payload] = field(default_factory=dict)
     runs: dict[str, bool] = field(default_factory=dict)  # by connector
     plans: LRUCache[tuple[str, Kind, str], Plan] = field(default_factory=lambda: LRUCache(PLANS))
+    targets: dict[tuple[str, str, Kind], Target] = field(default_factory=dict)
 
 
 class Registry:
@@ -188,6 +189,15 @@ class Registry:
             NodeError: there is no such connector or operation, its definition cannot be used, or nothing
                 can run it; with the issue's code and words.
         """
+        targets = self._current().targets
+        found = targets.get((app, operation, kind))
+        if found is None:
+            if len(targets) >= PLANS:
+                targets.clear()
+            found = targets[app, operation, kind] = self._target(app, operation, kind)
+        return found
+
+    def _target(self, app: str, operation: str, kind: Kind) -> Target:
         connector = self.catalogue.find(app)
         if connector is None:
             known = [one.id for one in self.catalogue.connectors]

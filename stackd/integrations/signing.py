@@ -53,30 +53,38 @@ def signed(auth: Auth, account: Account, draft: Draft, *, token: str | None = No
     Raises:
         NodeError: the credential lacks what is needed; names the field.
     """
-    more = Signed(
-        {name: fill(text, account) for name, text in auth.headers.items()},
-        {name: fill(text, account) for name, text in auth.query.items()},
+    found = _by_type(auth, account, draft, token)
+    if not (auth.headers or auth.query):
+        return found
+    return found.joined(
+        Signed(
+            {name: fill(text, account) for name, text in auth.headers.items()},
+            {name: fill(text, account) for name, text in auth.query.items()},
+        )
     )
+
+
+def _by_type(auth: Auth, account: Account, draft: Draft, token: str | None) -> Signed:
     match auth.type:
         case "none":
-            return more
+            return Signed()
         case "api_key":
             value = _value(auth, account, KEYS, "apiKey")
-            return _placed(auth, auth.name, f"{auth.prefix or ''}{value}").joined(more)
+            return _placed(auth, auth.name, f"{auth.prefix or ''}{value}")
         case "bearer" | "oauth2":
             value = token or _value(
                 auth, account, TOKENS, "accessToken" if auth.type == "oauth2" else "token"
             )
             prefix = "Bearer " if auth.prefix is None else auth.prefix
-            return _placed(auth, auth.name or "Authorization", f"{prefix}{value}").joined(more)
+            return _placed(auth, auth.name or "Authorization", f"{prefix}{value}")
         case "session":
             value = token or ""
             prefix = auth.prefix or ""
-            return _placed(auth, auth.name or "Authorization", f"{prefix}{value}").joined(more)
+            return _placed(auth, auth.name or "Authorization", f"{prefix}{value}")
         case "basic":
             pair = f"{_user(auth, account)}:{_password(auth, account)}"
             text = base64.b64encode(pair.encode()).decode()
-            return Signed({"Authorization": f"Basic {text}"}).joined(more)
+            return Signed({"Authorization": f"Basic {text}"})
         case "signer":
             signer = SIGNERS.get(auth.signer or "")
             if signer is None:
@@ -85,8 +93,9 @@ def signed(auth: Auth, account: Account, draft: Draft, *, token: str | None = No
                     kind="invalid",
                     code="credential.unknown_signer",
                 )
-            return signer(auth, account, draft).joined(more)
+            return signer(auth, account, draft)
         case "all":
+            more = Signed()
             for part in auth.parts:
                 more = more.joined(signed(part, account, draft, token=token))
             return more

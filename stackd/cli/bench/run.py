@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from stackd.cli.bench.connectors import measure_connectors
 from stackd.cli.bench.growth import measure_growth
 from stackd.cli.bench.idle import measure_idle
 from stackd.cli.bench.queue import measure_queue
@@ -30,6 +31,7 @@ MEASURES: Final[dict[str, Measure]] = {
     "execution": measure_single,
     "shape": measure_shapes,
     "http": measure_http,
+    "connectors": measure_connectors,
     "growth": measure_growth,
     "daemon": measure_idle,
 }

@@ -42,7 +42,7 @@ async def measure_http(folder: Path, scale: float) -> list[Figure]:
 
         async def step() -> None:
             params = {"method": "POST", "url": url, "json": payload}
-            output = await HANDLERS["action.http.request"](params, _context(http, blobs))
+            output = await HANDLERS["action.http.request"](params, context(http, blobs))
             assert output["body"] == payload  # noqa: S101  # else nothing was measured
 
         async def plain() -> None:
@@ -61,7 +61,8 @@ async def measure_http(folder: Path, scale: float) -> list[Figure]:
     ]
 
 
-def _context(http: HttpClient, blobs: BlobFolder) -> NodeContext:
+def context(http: HttpClient, blobs: BlobFolder) -> NodeContext:
+    """One try of a node of which nothing is told."""
     return NodeContext(
         clock=clock,
         http=http,
