@@ -25,6 +25,8 @@ MAX_DEPTH = (
     500  # of lists and maps in each other; reading recurses, at whatever depth the reader stands
 )
 
+SHALLOW = 32  # levels that nearly all JSON keeps to
+_NO_BRACKETS = bytes(one for one in range(256) if one not in b"[]{}")
 _ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")  # perhaps: whole pairs look so too
 _NESTING = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[{\]}]', re.DOTALL)
@@ -95,7 +97,8 @@ def loads_strict(data: bytes | bytearray) -> Json:
             `LARGE` only that of what is no JSON at all.
     """
     try:
-        if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _depth(data) > MAX_DEPTH:
+        many = data.count(b"[") + data.count(b"{") > MAX_DEPTH
+        if many and not _is_shallow(data) and _depth(data) > MAX_DEPTH:
             raise too_deep()
         if (
             b'": ' not in data
@@ -161,6 +164,22 @@ def too_deep() -> InputError:
 
 def duplicate_key(key: str) -> InputError:
     return InputError(f"duplicate JSON key {shown(key)!r}", code="json.duplicate_key")
+
+
+def _is_shallow(data: bytes | bytearray) -> bool:
+    """Whether `data` is surely nested no deeper than `SHALLOW`: in time that hardly depends on how much it holds.
+
+    Outside of texts, only brackets are kept, and pairs with nothing between them taken out again and again: each
+    time that takes two levels at the most.
+    """
+    if b"\\" in data:
+        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    marks = b"".join(data.split(b'"')[::2]).translate(None, _NO_BRACKETS)
+    for _ in range(SHALLOW // 2):
+        if not marks:
+            return True
+        marks = marks.replace(b"{}", b"").replace(b"[]", b"")
+    return not marks
 
 
 def _depth(data: bytes | bytearray) -> int:

@@ -20,7 +20,15 @@ from stackd.core.clock import rfc3339
 from stackd.core.errors import InputError
 from stackd.core.events import Event, EventBus
 from stackd.core.ids import ALPHABET, sortable_id
-from stackd.core.json import MAX_DEPTH, dumps, loads, loads_strict
+from stackd.core.json import (
+    MAX_DEPTH,
+    SHALLOW,
+    _depth,
+    _is_shallow,
+    dumps,
+    loads,
+    loads_strict,
+)
 from stackd.core.process import boot_id, current_process, is_gone, pid_namespace, start_ticks
 
 # -- ids
@@ -216,6 +224,26 @@ def test_json_deeper_than_that_is_not_written() -> None:
 
     with pytest.raises(TypeError, match="nested deeper than 500"):
         dumps(value)
+
+
+BRACKETS = st.recursive(
+    st.text(alphabet='[]{}"\\a:,', max_size=6) | st.integers(),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(alphabet='[]{}"\\', max_size=4), inner, max_size=3)
+    ),
+    max_leaves=30,
+)
+
+
+@given(BRACKETS, st.integers(0, 2 * SHALLOW))
+def test_what_is_found_to_be_shallow_is(value, more):
+    text = b"[" * more + json.dumps(value).encode() + b"]" * more
+
+    if _is_shallow(text):
+        assert _depth(text) <= SHALLOW
+    else:
+        assert _depth(text) > SHALLOW // 2
 
 
 def test_many_brackets_beside_each_other_are_not_deep() -> None:
