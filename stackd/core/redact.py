@@ -1,13 +1,15 @@
 r"""Finds secrets in what is about to get out, in every form that they take on the way, and puts `[REDACTED]` there.
 
-A secret is looked for as it is, percent-encoded, as a JSON text holds it (also one inside another), and in Base64,
-wherever in the encoded text it stands, as in the pair of a Basic header. Pure, and linear in the text: every fourth
+A secret is looked for as it is, percent-encoded, as a JSON text holds it (also one inside another), as HTML does, in
+hexadecimal digits, and in Base64, wherever in the encoded text it stands, as in the pair of a Basic header, and in lines
+of 60 to 76 characters. Pure, and linear in the text: every fourth
 place of it is looked up in one table of all secrets, and a form that seems to begin somewhere is searched for once
 from there on.
 """
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from base64 import b64encode
@@ -41,6 +43,13 @@ _BASIC: Final = re.compile(
 
 # What knows the secrets that are in use here, by this task and those it begins: for the log.
 LIVE: Final[ContextVar[Redactor | None]] = ContextVar("live", default=None)
+
+# Base64 in lines, as MIME (76) and PEM (64) have it, also inside a JSON text; it begins where none stands before.
+_BREAK: Final = r"(?:\r?\n|(?:\\r)?\\n)"
+_LINES: Final = re.compile(
+    rf"(?<![A-Za-z0-9+/])(?:[A-Za-z0-9+/]{{60,76}}+{_BREAK})++[A-Za-z0-9+/]*+={{0,2}}"
+)
+_BREAKS: Final = re.compile(_BREAK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +121,8 @@ class Redactor:
                 return value
             case int() if value.bit_length() < 64 * SHORTEST:
                 return REDACTED if self.finds(str(value)) else value
+            case float():
+                return REDACTED if self.finds(json.dumps(value)) else value
             case list():
                 return list(value)
             case dict():
@@ -141,7 +152,14 @@ class Redactor:
         return spans
 
     def _found(self, text: str) -> Iterator[tuple[int, int]]:
-        """Start and end of each form in `text`; the credentials of a Basic header as a whole."""
+        """Start and end of each form in `text`; the credentials of a Basic header, and lines of Base64, as a whole."""
+        yield from self._found_on_a_line(text)
+        if self._windows and ("\n" in text or "\\n" in text):
+            for lines in _LINES.finditer(text):
+                if next(self._found_on_a_line(_BREAKS.sub("", lines[0])), None) is not None:
+                    yield lines.span()
+
+    def _found_on_a_line(self, text: str) -> Iterator[tuple[int, int]]:
         windows, nearest = self._windows, dict[str, int]()  # where each form stands next
         pairs: list[tuple[int, int]] | None = None
         for at in range(0, len(text) - _WINDOW + 1 if windows else 0, _STEP):
@@ -180,7 +198,10 @@ def _widened(form: _Form, start: int, pairs: list[tuple[int, int]]) -> tuple[int
 def _forms(secret: str) -> Iterator[_Form]:
     yield _Form(secret)
     if not _PLAIN.fullmatch(secret):
-        yield from map(_Form, {*_percent_encoded(secret), *_in_json(secret)} - {secret})
+        others = {*_percent_encoded(secret), *_in_json(secret), *_in_html(secret)}
+        yield from map(_Form, others - {secret})
+    digits = secret.encode(errors="surrogatepass").hex()
+    yield from map(_Form, {digits, digits.upper()})
     yield from _in_base64(secret)
 
 
@@ -200,6 +221,14 @@ def _in_json(text: str) -> Iterator[str]:
                 for cased in _both_cases(escaped):
                     yield cased
                     yield cased.replace("\\", "\\\\").replace('"', '\\"')  # inside another
+
+
+def _in_html(text: str) -> Iterator[str]:
+    quoted = html.escape(text)
+    yield html.escape(text, quote=False)
+    for single in ("&#x27;", "&#39;", "&apos;", "'"):
+        for double in ("&quot;", "&#34;"):
+            yield quoted.replace("&#x27;", single).replace("&quot;", double)
 
 
 def _in_base64(text: str) -> Iterator[_Form]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import string
 import time
@@ -35,6 +36,10 @@ FORMS: dict[str, Callable[[str], str]] = {
     "json unicode": lambda s: json.dumps(s, ensure_ascii=False)[1:-1],
     "json with slashes": lambda s: json.dumps(s)[1:-1].replace("/", "\\/"),
     "json in json": lambda s: json.dumps(json.dumps(s))[3:-3],
+    "html": html.escape,
+    "html as others write it": lambda s: html.escape(s).replace("&#x27;", "&#39;"),
+    "hex": lambda s: s.encode().hex(),
+    "hex in capitals": lambda s: s.encode().hex().upper(),
 }
 
 
@@ -49,6 +54,22 @@ def encoded(secret: str, before: bytes, after: bytes, *, safe: bool) -> str:
 
 
 # -- where it is found
+
+
+@pytest.mark.parametrize("columns", [64, 76])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\\n"], ids=["lf", "crlf", "escaped"])
+@given(secret=SECRETS, before=st.binary(min_size=80, max_size=200), after=st.binary(max_size=99))
+def test_a_secret_is_found_in_lines_of_base64_and_none_of_them_is_shown(
+    columns: int, line_end: str, secret: str, before: bytes, after: bytes
+) -> None:
+    whole = encoded(secret, before, after, safe=False)
+    lines = [whole[at : at + columns] for at in range(0, len(whole), columns)]
+    text = f"<{line_end.join(lines)}>"
+
+    shown = Redactor([secret]).text(text)
+
+    assert Redactor([secret]).finds(text)
+    assert shown == f"<{REDACTED}>"
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
