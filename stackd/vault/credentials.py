@@ -59,9 +59,10 @@ def create(tx: Tx, vault: Vault, new: NewCredential, *, by: str, now: float) -> 
             hint="remove those that nothing uses: `stackd credentials list`",
         )
     key, data_key = keyring.active(tx), envelope.new_data_key()
-    sealed = _sealed_data_key(vault, key, data_key, new.id, new.connector)
     public = {name: text for name, text in new.fields.items() if not is_secret(specs, name)}
-    values = (new.id, new.connector, new.auth, dumps(public), sealed, key.version, now, now)
+    owner = Owner(new.id, new.connector, new.auth, dumps(public))
+    sealed = _sealed_data_key(vault, key, data_key, owner)
+    values = (new.id, new.connector, new.auth, owner.public, sealed, key.version, now, now)
     if not tx.execute(sql.INSERT_CREDENTIAL, values):
         raise ConflictError(
             f"there is a credential {new.id!r} already",
@@ -168,7 +169,7 @@ def opened(tx: Tx, vault: Vault, credential_id: str) -> OpenCredential:
         SealError: something in it is not what was sealed there.
     """
     row, public = _stored(tx, vault, credential_id)
-    data_key, _ = _data_key(tx, vault, row)
+    data_key = _data_key(tx, vault, row)
     secret = {
         name: envelope.open_field(data_key, sealed, credential=row.id, name=name)
         for name, sealed in tx.rows(sql.GET_SEALED, (row.id,))
@@ -228,15 +229,14 @@ def _rewritten(
     specs = vault.schemas.fields_of(before.connector)
     public = {name: text for name, text in clear.items() if not is_secret(specs, name)}
     secret = {name: text for name, text in clear.items() if name not in public}
-    data_key, key_version = _data_key(tx, vault, before)
+    data_key = _data_key(tx, vault, before)
     for name in set(changed) - secret.keys():
         tx.execute(sql.DELETE_SEALED, (before.id, name))
     _seal(tx, before.id, data_key, secret)
-    key = keyring.active(tx)
-    if key.version != key_version:
-        sealed = _sealed_data_key(vault, key, data_key, before.id, before.connector)
-        tx.execute(sql.CHANGE_DATA_KEY, (sealed, key.version, before.id))
-    tx.execute(sql.CHANGE_CREDENTIAL, (auth, dumps(public), now, before.id, before.version))
+    key, owner = keyring.active(tx), Owner(before.id, before.connector, auth, dumps(public))
+    sealed = _sealed_data_key(vault, key, data_key, owner)
+    tx.execute(sql.CHANGE_DATA_KEY, (sealed, key.version, before.id))
+    tx.execute(sql.CHANGE_CREDENTIAL, (auth, owner.public, now, before.id, before.version))
     after = get(tx, vault, before.id)
     tx.emit(CredentialChanged(after.id, after.version, by))
     return after
@@ -280,24 +280,20 @@ def _test(tested_at: float, told: dict[str, Any]) -> TestResult:
     )
 
 
-def _data_key(tx: Tx, vault: Vault, row: CredentialRow) -> tuple[bytes, int]:
-    """Its data key, and the version of the key that this is sealed under."""
+def _data_key(tx: Tx, vault: Vault, row: CredentialRow) -> bytes:
+    """Its data key, if what is public of it is what was stored with that."""
     found = tx.one(sql.GET_DATA_KEY, (row.id,))
     assert found is not None  # noqa: S101  # its row was read in the same transaction
-    sealed, version = found
+    sealed, version, public = found
     key = vault.keyring.key(keyring.with_version(tx, version))
-    owner = Owner(row.id, row.connector)
-    return envelope.open_data_key(key, sealed, owner=owner, key_version=version), version
+    stored = public if isinstance(public, bytes) else str(public).encode()  # whoever put it there
+    owner = Owner(row.id, row.connector, row.auth, stored)
+    return envelope.open_data_key(key, sealed, owner=owner, key_version=version)
 
 
-def _sealed_data_key(
-    vault: Vault, key: KeyRow, data_key: bytes, credential_id: str, connector: str
-) -> bytes:
+def _sealed_data_key(vault: Vault, key: KeyRow, data_key: bytes, owner: Owner) -> bytes:
     return envelope.seal_data_key(
-        vault.keyring.key(key),
-        data_key,
-        owner=Owner(credential_id, connector),
-        key_version=key.version,
+        vault.keyring.key(key), data_key, owner=owner, key_version=key.version
     )
 
 

@@ -1,7 +1,7 @@
 """Envelopes: a secret sealed under the data key of its credential, and that data key under a key of the keyring.
 
-AES-256-GCM with a random nonce of 96 bits. What an envelope belongs to is bound to it: a data key to its credential, its
-connector and the version of the key that it is sealed under, a secret to its credential and its field, and by its data
+AES-256-GCM with a random nonce of 96 bits. What an envelope belongs to is bound to it: a data key to its credential with
+all that is public of it and the version of the key that it is sealed under, a secret to its credential and its field, and by its data
 key to all of these. So one that was altered, or put in another's place, does not open; and another version of the key
 needs the data keys sealed anew, not the secrets.
 
@@ -25,17 +25,21 @@ NONCE_BYTES: Final = (
 )
 
 _FORMAT: Final = b"\x01"
+_FORMAT_OF_WHOLE: Final = b"\x02"  # of data keys; before, what is public was not bound to them
 _TAG_BYTES: Final = 16
-_DATA_KEY: Final = "stackd/vault/data-key/1"
+_DATA_KEY: Final = "stackd/vault/data-key/2"
+_DATA_KEY_ALONE: Final = "stackd/vault/data-key/1"
 _FIELD: Final = "stackd/vault/field/1"
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The credential that a data key belongs to."""
+    """The credential that a data key belongs to, with all of it that stands in the store as it is."""
 
     credential: str
     connector: str
+    auth: str | None = None
+    public: bytes = b""
 
 
 def load() -> None:
@@ -50,13 +54,16 @@ def new_data_key() -> bytes:
 
 def seal_data_key(key: bytes, data_key: bytes, *, owner: Owner, key_version: int) -> bytes:
     """`data_key` sealed under `key`, the one with that version."""
-    return _seal(key, data_key, _of_data_key(owner, key_version))
+    return _seal(key, data_key, _of_data_key(owner, key_version), _FORMAT_OF_WHOLE)
 
 
 def open_data_key(key: bytes, envelope: bytes, *, owner: Owner, key_version: int) -> bytes:
     """The data key in `envelope`. Raises SealError: it is not what was sealed there."""
     what = f"the data key of credential {owner.credential!r}"
-    return _open(key, envelope, _of_data_key(owner, key_version), what)
+    if envelope.startswith(_FORMAT):
+        bound = _bound(_DATA_KEY_ALONE, owner.credential, owner.connector, str(key_version))
+        return _open(key, envelope, bound, what)
+    return _open(key, envelope, _of_data_key(owner, key_version), what, _FORMAT_OF_WHOLE)
 
 
 def seal_field(data_key: bytes, value: str, *, credential: str, name: str) -> bytes:
@@ -71,7 +78,9 @@ def open_field(data_key: bytes, envelope: bytes, *, credential: str, name: str) 
 
 
 def _of_data_key(owner: Owner, key_version: int) -> bytes:
-    return _bound(_DATA_KEY, owner.credential, owner.connector, str(key_version))
+    auth = "" if owner.auth is None else owner.auth
+    whole = _bound(_DATA_KEY, owner.credential, owner.connector, str(key_version), auth)
+    return whole + owner.public
 
 
 def _bound(*parts: str) -> bytes:
@@ -80,16 +89,16 @@ def _bound(*parts: str) -> bytes:
     return b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
 
 
-def _seal(key: bytes, text: bytes, bound: bytes) -> bytes:
+def _seal(key: bytes, text: bytes, bound: bytes, form: bytes = _FORMAT) -> bytes:
     nonce = secrets.token_bytes(NONCE_BYTES)
-    return _FORMAT + nonce + _cipher(key).encrypt(nonce, text, bound)
+    return form + nonce + _cipher(key).encrypt(nonce, text, bound)
 
 
-def _open(key: bytes, envelope: bytes, bound: bytes, what: str) -> bytes:
+def _open(key: bytes, envelope: bytes, bound: bytes, what: str, form: bytes = _FORMAT) -> bytes:
     from cryptography.exceptions import InvalidTag
 
     start = len(_FORMAT) + NONCE_BYTES
-    if not envelope.startswith(_FORMAT) or len(envelope) < start + _TAG_BYTES:
+    if not envelope.startswith(form) or len(envelope) < start + _TAG_BYTES:
         raise _broken(what)
     try:
         return _cipher(key).decrypt(envelope[len(_FORMAT) : start], envelope[start:], bound)

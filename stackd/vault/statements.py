@@ -36,7 +36,7 @@ UPDATE credentials SET reconnect = ?, renewing_until = NULL
 WHERE id = ? AND version = ? AND reconnect IS NULL"""
 DELETE_CREDENTIAL = "DELETE FROM credentials WHERE id = ?"
 
-GET_DATA_KEY = "SELECT data_key, key_version FROM credentials WHERE id = ?"
+GET_DATA_KEY = "SELECT data_key, key_version, public FROM credentials WHERE id = ?"
 CHANGE_DATA_KEY = "UPDATE credentials SET data_key = ?, key_version = ? WHERE id = ?"
 
 NAME_SEALED = """

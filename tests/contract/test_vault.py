@@ -371,6 +371,8 @@ async def test_what_is_put_in_anothers_place_in_the_file_does_not_open(world: Wo
         " WHERE c.id = 'two') WHERE id = 'one'",
         "names": "UPDATE sealed_fields SET name = 'c' WHERE credential = 'one' AND name = 'a'",
         "connector": "UPDATE credentials SET connector = 'another' WHERE id = 'one'",
+        "public fields": "UPDATE credentials SET public = '{\"host\": \"evil.example\"}' WHERE id = 'one'",
+        "the kind of auth": "UPDATE credentials SET auth = 'another' WHERE id = 'one'",
         "salt": "UPDATE vault_keys SET salt = zeroblob(32)",
     }
 

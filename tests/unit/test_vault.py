@@ -171,6 +171,14 @@ def test_a_key_is_neither_its_proof_nor_what_makes_that() -> None:
 # -- what shows
 
 
+def test_a_data_key_that_was_sealed_before_public_fields_were_bound_to_it_opens() -> None:
+    bound = envelope._bound(envelope._DATA_KEY_ALONE, GITHUB.credential, GITHUB.connector, "1")
+    before = envelope._seal(KEY, OTHER_KEY, bound)
+
+    assert envelope.open_data_key(KEY, before, owner=GITHUB, key_version=1) == OTHER_KEY
+    assert envelope.seal_data_key(KEY, OTHER_KEY, owner=GITHUB, key_version=1)[:1] == b"\x02"
+
+
 def test_no_repr_shows_a_secret_or_what_could_help_to_find_one() -> None:
     ring = Keyring(MASTER)
     row = ring.new(1)
