@@ -190,6 +190,14 @@ def remove(credential_id: IdArgument, yes: YesFlag = False, as_json: JsonFlag = 
         say(f"{credential_id} is removed")
 
 
+@app.command()
+def reset(yes: YesFlag = False, as_json: JsonFlag = False) -> None:
+    """Where the master key is lost: drop what it has sealed, keep the rest. With stackd stopped."""
+    from stackd.cli import lost_key  # it loads the store
+
+    lost_key.reset(yes=yes, as_json=as_json)
+
+
 def _state(view: dict[str, Any]) -> str:
     if view["reconnect"]:
         return "reconnect"

@@ -194,7 +194,7 @@ def restore(
     """
     with role_locks(place.state_dir, sorted(LOCKED_ROLES)), disk_errors(place.state_dir):
         _refuse_foreign(place.state_dir)
-        _refuse_living(place.database)
+        refuse_living(place.database)
         is_there = place.database.exists() or _has_log(place.database)
         if is_there and not force:
             raise ConflictError(
@@ -239,7 +239,7 @@ def _refuse_foreign(state_dir: Path) -> None:
         )
 
 
-def _refuse_living(database: Path) -> None:
+def refuse_living(database: Path) -> None:
     """Workers hold no lock: the store itself tells of them. One that cannot be read has none that work."""
     if not database.exists():
         return

@@ -85,9 +85,20 @@ def ensure(tx: Tx, keyring: Keyring, *, place: Path, now: float) -> None:
         MasterKeyError: it is another; nothing was changed.
     """
     refuse_other(tx, keyring, place=place)
-    if not tx.rows(sql.LIST_KEYS):
-        row = keyring.new(1)
+    ensure_active(tx, keyring, now=now)
+
+
+def ensure_active(tx: Tx, keyring: Keyring, *, now: float) -> None:
+    """There is an active key, made now if there was none. No version is used a second time."""
+    rows = listed(tx)
+    if all(row.state is not KeyState.ACTIVE for row in rows):
+        row = keyring.new(max((one.version for one in rows), default=0) + 1)
         tx.execute(sql.INSERT_KEY, (row.version, row.state, row.salt, row.proof, now))
+
+
+def listed(tx: Tx) -> list[KeyRow]:
+    """All keys there are, or were, by version."""
+    return [_row(row) for row in tx.rows(sql.LIST_KEYS)]
 
 
 def refuse_other(tx: Tx, keyring: Keyring, *, place: Path) -> None:
@@ -96,12 +107,12 @@ def refuse_other(tx: Tx, keyring: Keyring, *, place: Path) -> None:
     Raises:
         MasterKeyError: it has another one.
     """
-    rows = [_row(row) for row in tx.rows(sql.LIST_KEYS)]
-    if not all(keyring.knows(row) for row in rows if row.state is not KeyState.RETIRED):
+    if not all(keyring.knows(row) for row in listed(tx) if row.state is not KeyState.RETIRED):
         raise MasterKeyError(
             f"ENCRYPTION_MASTER_KEY is not the key that {place} was made with",
             hint="set it to the one that was in use before (`dev` keeps its own in secrets.env of the state directory); "
-            "if that is lost, restore a backup whose key you have, or take another STACKD_STATE_DIR",
+            "if that is lost, `stackd credentials reset` drops what it has sealed and keeps the rest; or restore a "
+            "backup whose key you have, or take another STACKD_STATE_DIR",
         )
 
 

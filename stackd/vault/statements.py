@@ -13,6 +13,12 @@ INSERT_KEY = (
     "INSERT INTO vault_keys (version, state, salt, proof, created_at) VALUES (?, ?, ?, ?, ?)"
 )
 
+RETIRE_KEY = "UPDATE vault_keys SET state = 'retired' WHERE version = ?"
+
+SEALED_UNDER = "SELECT id FROM credentials WHERE key_version = ?"
+INLINE_UNDER = "SELECT workflow_id FROM inline_credentials WHERE key_version = ?"
+DELETE_INLINE_UNDER = "DELETE FROM inline_credentials WHERE key_version = ?"
+
 GET_CREDENTIAL = f"SELECT {_CREDENTIAL} FROM credentials WHERE id = ?"  # noqa: S608
 LIST_CREDENTIALS = f"SELECT {_CREDENTIAL} FROM credentials WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608
 LIST_CONNECTORS = "SELECT connector, tested_at FROM credentials"

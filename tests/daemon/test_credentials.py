@@ -415,6 +415,33 @@ def test_a_restored_store_starts_with_its_own_master_key_alone(
     assert restored.terminate() == 0
 
 
+def test_a_lost_master_key_costs_what_it_sealed_and_nothing_else(
+    daemons: Daemons, command: Command
+) -> None:
+    daemon = daemons(ENCRYPTION_MASTER_KEY=KEY)
+    daemon.start()
+    make(daemon, "lost")
+    daemon.load("id: kept\nnodes:\n  - {id: start, type: trigger.time.manual}\nedges: []\n")
+    here = {"STACKD_STATE_DIR": str(daemon.state), "ENCRYPTION_MASTER_KEY": OTHER_KEY}
+    in_use = command("credentials", "reset", "--yes", **here)
+    assert daemon.terminate() == 0
+    line = refuses(daemon, "stack")
+
+    idle = command("credentials", "reset", "--yes", **here | {"ENCRYPTION_MASTER_KEY": KEY})
+    asked = command("credentials", "reset", **here)
+    dropped = command("credentials", "reset", "--yes", **here)
+
+    assert "stackd credentials reset" in line["hint"]
+    assert (in_use.code, idle.code, asked.code, dropped.code) == (1, 0, 2, 0)
+    assert "nothing was changed" in idle.out
+    assert "credentials add lost" in dropped.out
+    daemon.start(ENCRYPTION_MASTER_KEY=OTHER_KEY)
+    assert daemon.api.get("/api/credentials")["items"] == []
+    assert daemon.api.get("/api/workflows/kept")["version"] == 1
+    make(daemon, "lost")
+    assert daemon.terminate() == 0
+
+
 def test_roles_that_first_start_at_the_same_time_agree_on_one_key(
     daemons: Daemons,
 ) -> None:
