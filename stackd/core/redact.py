@@ -52,6 +52,12 @@ _LINES: Final = re.compile(
 _BREAKS: Final = re.compile(_BREAK)
 
 
+def cut(text: str, length: int) -> str:
+    """The beginning of `text`, without the secrets that are in use here: one that is cut through is not found later."""
+    live = LIVE.get()
+    return (text if live is None else live.text(text))[:length]
+
+
 @dataclass(frozen=True, slots=True)
 class _Form:
     """A text that a secret may read as. `before`, `after`: characters beside it that hold a part of it."""

@@ -12,6 +12,7 @@ import aiohttp
 
 from stackd.core.errors import InputError
 from stackd.core.json import Json, loads_strict
+from stackd.core.redact import cut
 from stackd.core.text import codec
 from stackd.http.message import Response
 
@@ -76,11 +77,11 @@ def words_of(response: Response) -> str | None:
     if is_json(content_type):
         words = _message_in(response.body)
         if words is not None:
-            return words[:LONGEST_WORDS]
+            return cut(words, LONGEST_WORDS)
     elif not is_text(content_type):
         return None
-    words = response.body[:400].decode("utf-8", "replace").strip()
-    return words[:LONGEST_WORDS] or None
+    words = response.body.decode("utf-8", "replace").strip()
+    return cut(words, LONGEST_WORDS) or None
 
 
 def _message_in(body: bytes) -> str | None:

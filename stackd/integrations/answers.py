@@ -14,6 +14,7 @@ from typing import Final
 from stackd.core.clock import epoch
 from stackd.core.errors import NodeError
 from stackd.core.json import Json
+from stackd.core.redact import cut
 from stackd.http.message import Response
 from stackd.http.reading import (
     LONGEST_WORDS,
@@ -130,7 +131,7 @@ def _error(
     # A limit that was met is the far side's word that it did nothing, whichever status that comes with.
     declined = is_declined(response, wait) or (kind == "rate_limit" and response.redirects == 0)
     return NodeError(
-        f"{code}: {words[:LONGEST_WORDS]}",
+        f"{code}: {cut(words, LONGEST_WORDS)}",
         kind=kind,
         code=code,
         sent=True,
@@ -175,7 +176,7 @@ def _refused_in_body(reader: Reader, app: str) -> NodeError | None:
     given = body.get("error")
     words = given if isinstance(given, str) else message_in(body) or message_in(given)
     return NodeError(
-        f"{code}: {(words or 'the answer says that it failed')[:LONGEST_WORDS]}",
+        f"{code}: {cut(words or 'the answer says that it failed', LONGEST_WORDS)}",
         kind="rejected",
         code=code,
         sent=True,

@@ -113,13 +113,14 @@ class Circuits:
         """0 if the operation may be asked for now; else the seconds after which another's probe has told more.
 
         Args:
-            timeout: seconds that a try takes at most; a probe that nobody has heard of since then is over.
+            timeout: seconds that a try takes at most; a probe that nobody has heard of since then, or for a minute, is
+                over.
         """
         circuit = self._open(key)
         if circuit is None:
             return 0.0
         now = self._clock.time()
-        until = now + timeout
+        until = now + min(timeout, COOLDOWN)
         try:
             probes = await self._store.write(lambda tx: _probes(tx, key, until=until, now=now))
         except (StoreBusyError, StoreFullError):
@@ -129,6 +130,12 @@ class Circuits:
             return 0.0
         self._read_at = None  # another was quicker, or it is closed
         return LOOK_AGAIN
+
+    def probed(self, key: Key) -> float:
+        """The seconds after which to ask again while another tries whether it is well; 0: nobody does."""
+        circuit, now = self._open(key), self._clock.time()
+        until = 0.0 if circuit is None else circuit.probe_until or 0.0
+        return LOOK_AGAIN if now < until <= now + COOLDOWN else 0.0
 
     def _open(self, key: Key) -> Circuit | None:
         known = self._known.get(key)

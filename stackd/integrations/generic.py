@@ -22,6 +22,9 @@ from stackd.integrations.plan import Hosts, Parts, Plan
 from stackd.integrations.signing import Draft, signed
 
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110, 9.2.1
+PAGES_TOGETHER: Final = (
+    16  # outputs of the largest size that the pages of one list may take in memory
+)
 LONGEST_ERROR: Final = 64 * 1024  # bytes of an answer that is read for its words
 WORDS: Final = {"ndjson": "text", "none": "text"}  # how a body is read before it is taken apart
 
@@ -80,11 +83,15 @@ class GenericExecutor:
             answer = await caller.ask(parts)
             return _listed(_output(plan, caller.read(answer, params)))
         pages = Pages(rules, size=_size(rules, parts), begin=_begin(plan, rules, parts))
+        held = 0
         turn: Any = pages.first()
         parts = parts.turned(turn)
         while True:
             url = parts.url
             answer = await caller.ask(parts, is_last=False)
+            held += len(answer.response.body)
+            if held > PAGES_TOGETHER * situation.max_bytes:
+                raise _too_many_pages(plan, pages.count + 1, held)
             reader = caller.read(answer, params)
             turn = pages.take(str(answer.response.url) or url, reader)
             if turn is None:
@@ -257,6 +264,16 @@ class Tokens(Protocol):
         """Another token than `over`; None if there is none to be had."""
 
 
+def _too_many_pages(plan: Plan, count: int, held: int) -> NodeError:
+    return NodeError(
+        f"{plan.app.id}.{plan.operation.id}: {count} pages together are {held:,} bytes; ask for fewer at a time",
+        kind="limit",
+        code="response.too_large",
+        sent=True,
+        answered=True,
+    )
+
+
 def foreign(plan: Plan, url: str, what: str, *, sent: bool) -> NodeError:
     host = _url(url).host or "?"
     return NodeError(
@@ -297,8 +314,15 @@ def mark(plan: Plan, parts: Parts, key: str | None) -> None:
         name = "Idempotency-Key" if own is None else str(own.header)
         if all(given.lower() != name.lower() for given in parts.headers):
             parts.headers[name] = key
-    elif own.body is not None and (parts.body is None or isinstance(parts.body, dict)):
-        parts.body = {**(parts.body if isinstance(parts.body, dict) else {}), own.body: key}
+    elif own.body is not None:
+        if parts.body is not None and not isinstance(parts.body, dict):
+            raise NodeError(
+                f"the idempotency key of {plan.app.id}.{plan.operation.id} is a member of its body "
+                f"({own.body}), and the body is no map; nothing was sent",
+                kind="invalid",
+                code="operation.no_key",
+            )
+        parts.body = {**(parts.body or {}), own.body: key}
         parts.has_body = True
 
 

@@ -30,6 +30,7 @@ from stackd.store.database import Database
 WORTH: Final = 1.0  # seconds of a limit that a process takes at once, and has that long to spend
 KNOWN: Final = 1_000  # groups of limits of which something is in hand
 DROPPED: Final = 4  # rows that say nothing any more, removed with each that is written
+LATE: Final = 1.0  # seconds that whoever has a turn may come late for it
 BUSY: Final = 0.5  # seconds to wait where the store cannot be asked now
 
 
@@ -71,7 +72,9 @@ class Level:
 def granted(level: Level, bucket: Bucket, *, waited: bool) -> int:
     """How many requests may go at `level.seen_at`. Who has waited goes before who just comes."""
     now = level.seen_at
-    if not waited and level.queue_until > now:
+    # A turn that nobody has come for was of one who waits no more: the others need not wait for it.
+    is_awaited = now < level.free_at + bucket.interval + LATE
+    if not waited and level.queue_until > now and is_awaited:
         return 0
     depth = bucket.interval * (bucket.burst - 1)
     early = max(level.free_at, now) - depth - now

@@ -15,6 +15,7 @@ import structlog
 from stackd.core.aside import aside
 from stackd.core.errors import InputError, NodeError, StackdError
 from stackd.core.json import Json
+from stackd.core.redact import cut
 from stackd.http.message import Response
 from stackd.http.values import listed, scalar
 from stackd.integrations.account import Account
@@ -185,8 +186,9 @@ class IntegrationManager:
         """
         plan = target.plan
         own = plan.idempotency
-        if key is not None and own is not None and own.param is not None:
-            params = {own.param: key, **params}
+        name = None if own is None else own.param
+        if key is not None and name is not None and params.get(name) is None:
+            params = {**params, name: key}  # null is no key of the user's own
         try:
             if not plan.schema.is_ready:
                 return await aside(plan.schema.fitted, params)  # the first time takes a library
@@ -301,7 +303,10 @@ class _Attempt:
         one: dict[str, Json] = {"executor": self._executor, "durationMs": round(took * 1000, 3)}
         if error is not None:
             message = error.message if isinstance(error, StackdError) else type(error).__name__
-            one["error"] = {"code": getattr(error, "code", "internal"), "message": message[:500]}
+            one["error"] = {
+                "code": getattr(error, "code", "internal"),
+                "message": cut(message, 500),
+            }
         self._trace.attempts.append(one)
 
 

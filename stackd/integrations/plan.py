@@ -48,6 +48,8 @@ UPDATES: Final = frozenset({"PUT", "PATCH"})
 
 _PLACE: Final = re.compile(r"\{([^{}/]+)\}|(?<=/):([A-Za-z_][A-Za-z0-9_]*)(?=/|$)")
 _CONN_PLACE: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_.-]*)\}")
+# The host of a base URL that begins with a scheme of its own: up to a slash that is in no expression.
+_HOST_OF_TEMPLATE: Final = re.compile(r"https?://((?:\{\{.*?\}\}|[^/{])*)")
 _AUTHORITY: Final = re.compile(r"[A-Za-z0-9._~-]+(:[0-9]{1,5})?")
 
 
@@ -609,6 +611,14 @@ def _among(fields: Mapping[str, Json], name: str) -> Json:
     return next((value for key, value in fields.items() if normal_operation(key) == wanted), None)
 
 
+def _bad_host(name: str) -> NodeError:
+    return NodeError(
+        f"{name} of the credential is no part of a host name",
+        kind="invalid",
+        code="credential.bad_host",
+    )
+
+
 def _filled_base(written: str, account: Account) -> str:
     """A base URL with the account's fields: `{{ conn.x }}`, or the origin's `{x}`, which is one part of a host or path."""
     if "{{" in written:
@@ -617,7 +627,12 @@ def _filled_base(written: str, account: Account) -> str:
             name: value.rstrip("/") if isinstance(value, str) and "://" in value else value
             for name, value in account.fields.items()
         }
-        return fill(written, replace(account, fields=fields))
+        own = replace(account, fields=fields)
+        if (host := _HOST_OF_TEMPLATE.match(written)) and not _AUTHORITY.fullmatch(
+            fill(host[1], own)
+        ):
+            raise _bad_host("a field")
+        return fill(written, own)
 
     def value_of(found: re.Match[str]) -> str:
         value = _among(account.fields, found[1])
@@ -632,11 +647,7 @@ def _filled_base(written: str, account: Account) -> str:
             return text.rstrip("/")
         before = written[: found.start()]
         if "/" not in before.partition("://")[2] and not _AUTHORITY.fullmatch(text):
-            raise NodeError(
-                f"{found[1]} of the credential is no part of a host name",
-                kind="invalid",
-                code="credential.bad_host",
-            )
+            raise _bad_host(found[1])
         return text if "/" not in before.partition("://")[2] else quote(text, safe="")
 
     return _CONN_PLACE.sub(value_of, written)

@@ -29,6 +29,9 @@ KEPT: Final = 1_000
 MOST: Final = 8 * 3600.0  # seconds a token is used whose end nobody told
 
 
+_Key = tuple[str, int, str, str]  # app and account, its version, the kind, and where that is
+
+
 @dataclass(frozen=True, slots=True)
 class _Token:
     value: str
@@ -44,8 +47,9 @@ class MemoryTokens:
     def __init__(self, clock: Clock, pairs: TokenPairs | None = None) -> None:
         self._clock = clock
         self._pairs = pairs
-        self._tokens: LRUCache[tuple[str, int, str], _Token] = LRUCache(KEPT)
-        self._locks: LRUCache[tuple[str, int, str], anyio.Lock] = LRUCache(KEPT)
+        self._tokens: LRUCache[_Key, _Token] = LRUCache(KEPT)
+        self._failed: LRUCache[_Key, tuple[NodeError, float]] = LRUCache(KEPT)
+        self._locks: LRUCache[_Key, anyio.Lock] = LRUCache(KEPT)
 
     async def current(self, auth: Auth, account: Account, caller: Caller) -> str | None:
         """As of `Tokens`."""
@@ -83,16 +87,23 @@ class MemoryTokens:
         self, auth: Auth, account: Account, caller: Caller, *, over: str | None
     ) -> str:
         key = _key(auth, account, caller)
-        lock = self._locks.setdefault(key, anyio.Lock())
+        lock, came = self._locks.setdefault(key, anyio.Lock()), self._clock.monotonic()
         async with lock:
             known = self._tokens.get(key)
             if known is not None and known.value != over and known.until > self._clock.time():
                 return known.value  # another has fetched it meanwhile
-            made = await (
-                self._log_in(auth, account, caller)
-                if auth.type == "session"
-                else self._client_token(auth, account, caller)
-            )
+            failure, at = self._failed.get(key, (None, 0.0))
+            if failure is not None and at > came:
+                raise _again(failure)  # who has waited for one that failed asks no more
+            try:
+                made = await (
+                    self._log_in(auth, account, caller)
+                    if auth.type == "session"
+                    else self._client_token(auth, account, caller)
+                )
+            except NodeError as error:
+                self._failed[key] = error, self._clock.monotonic()
+                raise
             self._tokens[key] = made
             return made.value
 
@@ -176,7 +187,12 @@ def _is_fetched(auth: Auth, account: Account) -> bool:
     )
 
 
-def _key(auth: Auth, account: Account, caller: Caller) -> tuple[str, int, str]:
+def _again(error: NodeError) -> NodeError:
+    """The same for another node: an error belongs to who raises it."""
+    return NodeError(error.message, kind=error.kind, code=error.code, retry_after=error.retry_after)
+
+
+def _key(auth: Auth, account: Account, caller: Caller) -> _Key:
     # An inline credential has no name: it is told from others by what it holds. A stored one may have been removed
     # and another have its name, whose versions begin anew.
     name = (
@@ -184,7 +200,7 @@ def _key(auth: Auth, account: Account, caller: Caller) -> tuple[str, int, str]:
         if account.id is not None
         else f"{hash(tuple(sorted(map(repr, account.fields.items()))))}"
     )
-    return f"{caller.plan.app.id}:{name}", account.version, auth.type
+    return f"{caller.plan.app.id}:{name}", account.version, auth.type, caller.base_url
 
 
 def _filled(value: Json, account: Account) -> Json:

@@ -7,11 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from cachetools import LRUCache
-
 from stackd.core.errors import NodeError, StackdError
 from stackd.core.json import Json
-from stackd.core.redact import LIVE, Redactor
+from stackd.core.redact import LIVE
 from stackd.integrations import evidence
 from stackd.integrations.account import NOBODY, Account, way_in
 from stackd.integrations.circuits import Circuits, Key
@@ -20,12 +18,11 @@ from stackd.integrations.limits import Bucket, RateLimiter, buckets_of
 from stackd.integrations.manager import GENERIC, IntegrationManager, Trace
 from stackd.integrations.registry import Fallback, Options, Registry, Target
 from stackd.runtime.context import NodeContext
+from stackd.runtime.secrets import redactor_of
 from stackd.store.connection import Tx
 from stackd.workflows.graph import GraphNode, InlineCredentials
 from stackd.workflows.model import Node
 from stackd.workflows.nodetypes import Effect, connector_of, effect_of
-
-REDACTORS: Final = 100  # kept, of the accounts that were used last
 
 # Answers that are about the moment, not the request: another try may be answered otherwise.
 OF_THE_MOMENT: Final = frozenset({408, 409, 425, 429})
@@ -84,7 +81,6 @@ class Connectors:
         self._accounts = accounts
         self._limiter = limiter
         self._circuits = circuits
-        self._redactors: LRUCache[tuple[str, ...], Redactor] = LRUCache(REDACTORS)
 
     @property
     def registry(self) -> Registry:
@@ -117,6 +113,8 @@ class Connectors:
             NodeError: it rests, for its far side is down.
         """
         await self._circuits.refuse(call.circuit)
+        if wait := self._circuits.probed(call.circuit):
+            return wait
         wait = await self._limiter.wait(call.buckets, waited=waited)
         return wait or await self._circuits.wait(call.circuit, timeout=timeout)
 
@@ -137,25 +135,17 @@ class Connectors:
     ) -> Iterator[None]:
         """Let what comes of the block say what ran it, and no secret of the account; nor does the log."""
         began = context.clock.monotonic()
-        before = LIVE.set(self._redactor(account()))
+        before = LIVE.set(redactor_of(frozenset(account().secret_values)))
         try:
             yield
         except StackdError as error:
-            error.message = self._redactor(account()).text(error.message)
+            error.message = redactor_of(frozenset(account().secret_values)).text(error.message)
             error.args = (error.message,)
             raise
         finally:
             LIVE.reset(before)
             told = _metadata(trace, account(), context.clock.monotonic() - began)
-            context.metadata = self._redactor(account()).json(told)
-
-    def _redactor(self, account: Account) -> Redactor:
-        """What knows the secrets of `account`; one is made in up to a millisecond."""
-        secrets = tuple(account.secret_values)
-        found = self._redactors.get(secrets)
-        if found is None:
-            found = self._redactors[secrets] = Redactor(secrets)
-        return found
+            context.metadata = redactor_of(frozenset(account().secret_values)).json(told)
 
     def ended(
         self, call: Call, error: NodeError | None, *, rests: float, now: float
@@ -286,9 +276,7 @@ def _as_node_error(error: StackdError, context: NodeContext) -> NodeError:
     if isinstance(error, NodeError):
         error.sent = error.sent or context.sent
         return error
-    return NodeError(
-        error.message, kind="invalid", code=error.code, sent=context.sent, answered=not context.sent
-    )
+    return NodeError(error.message, kind="invalid", code=error.code, sent=context.sent)
 
 
 def _metadata(trace: Trace, account: Account, seconds: float) -> dict[str, Json]:

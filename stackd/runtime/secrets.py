@@ -58,10 +58,10 @@ class LiveSecrets:
 
     @property
     def _redactor(self) -> Redactor:
-        return _redactor(self._known)
+        return redactor_of(self._known)
 
 
 @lru_cache(maxsize=64)
-def _redactor(secrets: frozenset[str]) -> Redactor:
-    """One for all executions with the same credentials; it takes a millisecond to make."""
+def redactor_of(secrets: frozenset[str]) -> Redactor:
+    """What knows these; one for all who ask for the same, for it takes a millisecond to make."""
     return Redactor(islice(sorted(secrets), MAX_SECRETS))

@@ -82,7 +82,7 @@ async def list_evidence(request: web.Request) -> web.Response:
     """The operations that were ever asked for, by app and id."""
     context = of(request)
     limit, now = limit_of(request), context.clock.time()
-    connector, _, operation = request.query.get("cursor", "").partition(".")
+    connector, _, operation = request.query.get("cursor", "").rpartition(".")
     app = request.query.get("app")
     of_app = None if app is None else context.registry.connector(app).id
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -23,6 +24,7 @@ from support.servers import (
 )
 
 from stackd.core.errors import NodeError
+from stackd.core.redact import LIVE, Redactor
 from stackd.http.egress import EgressPolicy
 from stackd.integrations.account import Account
 
@@ -684,3 +686,50 @@ async def test_an_update_sends_no_default_that_nobody_asked_for(desk: Desk) -> N
     sent = {method: plan.schema.fitted({"title": "t"}) for method, plan in plans.items()}
 
     assert sent == {"POST": {"title": "t", "state": "open"}, "PATCH": {"title": "t"}}
+
+
+@pytest.mark.parametrize(
+    "sub", ["evil.test/", "evil.test?", "evil.test#", "a@evil.test", "evil.test\\"]
+)
+async def test_a_field_in_a_host_name_names_no_other_host(desk: Desk, sub: str) -> None:
+    with pytest.raises(NodeError) as caught:
+        await desk.ask("https://{{ conn.sub }}.example.com", action("a"), as_=account(sub=sub))
+
+    assert (caught.value.code, caught.value.sent) == ("credential.bad_host", False)
+
+
+async def test_a_secret_is_not_cut_through_so_that_its_half_is_told(desk: Desk) -> None:
+    said = json_answer(json.dumps({"message": f"{'x' * 190} {SECRET}"}).encode(), status=400)
+    live = LIVE.set(Redactor([SECRET]))
+    async with far_side(answers(said)) as far:
+        with pytest.raises(NodeError) as caught:
+            await desk.ask(far.url(), action("a"))
+    LIVE.reset(live)
+
+    assert SECRET[:6] not in caught.value.message
+
+
+async def test_an_idempotency_key_that_has_no_place_in_the_body_is_not_left_out(desk: Desk) -> None:
+    keyed = action("a", "POST", idempotency={"body": "key"}, parameters=params(all={"x-as": "$"}))
+    async with far_side(answers(DONE)) as far:
+        with pytest.raises(NodeError) as caught:
+            await desk.ask(far.url(), keyed, {"all": [1, 2]}, key="k1")
+
+        assert (caught.value.code, far.requests) == ("operation.no_key", [])
+
+
+async def test_pages_that_are_too_much_together_end_the_walk(desk: Desk) -> None:
+    numbers = itertools.count()
+    body = json.dumps([{"text": "x" * 1_000_000}]).encode()
+
+    def page(seen: Seen) -> bytes:
+        link = f'<{far.url("/x")}?after={next(numbers)}>; rel="next"'
+        return answer(200, body, ("Content-Type", "application/json"), ("Link", link))
+
+    paging = {"type": "link", "maxItems": 1_000, "maxPages": 1_000}
+    async with far_side(answers(page)) as far:
+        with pytest.raises(NodeError) as caught:
+            await desk.ask(far.url(), action("a", paginate=paging))
+
+    assert caught.value.code == "response.too_large"
+    assert next(numbers) == 17  # of the 16 that may be held, one too many

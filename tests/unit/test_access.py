@@ -111,6 +111,7 @@ EXPECTED = {
     ("GET", "/api/registry/connectors"): "read",
     ("GET", "/api/registry/connectors/{id}"): "read",
     ("POST", "/api/registry/connectors/{id}/reset"): "write",
+    ("POST", "/api/credentials/{id}/test"): "write",
     ("GET", "/api/registry/evidence"): "read",
     ("POST", "/api/config/reload"): "admin",
     ("GET", "/metrics"): "read",

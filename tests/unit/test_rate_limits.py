@@ -72,3 +72,11 @@ def test_over_a_minute_no_more_is_granted_than_the_limit_and_its_burst() -> None
         level, count = taken(level, TWO_A_SECOND, some), count + some
 
     assert 120 <= count <= 123
+
+
+def test_turns_of_those_who_do_not_come_hold_up_nobody() -> None:
+    level = taken(FULL, TWO_A_SECOND, 3)
+    for _ in range(10_000):
+        level, _ = put_off(level, TWO_A_SECOND, waited=False)
+
+    assert granted(later(level, 60), TWO_A_SECOND, waited=False) == 3
