@@ -98,7 +98,9 @@ def loads_strict(data: bytes | bytearray) -> Json:
     """
     try:
         many = data.count(b"[") + data.count(b"{") > MAX_DEPTH
-        if many and not _is_shallow(data) and _depth(data) > MAX_DEPTH:
+        # What is large would be taken apart into as many pieces as it has texts, all at once.
+        is_shallow = many and len(data) <= LARGE and _is_shallow(data)
+        if many and not is_shallow and _depth(data) > MAX_DEPTH:
             raise too_deep()
         if (
             b'": ' not in data
