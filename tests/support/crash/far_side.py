@@ -79,7 +79,9 @@ class Witness:
                 del self._open[other]  # of a process that died, or an execution that was cancelled
             if self._stories[delivery].workflow == "crash":
                 self._open[connection] = execution
-            self.most_at_once = max(self.most_at_once, len(set(self._open.values())))
+            # One that was given up may have made room for the next before its thread here has seen that.
+            asked = {one for other, one in self._open.items() if not _has_hung_up(other)}
+            self.most_at_once = max(self.most_at_once, len(asked))
             answers = self._stories[delivery].answers.get(path, ())
             turn = self.seen[path, execution]
             answer = answers[turn] if turn < len(answers) else None
