@@ -17,7 +17,7 @@ from stackd.core.errors import NodeError
 from stackd.core.json import loads
 from stackd.integrations import circuits, evidence
 from stackd.integrations.account import Account
-from stackd.integrations.circuits import Circuit
+from stackd.integrations.circuits import LOOK_AGAIN, Circuit, Circuits
 from stackd.integrations.evidence import Evidence, OperationEnded
 from stackd.integrations.limits import Bucket, RateLimiter
 from stackd.runtime.workflow_runtime import claim
@@ -185,6 +185,73 @@ async def test_while_one_probes_the_others_wait_and_go_when_it_has_closed_the_ci
     rows = [await node(world, one) for one in (probe, waits)]
     assert [row.status for row in rows] == [COMPLETED, COMPLETED]
     assert [row.attempt for row in rows] == [1, 1]
+
+
+async def test_a_refusal_shows_that_the_far_side_is_there_and_begins_the_count_anew(
+    database: Database, tmp_path: Path
+) -> None:
+    world = await world_of(database, tmp_path, DOWN, DOWN, ok(b"{}", 404), DOWN, DOWN, ok(b"{}"))
+
+    await fail(world, 6)
+
+    assert len(world.http.requests) == 6
+
+
+async def test_of_two_processes_one_probes(database: Database, tmp_path: Path) -> None:
+    world = await world_of(database, tmp_path, DOWN, DOWN, DOWN)
+    await fail(world, 3)
+    world.clock.advance(60)
+    processes = [Circuits(database, world.clock), Circuits(database, world.clock)]
+    key = ("desk", "look", "")
+    for one in processes:
+        await one.refuse(key)
+
+    waits = [await one.wait(key, timeout=30) for one in processes]
+
+    assert waits == [0.0, LOOK_AGAIN]
+
+
+async def test_a_probe_of_a_process_that_died_is_over_after_a_minute_however_long_it_might_have_taken(
+    database: Database, tmp_path: Path
+) -> None:
+    world = await world_of(database, tmp_path, DOWN, DOWN, DOWN)
+    await fail(world, 3)
+    world.clock.advance(60)
+    key, waits = ("desk", "look", ""), []
+    for seconds in (0, 59, 1):
+        world.clock.advance(seconds)
+        circuits_of_a_process = Circuits(database, world.clock)
+        await circuits_of_a_process.refuse(key)
+        waits.append(await circuits_of_a_process.wait(key, timeout=3600))
+
+    assert waits == [0.0, LOOK_AGAIN, 0.0]
+
+
+async def test_who_waits_for_a_probe_uses_up_no_turn(database: Database, tmp_path: Path) -> None:
+    answered = anyio.Event()
+
+    async def slow(_: Any) -> Any:
+        await answered.wait()
+        return ok(b"{}")
+
+    world = await world_of(
+        database, tmp_path, DOWN, DOWN, DOWN, slow, ok(b"{}"), **limited(5, "1h")
+    )
+    await fail(world, 3)
+    world.clock.advance(60)
+    name = await world.load(flow("look"))
+    await world.start(name)
+    async with world.running(await world.claim()):
+        await world.http.arrived(4)
+        waits = await world.start(name)
+        async with world.running(await world.claim()):
+            for _ in range(5):
+                await anyio.wait_all_tasks_blocked()
+                world.clock.advance(1)
+            answered.set()
+            await time_passes(world, 1.0, until=lambda: len(world.http.requests) == 5)
+
+    assert (await node(world, waits)).status is COMPLETED
 
 
 async def test_another_process_of_the_store_rests_too_and_after_a_restart_as_well(
