@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import anyio
 
-from stackd.http.message import Request, Response
+from stackd.http.message import Request, Response, SinkFor
 
 
 class FakeClock:
@@ -101,7 +101,11 @@ class ScriptedHttp:
         self._arrived = anyio.Event()
 
     async def request(
-        self, request: Request, *, on_sent: Callable[[], None] | None = None
+        self,
+        request: Request,
+        *,
+        on_sent: Callable[[], None] | None = None,
+        sink_for: SinkFor | None = None,
     ) -> Response:
         answer = self.script.popleft() if self.script else ok()
         if getattr(answer, "sent", True) and on_sent is not None:
@@ -111,9 +115,7 @@ class ScriptedHttp:
         if isinstance(answer, BaseException):
             raise answer
         response = answer if isinstance(answer, Response) else await answer(request)
-        sink = None
-        if request.sink_for is not None:
-            sink = request.sink_for(response.status, response.content_type)
+        sink = None if sink_for is None else sink_for(response.status, response.content_type)
         if sink is None:
             return response
         await sink.write(response.body)

@@ -11,10 +11,12 @@ from multidict import CIMultiDictProxy
 
 from stackd.core.errors import NodeError
 from stackd.core.unpack import ENCODINGS, STEP, Unpacker
-from stackd.http.message import Request, Response
+from stackd.http.message import Request, Response, SinkFor
 
 
-async def read(answer: aiohttp.ClientResponse, request: Request, redirects: int) -> Response:
+async def read(
+    answer: aiohttp.ClientResponse, request: Request, redirects: int, sink_for: SinkFor | None
+) -> Response:
     """The answer in full, its body unpacked, within the limits of `request`.
 
     Raises:
@@ -22,7 +24,7 @@ async def read(answer: aiohttp.ClientResponse, request: Request, redirects: int)
     """
     headers = _flat(answer.headers)
     content_type = answer.content_type if "content-type" in headers else None
-    sink = None if request.sink_for is None else request.sink_for(answer.status, content_type)
+    sink = None if sink_for is None else sink_for(answer.status, content_type)
     limit = request.max_response_bytes if sink is None else sink.max_bytes
     body = bytearray()
     encoding = headers.get("content-encoding", "").strip().lower()
@@ -40,7 +42,7 @@ async def read(answer: aiohttp.ClientResponse, request: Request, redirects: int)
         body=bytes(body),
         url=str(answer.url),
         content_type=content_type,
-        charset=None if content_type is None else answer.charset,
+        charset=answer.charset if "charset" in headers.get("content-type", "").lower() else None,
         redirects=redirects,
     )
 

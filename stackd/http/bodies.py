@@ -12,26 +12,21 @@ PIECE = 256 * 1024  # bytes of a source read at a time
 
 
 def encoded(body: Body | None, headers: dict[str, str]) -> tuple[Any, dict[str, str]]:
-    """(what aiohttp sends, the headers that go with it)."""
+    """(what aiohttp sends, the headers that go with it); its content type stands unless they name one."""
     match body:
         case None:
             return None, headers
         case JsonBody(content):
-            return content, _typed(headers, "application/json")
+            return aiohttp.BytesPayload(content, content_type="application/json"), headers
         case FormBody(pairs):
             return aiohttp.FormData(list(pairs)), headers
         case MultipartBody(parts):
             return _form_of(parts), _untyped(headers)  # only the body knows the boundary
         case RawBody(content, content_type):
             own = content_type or "application/octet-stream"
-            return _sendable(content, own), _typed(headers, own)
-
-
-def _typed(headers: dict[str, str], content_type: str) -> dict[str, str]:
-    """`headers` with that content type, unless they name one."""
-    if any(name.lower() == "content-type" for name in headers):
-        return headers
-    return {"Content-Type": content_type, **headers}
+            if isinstance(content, bytes):
+                return aiohttp.BytesPayload(content, content_type=own), headers
+            return _SourcePayload(content, content_type=own), headers
 
 
 def _untyped(headers: dict[str, str]) -> dict[str, str]:

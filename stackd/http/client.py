@@ -33,7 +33,7 @@ from stackd.http.answers import read
 from stackd.http.bodies import encoded
 from stackd.http.egress import EgressDeniedError, EgressPolicy, normal_host
 from stackd.http.failures import place, proxy_refused, translated
-from stackd.http.message import Body, Request, Response
+from stackd.http.message import Body, Request, Response, SinkFor
 from stackd.http.proxy import Proxy
 from stackd.http.tls import DEFAULT_TLS, Contexts
 
@@ -271,6 +271,7 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         )
         return aiohttp.ClientSession(
             connector=connector,
+            headers={"User-Agent": f"stackd/{__version__}", "Accept-Encoding": "gzip, deflate"},
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             auto_decompress=False,
@@ -281,13 +282,19 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         )
 
     async def request(
-        self, request: Request, *, on_sent: Callable[[], None] | None = None
+        self,
+        request: Request,
+        *,
+        on_sent: Callable[[], None] | None = None,
+        sink_for: SinkFor | None = None,
     ) -> Response:
         """Send `request` and read its answer.
 
         Args:
             on_sent: called once, when a connection stands and before the first byte leaves. If it raises,
                 nothing is sent and the error is raised here.
+            sink_for: asked with status and content type of the last answer; what it returns takes the body, and
+                the response has none. Without it, or if it returns None, the body is read into memory.
 
         Raises:
             NodeError: there is no usable answer; `sent` says whether the far side may have seen the request.
@@ -297,31 +304,28 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         sent = _Sent(on_sent)
         _SENT.set(sent)
         try:
-            return await self._follow_in_time(request, sent)
+            with anyio.CancelScope(deadline=anyio.current_time() + request.timeout):
+                return await self._follow(request, sent, sink_for)
         except EgressDeniedError as error:
             # A new one: requests that waited for the same name share the resolver's.
             raise EgressDeniedError(error.host, error.reason, sent=sent.is_true) from None
         except aiohttp.ClientError as error:  # before the others: some are TimeoutError too
             raise sent.explained(error, request.url) from error
-        except TimeoutError:
-            missing = "answer from" if sent.is_true else "connection to"
-            raise NodeError(
-                f"no {missing} {place(request.url)} within {request.timeout:g} s",
-                kind="timeout",
-                code="http.timeout" if sent.is_true else "http.connect_timeout",
-                sent=sent.is_true,
-            ) from None
+        except TimeoutError:  # of the system's own
+            pass
         except _BrokenOffError as broken:
             raise sent.explained(broken.error, request.url) from broken
         except (OSError, ValueError) as error:
             raise sent.explained(error, request.url) from error
+        missing = "answer from" if sent.is_true else "connection to"
+        raise NodeError(
+            f"no {missing} {place(request.url)} within {request.timeout:g} s",
+            kind="timeout",
+            code="http.timeout" if sent.is_true else "http.connect_timeout",
+            sent=sent.is_true,
+        )
 
-    async def _follow_in_time(self, request: Request, sent: _Sent) -> Response:
-        with anyio.CancelScope(deadline=anyio.current_time() + request.timeout):
-            return await self._follow(request, sent)
-        raise TimeoutError
-
-    async def _follow(self, request: Request, sent: _Sent) -> Response:
+    async def _follow(self, request: Request, sent: _Sent, sink_for: SinkFor | None) -> Response:
         url = first = _first_url(request)
         method, body = request.method, request.body
         headers = _checked(request.headers)
@@ -336,7 +340,7 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
                         raise proxy_refused(request.url, 407, sent=sent.is_true)
                     target = answer.headers.get("Location")
                     if not (request.follow_redirects and answer.status in _REDIRECTS and target):
-                        return await read(answer, request, redirects)
+                        return await read(answer, request, redirects, sink_for)
                     if answer.status == 303 or (answer.status in (301, 302) and method == "POST"):
                         method, body = ("HEAD" if method == "HEAD" else "GET"), None
                         headers = {
@@ -407,11 +411,7 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         return session.request(
             method,
             url,
-            headers={
-                "User-Agent": f"stackd/{__version__}",
-                "Accept-Encoding": "gzip, deflate",
-                **headers,
-            },
+            headers=headers,
             skip_auto_headers=("Content-Type",) if data is None else None,
             data=data,
             allow_redirects=False,
@@ -485,21 +485,22 @@ def _bad_url(url: str, why: str) -> NodeError:
 
 def _checked(headers: Mapping[str, str]) -> dict[str, str]:
     for name, value in headers.items():
-        if not _TOKEN.fullmatch(name):
-            raise NodeError(
-                f"header name {name[:100]!r} is not allowed", kind="invalid", code="http.bad_header"
-            )
-        if _CONTROL.search(value.replace("\t", "")):
-            raise NodeError(
-                f"header {name} holds a control character", kind="invalid", code="http.bad_header"
-            )
-        if name.lower() in _FRAMING:
-            raise NodeError(
-                f"header {name} follows from the body and cannot be given",
-                kind="invalid",
-                code="http.bad_header",
-            )
+        _check_name(name)
+        if not value.isprintable() and _CONTROL.search(value.replace("\t", "")):
+            raise _bad_header(f"header {name} holds a control character")
     return dict(headers)
+
+
+@lru_cache(NAMES_REMEMBERED)
+def _check_name(name: str) -> None:
+    if not _TOKEN.fullmatch(name):
+        raise _bad_header(f"header name {name[:100]!r} is not allowed")
+    if name.lower() in _FRAMING:
+        raise _bad_header(f"header {name} follows from the body and cannot be given")
+
+
+def _bad_header(what: str) -> NodeError:
+    return NodeError(what, kind="invalid", code="http.bad_header")
 
 
 def _is_literal(host: str) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import Protocol, Self, TypeVar
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -15,7 +15,7 @@ from stackd.core.clock import Clock
 from stackd.core.errors import InputError, NodeError, StoreFullError
 from stackd.core.json import LARGE, Json, loads_strict
 from stackd.core.large_json import read_strictly
-from stackd.http.message import Request, Response, Sink, Source
+from stackd.http.message import Request, Response, Sink, SinkFor, Source
 from stackd.http.reading import filename_of, kind_of, text_of
 
 T = TypeVar("T")
@@ -29,12 +29,16 @@ class Http(Protocol):
     """The outbound seam, as far as nodes use it."""
 
     async def request(
-        self, request: Request, *, on_sent: Callable[[], None] | None = None
+        self,
+        request: Request,
+        *,
+        on_sent: Callable[[], None] | None = None,
+        sink_for: SinkFor | None = None,
     ) -> Response: ...
 
 
 class Incoming(Protocol):
-    """Content that comes in pieces; kept, or gone when its block ends."""
+    """Content that comes in pieces; kept, or gone once it is closed."""
 
     @property
     def size(self) -> int: ...
@@ -48,9 +52,7 @@ class Incoming(Protocol):
 
     async def keep(self) -> str: ...
 
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(self, *_: object) -> None: ...
+    async def aclose(self) -> None: ...
 
 
 class Blobs(Protocol):
@@ -126,51 +128,59 @@ async def exchange(
         NodeError: no answer, or one over a limit.
         StackdError: the blob that was answered is over a limit, or cannot be kept.
     """
-    async with situation.blobs.receive() as incoming:
+    sink: _BlobSink | None = None
 
-        def sink_for(status: int, content_type: str | None) -> Sink | None:
-            if not is_answer(status) or kind_of(content_type, wanted) != "blob":
-                return None
-            return _BlobSink(incoming, situation)
+    def sink_for(status: int, content_type: str | None) -> Sink | None:
+        nonlocal sink
+        if is_answer(status) and kind_of(content_type, wanted) == "blob":
+            sink = _BlobSink(situation)
+        return sink
 
-        response = await _ask(request, situation, sink_for)
+    try:
+        response = await situation.http.request(
+            request, on_sent=situation.on_sent, sink_for=sink_for
+        )
         if is_last:
             situation.on_answered()
         if not is_answer(response.status):
             return Answer(response, None)
+        if sink is not None:
+            return Answer(response, await sink.keep(response))
         try:
-            return Answer(response, await _read_body(response, wanted, incoming, situation))
+            return Answer(response, await _read_body(response, wanted, situation))
         except NodeError as error:
             return Answer(response, None, error)
-
-
-async def _ask(
-    request: Request,
-    situation: Situation,
-    sink_for: Callable[[int, str | None], Sink | None],
-) -> Response:
-    try:
-        return await situation.http.request(
-            replace(request, sink_for=sink_for), on_sent=situation.on_sent
-        )
     except NodeError as error:
         if error.code == "http.response_too_large":
             error.message += f"; responseType: blob takes up to {situation.blobs.max_bytes:,}"
         raise
+    finally:
+        if sink is not None:
+            await sink.incoming.aclose()
 
 
 class _BlobSink:
     """Keeps a body that comes in pieces."""
 
-    def __init__(self, incoming: Incoming, situation: Situation) -> None:
-        self._incoming = incoming
+    def __init__(self, situation: Situation) -> None:
+        self.incoming = situation.blobs.receive()
         self._clock = situation.clock
         self.max_bytes = situation.blobs.max_bytes
 
     async def write(self, chunk: bytes) -> None:
-        self._incoming.add(chunk)
-        if self._incoming.is_heavy:
-            await _patiently(self._incoming.spill, self._clock)
+        self.incoming.add(chunk)
+        if self.incoming.is_heavy:
+            await _patiently(self.incoming.spill, self._clock)
+
+    async def keep(self, response: Response) -> Json:
+        """What came in, as the output tells of it: `{"$blob", bytes, contentType, filename?}`."""
+        blob: dict[str, Json] = {
+            "$blob": await _patiently(self.incoming.keep, self._clock),
+            "bytes": self.incoming.size,
+            "contentType": (response.content_type or "").lower(),
+        }
+        name = filename_of(response)
+        return blob if name is None else blob | {"filename": name}
 
 
 async def _patiently(keep: Callable[[], Awaitable[T]], clock: Clock) -> T:
@@ -183,22 +193,9 @@ async def _patiently(keep: Callable[[], Awaitable[T]], clock: Clock) -> T:
         await clock.sleep(SPACE_RETRY)
 
 
-async def _read_body(
-    response: Response, wanted: str, incoming: Incoming, situation: Situation
-) -> Json:
-    kind = kind_of(response.content_type, wanted)
-    if kind == "blob":
-        content_type = (response.content_type or "").lower()
-        blob_id = await _patiently(incoming.keep, situation.clock)
-        blob: dict[str, Json] = {
-            "$blob": blob_id,
-            "bytes": incoming.size,
-            "contentType": content_type,
-        }
-        name = filename_of(response)
-        return blob if name is None else blob | {"filename": name}
+async def _read_body(response: Response, wanted: str, situation: Situation) -> Json:
     situation.is_large = situation.is_large or len(response.body) > LARGE
-    if kind == "text":
+    if kind_of(response.content_type, wanted) == "text":
         return text_of(response)
     if not response.body:
         return None

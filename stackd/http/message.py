@@ -47,6 +47,9 @@ class Sink(Protocol):
         """Take the next piece. What this raises ends the request and is raised there."""
 
 
+SinkFor = Callable[[int, str | None], Sink | None]
+
+
 @dataclass(frozen=True, slots=True)
 class FilePart:
     """A part of a multipart body; a plain field has no file name."""
@@ -85,8 +88,6 @@ class Request:
         tls: how TLS is spoken; after a redirect to another origin, certificates are verified in any case.
         carries_to: where a redirect to another origin may take all headers along, credentials too; None: nowhere.
         grants_private: whether the host of `url` may be in the user's own network, whatever the rules say of that.
-        sink_for: asked with status and content type of the last answer; what it returns takes the body, and
-            the response has none. None: the body is read into memory.
     """
 
     method: str
@@ -101,7 +102,6 @@ class Request:
     tls: Tls = DEFAULT_TLS
     carries_to: Callable[[URL], bool] | None = None
     grants_private: bool = False
-    sink_for: Callable[[int, str | None], Sink | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

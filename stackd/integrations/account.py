@@ -106,5 +106,7 @@ def way_in(app: App, chosen: str | None, account: Account) -> Auth:
 
 def first(fields: Mapping[str, Json], names: tuple[str, ...]) -> str | None:
     """The first of `names` that has a text."""
-    found = next((fields[name] for name in names if fields.get(name)), None)
-    return None if found is None else str(found)
+    for name in names:
+        if found := fields.get(name):
+            return str(found)
+    return None

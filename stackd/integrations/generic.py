@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any, Final, Protocol
 
 from yarl import URL
@@ -125,14 +124,18 @@ class Caller:
         self.situation = situation
         self._tokens = tokens
         self._encode = encode
+        self._hosts: Hosts | None = None
+        self._public = self.account.public
 
     @property
     def base_url(self) -> str:
         return self.plan.base_url(self.account)
 
-    @cached_property
+    @property
     def hosts(self) -> Hosts:
-        return self.plan.hosts(self.base_url)
+        if self._hosts is None:
+            self._hosts = self.plan.hosts(self.base_url)
+        return self._hosts
 
     @property
     def _auth(self) -> Auth:
@@ -173,9 +176,12 @@ class Caller:
     ) -> Answer:
         plan, situation = self.plan, self.situation
         body = plan.encoded(parts, files, self._encode)
-        draft = Draft(
-            parts.method, parts.url, parts.headers, _bytes_of(body), situation.clock.time()
-        )
+
+        def draft() -> Draft:
+            return Draft(
+                parts.method, parts.url, parts.headers, _bytes_of(body), situation.clock.time()
+            )
+
         more = signed(self._auth, self.account, draft, token=token)
         headers = {**parts.headers, **more.headers}
         cookies = {**parts.cookies, **more.cookies}
@@ -244,7 +250,7 @@ class Caller:
         return Reader(
             answer.response,
             answer.body,
-            {"params": params, "conn": self.account.public},
+            {"params": params, "conn": self._public},
             now=self.situation.clock.time(),
         )
 
@@ -312,7 +318,7 @@ def mark(plan: Plan, parts: Parts, key: str | None) -> None:
     own = plan.idempotency
     if own is None or own.header is not None:
         name = "Idempotency-Key" if own is None else str(own.header)
-        if all(given.lower() != name.lower() for given in parts.headers):
+        if name.lower() not in map(str.lower, parts.headers):
             parts.headers[name] = key
     elif own.body is not None:
         if parts.body is not None and not isinstance(parts.body, dict):

@@ -463,9 +463,12 @@ class Plan:
 
     def blobs(self, parts: Parts) -> set[str]:
         """The blobs that the body of a request names."""
+        if self.encode not in ("multipart", "raw"):
+            return set()
         body = parts.body
-        values = list(body.values()) if isinstance(body, dict) and blob_in(body) is None else [body]
-        return blobs_in(values) if self.encode in ("multipart", "raw") else set()
+        return blobs_in(
+            list(body.values()) if isinstance(body, dict) and blob_in(body) is None else [body]
+        )
 
     @property
     def encode(self) -> str:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email.message import Message
 from itertools import islice
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import anyio
 from yarl import URL
@@ -27,6 +27,7 @@ from stackd.http.message import (
     RawBody,
     Request,
     Response,
+    SinkFor,
 )
 from stackd.http.reading import is_json
 from stackd.integrations.account import Account
@@ -152,7 +153,11 @@ class _FarSide:
         self.differences: list[Difference] = []
 
     async def request(
-        self, request: Request, *, on_sent: Callable[[], None] | None = None
+        self,
+        request: Request,
+        *,
+        on_sent: Callable[[], None] | None = None,
+        sink_for: SinkFor | None = None,
     ) -> Response:
         self.count += 1
         if self.count > len(self._exchanges):
@@ -164,9 +169,7 @@ class _FarSide:
         if on_sent is not None:
             on_sent()
         response = _response(exchange.response, request.url)
-        sink = None
-        if request.sink_for is not None:
-            sink = request.sink_for(response.status, response.content_type)
+        sink = None if sink_for is None else sink_for(response.status, response.content_type)
         if sink is None:
             return response
         await sink.write(response.body)
@@ -399,8 +402,5 @@ class _Incoming:
     async def keep(self) -> str:
         return "received"
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
+    async def aclose(self) -> None:
         pass

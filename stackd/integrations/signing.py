@@ -47,8 +47,10 @@ class Draft:
 Signer = Callable[[Auth, Account, Draft], Signed]
 
 
-def signed(auth: Auth, account: Account, draft: Draft, *, token: str | None = None) -> Signed:
-    """What `auth` adds. `token`: of a session or of OAuth, where one was fetched.
+def signed(
+    auth: Auth, account: Account, draft: Callable[[], Draft], *, token: str | None = None
+) -> Signed:
+    """What `auth` adds. `draft`: asked where the request itself is signed; `token`: of a session or of OAuth.
 
     Raises:
         NodeError: the credential lacks what is needed; names the field.
@@ -64,7 +66,7 @@ def signed(auth: Auth, account: Account, draft: Draft, *, token: str | None = No
     )
 
 
-def _by_type(auth: Auth, account: Account, draft: Draft, token: str | None) -> Signed:
+def _by_type(auth: Auth, account: Account, draft: Callable[[], Draft], token: str | None) -> Signed:
     match auth.type:
         case "none":
             return Signed()
@@ -93,7 +95,7 @@ def _by_type(auth: Auth, account: Account, draft: Draft, token: str | None) -> S
                     kind="invalid",
                     code="credential.unknown_signer",
                 )
-            return signer(auth, account, draft)
+            return signer(auth, account, draft())
         case "all":
             more = Signed()
             for part in auth.parts:

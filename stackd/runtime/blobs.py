@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Self, TypeVar, TypeVarTuple, Unpack
+from typing import TypeVar, TypeVarTuple, Unpack
 
 import anyio
 
@@ -85,7 +85,7 @@ class BlobFolder:
         return blob_id
 
     def receive(self) -> Incoming:
-        """Content that comes in pieces, used in its own `async with`. What is not kept in there is gone after it."""
+        """Content that comes in pieces. What is not kept until it is closed is gone."""
         return Incoming(self)
 
     async def drop(self, ids: Sequence[str]) -> None:
@@ -321,10 +321,8 @@ class Incoming:
         await self._blobs.keep_partial(self._file[0], blob_id, self.size)
         return blob_id
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
+    async def aclose(self) -> None:
+        """Let go of what was not kept."""
         if self._file is not None:
             with anyio.CancelScope(shield=True), contextlib.suppress(OSError):  # swept later
                 await anyio.to_thread.run_sync(self._close, self._file)

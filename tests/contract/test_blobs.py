@@ -10,7 +10,7 @@ import sys
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -232,7 +232,7 @@ async def test_what_came_in_pieces_is_as_if_it_had_been_put(
 ) -> None:
     content = os.urandom(size)
 
-    async with blobs.receive() as incoming:
+    async with aclosing(blobs.receive()) as incoming:
         for at in range(0, size, 100_000):
             incoming.add(content[at : at + 100_000])
             if incoming.is_heavy:
@@ -247,7 +247,7 @@ async def test_what_came_in_pieces_is_as_if_it_had_been_put(
 async def test_what_came_in_pieces_and_was_not_kept_leaves_nothing(
     blobs: BlobFolder, folder: Path, world: World
 ) -> None:
-    async with blobs.receive() as incoming:
+    async with aclosing(blobs.receive()) as incoming:
         incoming.add(b"z" * STEP)
         await incoming.spill()
         assert len(files(folder)) == 1
@@ -259,7 +259,7 @@ async def test_what_came_in_pieces_and_was_not_kept_leaves_nothing(
 async def test_pieces_that_found_no_space_are_written_once_there_is_some(blobs: BlobFolder) -> None:
     content = os.urandom(3 * MIB)
 
-    async with blobs.receive() as incoming:
+    async with aclosing(blobs.receive()) as incoming:
         incoming.add(content)
         with no_file_over(2 * MIB):
             for _ in range(2):
@@ -282,7 +282,7 @@ async def test_a_blob_over_the_limit_is_refused_before_anything_is_kept(
     assert await blobs.put(b"z" * 10)
     with pytest.raises(TooLargeError) as put:
         await blobs.put(b"z" * 11)
-    async with blobs.receive() as incoming:
+    async with aclosing(blobs.receive()) as incoming:
         incoming.add(b"z" * 6)
         with pytest.raises(TooLargeError) as added:
             incoming.add(b"z" * 6)
@@ -300,7 +300,7 @@ async def test_all_blobs_together_keep_to_their_budget_and_what_is_there_may_com
 
     with pytest.raises(BlobBudgetError):
         await blobs.put(b"c")
-    async with blobs.receive() as incoming:
+    async with aclosing(blobs.receive()) as incoming:
         incoming.add(b"d" * STEP)
         await incoming.spill()
         with pytest.raises(BlobBudgetError):
@@ -322,7 +322,7 @@ async def test_while_the_reserve_of_the_disk_is_in_use_no_blob_takes_of_it(
 
     with pytest.raises(StoreFullError):
         await blobs.put(b"content")
-    async with blobs.receive() as incoming:
+    async with aclosing(blobs.receive()) as incoming:
         incoming.add(b"z" * STEP)
         with pytest.raises(StoreFullError):
             await incoming.spill()

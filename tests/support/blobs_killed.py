@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+from contextlib import aclosing
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,11 @@ async def story(folder: Path) -> None:
         await refer(store, await blobs.put(b"put and referred to"))
         for content in (b"put for nothing", b"and another"):
             await blobs.put(content)
-        async with blobs.receive() as incoming:
+        async with aclosing(blobs.receive()) as incoming:
             incoming.add(b"streamed" * STEP)
             await incoming.spill()
             await refer(store, await incoming.keep())
-        async with blobs.receive() as incoming:
+        async with aclosing(blobs.receive()) as incoming:
             incoming.add(b"given up" * STEP)
             await incoming.spill()
         await blobs.drop([await blobs.put(b"dropped")])

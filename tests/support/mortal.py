@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 
 from stackd.core.events import Event
-from stackd.http.message import Request, Response
+from stackd.http.message import Request, Response, SinkFor
 from stackd.runtime.events import NodeSent
 from stackd.runtime.workflow_runtime import claim
 from stackd.store.database import Database
@@ -81,7 +81,11 @@ class FarSide:
         self.keys: dict[str, set[str]] = defaultdict(set)
 
     async def request(
-        self, request: Request, *, on_sent: Callable[[], None] | None = None
+        self,
+        request: Request,
+        *,
+        on_sent: Callable[[], None] | None = None,
+        sink_for: SinkFor | None = None,
     ) -> Response:
         if on_sent is not None:
             on_sent()

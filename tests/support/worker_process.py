@@ -16,7 +16,7 @@ from stackd.core.budget import Budget
 from stackd.core.clock import Clock
 from stackd.core.errors import NodeError, StoreFullError
 from stackd.core.events import Event
-from stackd.http.message import Request, Response
+from stackd.http.message import Request, Response, SinkFor
 from stackd.queue.admission import Admission
 from stackd.queue.job import Job, RetryPolicy
 from stackd.queue.processes import SILENT_LEASES, Watch
@@ -222,7 +222,11 @@ class WorkerProcess:
         self.runtime = WorkflowRuntime(tools, versions, memory=memory, roll=lambda: 0.0)
 
     async def request(
-        self, request: Request, *, on_sent: Callable[[], None] | None = None
+        self,
+        request: Request,
+        *,
+        on_sent: Callable[[], None] | None = None,
+        sink_for: SinkFor | None = None,
     ) -> Response:
         await self.gates.pass_one()
         assert on_sent is not None

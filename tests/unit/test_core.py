@@ -186,6 +186,10 @@ def test_compact_json_and_any_other_read_the_same(text):
         (b'{"a":1,"a":2}', "json.duplicate_key"),
         (b'{"a":1,"\\u0061":1}', "json.duplicate_key"),
         (b'{"a":[{"b":1,"b":1}]}', "json.duplicate_key"),
+        (b'{"a": 1,"a":1}', "json.duplicate_key"),
+        (b'{"a":1,"a" :1}', "json.duplicate_key"),
+        (b'{"x, y": 1, "x, y": 1}', "json.duplicate_key"),
+        (b'{"a, ": ", ", "a, ":", "}', "json.duplicate_key"),
         (b"[1e999]", "json.number"),
         (b"[NaN]", "json.constant"),
         (b'["\\ud800"]', "json.text"),
@@ -202,6 +206,12 @@ def test_a_compact_integer_beyond_64_bits_stays_exact():
     assert loads_strict(b'{"n":123456789012345678901234567890}') == {
         "n": 123456789012345678901234567890
     }
+
+
+def test_spaces_in_keys_and_texts_stay_as_they_were() -> None:
+    text = b'{"a, b": "c, d", "a,b": "\\": ", "n": [1, 2.5, 3]}'
+
+    assert loads_strict(text) == {"a, b": "c, d", "a,b": '": ', "n": [1, 2.5, 3]}
 
 
 @pytest.mark.parametrize("inner", [b"", b"12345678901234567890123"], ids=["empty", "long integer"])
