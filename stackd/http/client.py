@@ -349,6 +349,8 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
             next_url = _joined(url, target, sent)
             if next_url.origin() != url.origin():
                 if request.carries_to is None or not request.carries_to(next_url):
+                    if request.carries_to is not None and body is not None:
+                        raise _body_led_away(url, next_url, answer.status, sent)
                     headers = {k: v for k, v in headers.items() if k.lower() in _CARRIED}
                 tls = replace(tls, verify=True)
             url = next_url
@@ -477,6 +479,17 @@ def _joined(base: URL, target: str, sent: _Sent) -> URL:
             answered=True,
         )
     return url.with_fragment(None)
+
+
+def _body_led_away(url: URL, target: URL, status: int, sent: _Sent) -> NodeError:
+    return NodeError(
+        f"{url.host} redirected ({status}) to {target.host}, which is none of its hosts, and the body would have "
+        "gone along; nothing was sent there",
+        kind="rejected",
+        code="egress.foreign_host",
+        sent=sent.is_true,
+        answered=True,
+    )
 
 
 def _bad_url(url: str, why: str) -> NodeError:

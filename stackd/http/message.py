@@ -86,7 +86,8 @@ class Request:
         fresh_connection: a connection of its own, and sent at most once. Without it a connection may be
             reused, and a method that HTTP calls idempotent is sent a second time if that one breaks.
         tls: how TLS is spoken; after a redirect to another origin, certificates are verified in any case.
-        carries_to: where a redirect to another origin may take all headers along, credentials too; None: nowhere.
+        carries_to: where a redirect to another origin may take everything along, credentials too; a body goes
+            nowhere else. None: all headers that could be secrets stay behind, a body is sent where it leads.
         grants_private: whether the host of `url` may be in the user's own network, whatever the rules say of that.
     """
 

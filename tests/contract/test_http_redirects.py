@@ -131,6 +131,19 @@ async def test_a_redirect_to_another_origin_takes_no_header_that_could_be_a_secr
     assert got["host"] == f"127.0.0.1:{other.port}"
 
 
+@pytest.mark.parametrize(("status", "method"), [(307, "POST"), (308, "PUT"), (301, "PATCH")])
+async def test_a_body_is_not_led_away_from_the_hosts_that_a_request_may_go_to(http, status, method):
+    async with (
+        far_side(answers(OK)) as other,
+        far_side(answers(redirect(status, other.url()))) as far,
+    ):
+        request = Request(method, far.url(), body=JsonBody(b"{}"), carries_to=lambda _: False)
+        tried = await attempt(http, request)
+
+    assert tried.failure == ("rejected", "egress.foreign_host", True, True)
+    assert (len(far.requests), other.connections) == (1, 0)
+
+
 async def test_a_secret_dropped_on_the_way_does_not_come_back_with_the_first_origin(http):
     def back(seen: Seen) -> bytes:
         return redirect(302, seen.target.partition("=")[2])
