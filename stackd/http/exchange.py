@@ -115,14 +115,14 @@ async def exchange(
     *,
     wanted: str,
     is_answer: Callable[[int], bool],
-    is_last: bool = True,
+    is_last: Callable[[int], bool] = lambda _: True,
 ) -> Answer:
     """Send `request` and read its answer, a refused one in memory for its words.
 
     Args:
         wanted: how the body is read: `auto`, `json`, `text` or `blob`.
         is_answer: whether an answer of that status is one; the body of any other is only text.
-        is_last: whether nothing more is asked of the far side.
+        is_last: whether nothing more is asked of the far side after an answer of that status.
 
     Raises:
         NodeError: no answer, or one over a limit.
@@ -140,7 +140,7 @@ async def exchange(
         response = await situation.http.request(
             request, on_sent=situation.on_sent, sink_for=sink_for
         )
-        if is_last:
+        if is_last(response.status):
             situation.on_answered()
         if not is_answer(response.status):
             return Answer(response, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from yarl import URL
@@ -153,26 +153,49 @@ class Caller:
         """
         if not self.hosts.allows(_url(parts.url)):
             raise foreign(self.plan, parts.url, "the request", sent=False)
-        token = await self._tokens.current(self._auth, self.account, self)
-        answer = await self._send(parts, token, is_last=is_last)
-        if token is not None and self._tokens.is_over(self._auth, answer):
-            token = await self._tokens.renewed(self._auth, self.account, self, over=token)
-            if token is not None:
-                answer = await self._send(parts, token, is_last=is_last)
+        auth = self._auth
+        token = await self._tokens.current(auth, self.account, self)
+        if token is None:
+            answer = await self._send(parts, None, lambda _: is_last)
+        else:
+            # While another request may follow, the time of the try runs on.
+            answer = await self._send(
+                parts, token, lambda status: is_last and not self._tokens.may_be_over(auth, status)
+            )
+            if self._tokens.may_be_over(auth, answer.response.status):
+                answer = await self._send_again(parts, token, answer, is_last=is_last)
         self._judge(answer)
         if parts.method not in SAFE:
             self.situation.acted()
         return answer
 
-    async def _send(self, parts: Parts, token: str | None, *, is_last: bool) -> Answer:
+    async def _send_again(
+        self, parts: Parts, over: str, answer: Answer, *, is_last: bool
+    ) -> Answer:
+        """The answer to another token; the same one where there is none, or `over` is not over after all."""
+        if self._tokens.is_over(self._auth, answer):
+            token = await self._tokens.renewed(self._auth, self.account, self, over=over)
+            if token is not None:
+                return await self._send(parts, token, lambda _: is_last)
+        if is_last:
+            self.situation.on_answered()
+        return answer
+
+    async def _send(
+        self, parts: Parts, token: str | None, is_last: Callable[[int], bool]
+    ) -> Answer:
         names = self.plan.blobs(parts) if self._encode is None else set()
         if not names:
-            return await self._exchange(parts, {}, token, is_last=is_last)
+            return await self._exchange(parts, {}, token, is_last)
         async with opened(self.situation.blobs, names) as files:
-            return await self._exchange(parts, files, token, is_last=is_last)
+            return await self._exchange(parts, files, token, is_last)
 
     async def _exchange(
-        self, parts: Parts, files: Mapping[str, Source], token: str | None, *, is_last: bool
+        self,
+        parts: Parts,
+        files: Mapping[str, Source],
+        token: str | None,
+        is_last: Callable[[int], bool],
     ) -> Answer:
         plan, situation = self.plan, self.situation
         body = plan.encoded(parts, files, self._encode)
@@ -211,7 +234,9 @@ class Caller:
     def _timeout(self) -> float:
         return self.plan.operation.timeout or self.plan.app.defaults.timeout or 3600.0
 
-    async def send(self, request: Request, *, wanted: str, is_last: bool) -> Answer:
+    async def send(
+        self, request: Request, *, wanted: str, is_last: Callable[[int], bool]
+    ) -> Answer:
         allowed = self.plan.operation.allow_status
         await self.situation.turn()
         answer = await exchange(
@@ -260,6 +285,9 @@ class Tokens(Protocol):
 
     async def current(self, auth: Auth, account: Account, caller: Caller) -> str | None:
         """The token to send; None where that way of signing in has none."""
+
+    def may_be_over(self, auth: Auth, status: int) -> bool:
+        """Whether an answer of that status may say that the token is over."""
 
     def is_over(self, auth: Auth, answer: Answer) -> bool:
         """Whether an answer says that the token is over."""

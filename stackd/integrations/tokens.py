@@ -64,16 +64,20 @@ class MemoryTokens:
             return account.learned(await self._fetch(auth, account, caller, over=over))
         return account.learned(known.value)
 
-    def is_over(self, auth: Auth, answer: Answer) -> bool:
+    def may_be_over(self, auth: Auth, status: int) -> bool:
         """As of `Tokens`."""
-        status = answer.response.status
         if auth.type == "session":
             return matches(status, auth.renew_on)
         told = auth.expired_when
-        if told.when is None:
-            return matches(status, told.status)
+        return matches(status, told.status) or (told.when is not None and not told.status)
+
+    def is_over(self, auth: Auth, answer: Answer) -> bool:
+        """As of `Tokens`."""
+        if not self.may_be_over(auth, answer.response.status):
+            return False
+        when = None if auth.type == "session" else auth.expired_when.when
         reader = Reader(answer.response, answer.body, {}, now=self._clock.time())
-        return (not told.status or matches(status, told.status)) and reader.truth(told.when)
+        return when is None or reader.truth(when)
 
     async def renewed(
         self, auth: Auth, account: Account, caller: Caller, *, over: str

@@ -404,6 +404,24 @@ async def test_the_client_itself_is_given_a_token(desk: Desk) -> None:
         assert [seen.target for seen in far.requests] == ["/token", "/x", "/x"]
 
 
+async def test_the_time_of_a_try_runs_on_while_a_second_token_is_tried(desk: Desk) -> None:
+    auth = {"type": "session", "login": {"endpoint": "/login"}, "token": "body.session"}
+    heard: list[bool] = []
+
+    def respond(seen: Seen) -> bytes:
+        if seen.target == "/login":
+            return json_answer(b'{"session": "a-session-of-someone"}')
+        heard.append(context.answered)
+        return json_answer(b"{}", 401) if len(heard) == 1 else DONE
+
+    async with far_side(answers(respond)) as far:
+        plan = desk.plan(action("a"), baseUrl=far.url(), authentication=auth)
+        context = desk.context(plan)
+        await desk.executor.execute(plan, {}, account(), context)
+
+    assert (heard, context.answered) == ([False, False], True)
+
+
 # -- the answer
 
 
