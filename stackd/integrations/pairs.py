@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import anyio
+import structlog
+from cachetools import LRUCache
 
 from stackd.core.clock import Clock, rfc3339
 from stackd.core.errors import NodeError
@@ -26,7 +28,14 @@ ACCESS: Final = ("accessToken", "access_token")
 REFRESH: Final = ("refreshToken", "refresh_token")
 EXPIRES: Final = ("expiresAt", "expires_at")
 CLAIM: Final = WITHIN + 20.0  # seconds: one request, and what it takes to write down its answer
+REST: Final = (
+    30.0  # seconds a token endpoint that is down is not asked for a token that still has some time
+)
+OF_THE_MOMENT: Final = frozenset({"network", "timeout", "rate_limit", "service_unavailable"})
+KEPT: Final = 1_000
 LOOK_AGAIN: Final = 0.1  # seconds between looks at what another process renews
+
+_log = structlog.get_logger(__name__)
 
 
 class Keeper(Protocol):
@@ -64,15 +73,32 @@ class TokenPairs:
         self._keeper = keeper
         self._clock = clock
         self._flights: dict[str, _Flight] = {}
+        self._rests: LRUCache[str, float] = LRUCache(KEPT)  # until when not to ask, monotonic
 
     async def current(self, auth: Auth, account: Account, caller: Caller) -> str:
-        """An access token that is not about to end.
+        """An access token that is not about to end; the one there is until its end, where no new one is to be had now.
 
         Raises:
             NodeError: there is none; the app was sent nothing.
         """
         token = self._usable(auth, account)
-        return token or await self.renewed(auth, account, caller, over=None)
+        if token is not None:
+            return token
+        rests = self._rests.get(str(account.id), 0.0) > self._clock.monotonic()
+        if rests and (token := self._still_good(account)):
+            return token
+        try:
+            return await self.renewed(auth, account, caller, over=None)
+        except NodeError as error:
+            token = self._still_good(account)
+            if token is None or error.kind not in OF_THE_MOMENT:
+                raise
+            self._rests[str(account.id)] = self._clock.monotonic() + REST
+            _log.warning(
+                "a token is used that could not be renewed yet",
+                credential=account.id, app=caller.plan.app.id, reason=error.message,
+            )  # fmt: skip
+            return token
 
     async def renewed(
         self, auth: Auth, account: Account, caller: Caller, *, over: str | None
@@ -131,13 +157,18 @@ class TokenPairs:
         except NodeError:
             await self._keeper.release(account, until=until)
             raise
-        fields = {_named(account, ACCESS): found.access}
+        fields = {**found.captured, _named(account, ACCESS): found.access}
         if found.refresh is not None:
             fields[_named(account, REFRESH)] = found.refresh
         if found.lasts is not None:
             fields[_named(account, EXPIRES)] = rfc3339(now + found.lasts) or ""
         kept = await self._keeper.keep(account, fields, until=until)
         return first(kept.fields, ACCESS) or found.access
+
+    def _still_good(self, account: Account) -> str | None:
+        """Its access token, if that is known not to have ended yet."""
+        left = seconds_of(first(account.fields, EXPIRES), now=self._clock.time())
+        return first(account.fields, ACCESS) if left is not None and left > 0 else None
 
     def _usable(self, auth: Auth, account: Account) -> str | None:
         """Its access token, unless that is about to end. A short-lived one is used for half of its time at least."""

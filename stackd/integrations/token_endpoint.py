@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote_plus
@@ -10,7 +11,7 @@ from urllib.parse import quote_plus
 from stackd.core.errors import InputError, NodeError, StackdError
 from stackd.core.json import Json, dumps, loads_strict
 from stackd.http.message import FormBody, JsonBody, Request, Response
-from stackd.http.values import pairs_of
+from stackd.http.values import pairs_of, scalar
 from stackd.integrations.account import Account, first
 from stackd.integrations.answers import read_moment
 from stackd.integrations.definition import Auth
@@ -19,6 +20,7 @@ from stackd.integrations.signing import fill, missing
 
 WITHIN: Final = 20.0  # seconds of one request
 LONGEST: Final = 10 * 365 * 86400.0  # seconds; what lasts longer than that is a mistake
+LONGEST_CAPTURED: Final = 4_096  # characters of an address or an id
 CLIENT_IDS: Final = ("clientId", "client_id")
 CLIENT_SECRETS: Final = ("clientSecret", "client_secret")
 # What says that a grant is over (RFC 6749, 5.2), and what GitHub and Slack say in its place, with status 200.
@@ -33,11 +35,15 @@ class GrantOverError(StackdError):
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """What a token endpoint gave. `lasts`: seconds; `refresh`, `lasts`: None where it does not say."""
+    """What a token endpoint gave. `lasts`: seconds; `refresh`, `lasts`: None where it does not say.
+
+    `captured`: fields of the credential besides its tokens, as `capture` of the definition has them.
+    """
 
     access: str
     refresh: str | None
     lasts: float | None
+    captured: Mapping[str, str]
 
 
 async def ask(
@@ -69,7 +75,18 @@ async def ask(
         access,
         refresh if isinstance(refresh, str) and refresh else None,
         None if lasts is None else min(max(lasts, 0.0), LONGEST),
+        _captured(auth, body),
     )
+
+
+def _captured(auth: Auth, body: Json) -> dict[str, str]:
+    """What is there of it and fits a field: for what does not, no pair is given up."""
+    found = {name: dotted(body, place) for name, place in auth.capture.items()}
+    return {
+        name: scalar(value)
+        for name, value in found.items()
+        if isinstance(value, str | int | float) and 0 < len(scalar(value)) <= LONGEST_CAPTURED
+    }
 
 
 def _request(auth: Auth, account: Account, caller: Caller, grant: dict[str, Json]) -> Request:

@@ -8,11 +8,12 @@ from typing import Any
 
 import anyio
 import pytest
+from structlog.testing import capture_logs
 from support.grants import CLIENT, Grants, granting
 from support.outbound import client
 from support.runs import MemoryBlobs
 
-from stackd.core.clock import SystemClock
+from stackd.core.clock import SystemClock, rfc3339
 from stackd.core.errors import NodeError
 from stackd.core.events import EventBus
 from stackd.http.client import HttpClient
@@ -36,20 +37,20 @@ PAST, LATER = "2020-01-01T00:00:00Z", "2999-01-01T00:00:00Z"
 class Process:
     """What one process asks the app with."""
 
-    def __init__(self, store: Database, http: HttpClient, grants: Grants) -> None:
+    def __init__(self, store: Database, http: HttpClient, grants: Grants, **auth: Any) -> None:
         self.store = store
         clock = SystemClock()
         self.accounts = StoredAccounts(store, VAULT, clock)
         self._tokens = MemoryTokens(clock, TokenPairs(self.accounts, clock))
-        self._http = http
-        definition = grants.definition()
+        self.http = http
+        definition = grants.definition(**auth)
         look = Operation.model_validate(definition.pop("actions")[0])
         self._plan = Plan(App.model_validate(definition), look)
 
     async def look(self) -> Any:
         """Ask the app as a try of a node does."""
         context = NodeContext(
-            clock=SystemClock(), http=self._http, blobs=MemoryBlobs(), unsafe=False, idempotency_key=None,
+            clock=SystemClock(), http=self.http, blobs=MemoryBlobs(), unsafe=False, idempotency_key=None,
             timeout=10.0, max_bytes=1024, tell_sent=lambda: None, tell_answered=lambda: None,
         )  # fmt: skip
         account = await self.accounts.account("main")
@@ -257,6 +258,55 @@ async def test_a_token_endpoint_that_breaks_off_is_asked_again_later_and_the_app
     grants.breaks = False
     await process.look()
     assert grants.calls() == ["access-token-0002"]
+
+
+async def test_a_token_that_has_some_time_left_is_used_while_its_endpoint_is_down(
+    process: Process, grants: Grants
+) -> None:
+    grants.breaks = True
+    soon = rfc3339(SystemClock().time() + 120.0) or ""  # within the lead of renewals
+    await process.make(accessToken=grants.access, refreshToken=grants.refresh, expiresAt=soon)
+
+    with capture_logs() as logs:
+        await process.look()
+        await process.look()
+
+    assert grants.calls() == ["access-token-0001"] * 2
+    assert grants.asked == [
+        "refresh-token-0001"
+    ]  # not by each node: an endpoint that is down takes its time
+    warnings = [one for one in logs if one["log_level"] == "warning"]
+    assert [one["credential"] for one in warnings] == ["main"]
+
+
+async def test_a_grant_that_is_over_is_told_at_once_though_its_token_has_some_time_left(
+    process: Process, grants: Grants
+) -> None:
+    soon = rfc3339(SystemClock().time() + 120.0) or ""
+    await process.make(accessToken=grants.access, refreshToken="used-before", expiresAt=soon)
+
+    assert (await process.fails()).code == "credential.reconnect"
+    assert grants.calls() == []
+
+
+async def test_what_a_definition_captures_of_a_token_answer_is_kept_at_each_renewal(
+    process: Process, grants: Grants
+) -> None:
+    grants.also = {"team": {"id": "T-2"}, "shard": 7, "odd": {"a": 1}, "accessToken": "not-this"}
+    capture = {
+        "teamId": "team.id", "shard": "shard", "odd": "odd", "none": "no.such", "refreshToken": "accessToken",
+    }  # fmt: skip
+    one = Process(process.store, process.http, grants, capture=capture)
+    await one.make(
+        accessToken="over-long-ago", refreshToken=grants.refresh, expiresAt=PAST, teamId="T-1"
+    )
+
+    await one.look()
+
+    fields = await one.fields()
+    assert (fields["teamId"], fields["shard"]) == ("T-2", "7")
+    assert fields["refreshToken"] == grants.refresh
+    assert not {"odd", "none"} & fields.keys()
 
 
 async def test_a_client_that_is_refused_leaves_the_grant_as_it_is(

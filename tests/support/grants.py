@@ -24,6 +24,7 @@ class Grants:
         asked: refresh tokens that were shown, in order.
         gate: holds back the answers of the token endpoint until it is set.
         breaks: the token endpoint closes the connection in place of an answer.
+        also: what else its answers say.
     """
 
     far: FarSide | None = None
@@ -33,6 +34,7 @@ class Grants:
     asked: list[str] = field(default_factory=list)
     gate: anyio.Event | None = None
     breaks: bool = False
+    also: dict[str, Any] = field(default_factory=dict)
 
     @property
     def access(self) -> str:
@@ -88,7 +90,7 @@ class Grants:
         self.serial += 1
         made = {
             "access_token": self.access, "refresh_token": self.refresh,
-            "expires_in": self.lasts, "token_type": "Bearer",
+            "expires_in": self.lasts, "token_type": "Bearer", **self.also,
         }  # fmt: skip
         return json_answer(json.dumps(made).encode())
 
