@@ -619,7 +619,7 @@ class _Daemon:
         settings = self._settings
         registry = self._registry
         versions = self._versions = Versions(store, partial(effect_in, registry))
-        accounts = StoredAccounts(store, self._vault, self._clock)
+        accounts = StoredAccounts(store, self._vault, self._clock, self._identity)
         tokens = MemoryTokens(self._clock, TokenPairs(accounts, self._clock))
         manager = IntegrationManager(registry, tokens)
         blobs = BlobFolder(

@@ -29,6 +29,12 @@ class ProcessIdentity:
     def id(self) -> str:
         return f"{self.boot_id}:{self.namespace}:{self.pid}:{self.start_ticks}"
 
+    @classmethod
+    def of(cls, process_id: str) -> ProcessIdentity:
+        """The process of that `id`."""
+        boot, *numbers = process_id.split(":")
+        return cls(boot, *map(int, numbers))
+
 
 def current_process() -> ProcessIdentity:
     pid = os.getpid()

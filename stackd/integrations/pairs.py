@@ -28,9 +28,7 @@ ACCESS: Final = ("accessToken", "access_token")
 REFRESH: Final = ("refreshToken", "refresh_token")
 EXPIRES: Final = ("expiresAt", "expires_at")
 CLAIM: Final = WITHIN + 20.0  # seconds: one request, and what it takes to write down its answer
-REST: Final = (
-    30.0  # seconds a token endpoint that is down is not asked for a token that still has some time
-)
+REST: Final = 30.0  # seconds a token endpoint that is down is left alone, while there is a token
 OF_THE_MOMENT: Final = frozenset({"network", "timeout", "rate_limit", "service_unavailable"})
 KEPT: Final = 1_000
 LOOK_AGAIN: Final = 0.1  # seconds between looks at what another process renews
@@ -84,8 +82,7 @@ class TokenPairs:
         token = self._usable(auth, account)
         if token is not None:
             return token
-        rests = self._rests.get(str(account.id), 0.0) > self._clock.monotonic()
-        if rests and (token := self._still_good(account)):
+        if self._is_resting(account) and (token := self._still_good(account)):
             return token
         try:
             return await self.renewed(auth, account, caller, over=None)
@@ -93,11 +90,12 @@ class TokenPairs:
             token = self._still_good(account)
             if token is None or error.kind not in OF_THE_MOMENT:
                 raise
-            self._rests[str(account.id)] = self._clock.monotonic() + REST
-            _log.warning(
-                "a token is used that could not be renewed yet",
-                credential=account.id, app=caller.plan.app.id, reason=error.message,
-            )  # fmt: skip
+            if not self._is_resting(account):  # of all that waited for it, one says so
+                self._rests[str(account.id)] = self._clock.monotonic() + REST
+                _log.warning(
+                    "a token is used that could not be renewed yet",
+                    credential=account.id, app=caller.plan.app.id, reason=error.message,
+                )  # fmt: skip
             return token
 
     async def renewed(
@@ -164,6 +162,9 @@ class TokenPairs:
             fields[_named(account, EXPIRES)] = rfc3339(now + found.lasts) or ""
         kept = await self._keeper.keep(account, fields, until=until)
         return first(kept.fields, ACCESS) or found.access
+
+    def _is_resting(self, account: Account) -> bool:
+        return self._rests.get(str(account.id), 0.0) > self._clock.monotonic()
 
     def _still_good(self, account: Account) -> str | None:
         """Its access token, if that is known not to have ended yet."""

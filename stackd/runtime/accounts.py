@@ -17,6 +17,7 @@ from stackd.core.errors import (
     StoreBusyError,
     StoreFullError,
 )
+from stackd.core.process import ProcessIdentity
 from stackd.integrations.account import Account, first
 from stackd.integrations.definition import App
 from stackd.integrations.pairs import ACCESS, EXPIRES, REFRESH
@@ -43,10 +44,13 @@ _log = structlog.get_logger(__name__)
 class StoredAccounts:
     """The credentials of a store; also the `Keeper` of token pairs."""
 
-    def __init__(self, store: Database, vault: Vault, clock: Clock) -> None:
+    def __init__(
+        self, store: Database, vault: Vault, clock: Clock, identity: ProcessIdentity
+    ) -> None:
         self._store = store
         self._vault = vault
         self._clock = clock
+        self._identity = identity
 
     async def account(self, connection_id: str) -> Account:
         """As of `Accounts`."""
@@ -78,7 +82,9 @@ class StoredAccounts:
         now, name, version = self._clock.time(), str(account.id), account.version
         try:
             return await self._store.write(
-                lambda tx: credentials.claim_renewal(tx, name, version, until=until, now=now)
+                lambda tx: credentials.claim_renewal(
+                    tx, name, version, by=self._identity, until=until, now=now
+                )
             )
         except (StoreBusyError, StoreFullError) as error:  # what was renewed could not be kept now
             _log.warning("waiting for the store", reason=error.message)

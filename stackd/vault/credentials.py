@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from stackd.core.errors import ConflictError, InputError, NotFoundError
 from stackd.core.json import dumps, loads
+from stackd.core.process import ProcessIdentity, is_gone
 from stackd.core.text import shown
 from stackd.store.connection import Row, Tx
 from stackd.vault import envelope, keyring
@@ -180,12 +181,17 @@ def opened(tx: Tx, vault: Vault, credential_id: str) -> OpenCredential:
 # -- the tokens of one, which are renewed while it is in use
 
 
-def claim_renewal(tx: Tx, credential_id: str, version: int, *, until: float, now: float) -> bool:
-    """Whether the caller alone renews the tokens of that version until then, in all processes of this store."""
+def claim_renewal(
+    tx: Tx, credential_id: str, version: int, *, by: ProcessIdentity, until: float, now: float
+) -> bool:
+    """Whether the caller, a process, alone renews the tokens of that version until then, in all of this store."""
+    held = tx.one(sql.GET_RENEWAL, (credential_id,))
+    if held is not None and is_gone(ProcessIdentity.of(held[1])):
+        tx.execute(sql.RELEASE_RENEWAL, (credential_id, held[0]))
     # Another's claim that began later than this one was asked for still counts; one far beyond that is of a clock
     # that was set back since.
     within = (now, until + (until - now))
-    return tx.execute(sql.CLAIM_RENEWAL, (until, credential_id, version, *within)) > 0
+    return tx.execute(sql.CLAIM_RENEWAL, (until, by.id, credential_id, version, *within)) > 0
 
 
 def release_renewal(tx: Tx, credential_id: str, *, until: float) -> None:

@@ -32,13 +32,16 @@ UPDATE credentials SET auth = ?, public = ?, version = version + 1, updated_at =
     reconnect = NULL
 WHERE id = ? AND version = ?"""
 CLAIM_RENEWAL = """
-UPDATE credentials SET renewing_until = ?
+UPDATE credentials SET renewing_until = ?, renewing_by = ?
 WHERE id = ? AND version = ? AND reconnect IS NULL
     AND (renewing_until IS NULL OR renewing_until NOT BETWEEN ? AND ?)"""
-RELEASE_RENEWAL = "UPDATE credentials SET renewing_until = NULL WHERE id = ? AND renewing_until = ?"
+GET_RENEWAL = """
+SELECT renewing_until, renewing_by FROM credentials WHERE id = ? AND renewing_by IS NOT NULL"""
+RELEASE_RENEWAL = """
+UPDATE credentials SET renewing_until = NULL, renewing_by = NULL WHERE id = ? AND renewing_until = ?"""
 RECORD_TEST = "UPDATE credentials SET tested_at = ?, test = ? WHERE id = ?"
 DISCONNECT = """
-UPDATE credentials SET reconnect = ?, renewing_until = NULL
+UPDATE credentials SET reconnect = ?, renewing_until = NULL, renewing_by = NULL
 WHERE id = ? AND version = ? AND reconnect IS NULL"""
 DELETE_CREDENTIAL = "DELETE FROM credentials WHERE id = ?"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -16,6 +17,7 @@ from support.runs import MemoryBlobs
 from stackd.core.clock import SystemClock, rfc3339
 from stackd.core.errors import NodeError
 from stackd.core.events import EventBus
+from stackd.core.process import ProcessIdentity, current_process
 from stackd.http.client import HttpClient
 from stackd.integrations.definition import App, Operation
 from stackd.integrations.generic import GenericExecutor
@@ -31,6 +33,7 @@ from stackd.vault.keyring import Keyring
 from stackd.vault.records import Change, CredentialDisconnected, CredentialRow, NewCredential, Vault
 
 VAULT = Vault(Keyring("0123456789abcdefghijklmnopqrstuvwxyzABCD"), NoSchemas())
+ME = current_process()
 PAST, LATER = "2020-01-01T00:00:00Z", "2999-01-01T00:00:00Z"
 
 
@@ -40,7 +43,7 @@ class Process:
     def __init__(self, store: Database, http: HttpClient, grants: Grants, **auth: Any) -> None:
         self.store = store
         clock = SystemClock()
-        self.accounts = StoredAccounts(store, VAULT, clock)
+        self.accounts = StoredAccounts(store, VAULT, clock, ME)
         self._tokens = MemoryTokens(clock, TokenPairs(self.accounts, clock))
         self.http = http
         definition = grants.definition(**auth)
@@ -330,9 +333,9 @@ async def test_a_claim_of_a_process_that_died_is_over_in_time(
     await process.make(accessToken="over-long-ago", refreshToken=grants.refresh, expiresAt=PAST)
     now = 1_000.0
 
-    async def claim(at: float) -> bool:
+    async def claim(at: float, by: ProcessIdentity = ME) -> bool:
         return await process.store.write(
-            lambda tx: credentials.claim_renewal(tx, "main", 1, until=at + 40.0, now=at)
+            lambda tx: credentials.claim_renewal(tx, "main", 1, by=by, until=at + 40.0, now=at)
         )
 
     assert await claim(now)
@@ -340,3 +343,5 @@ async def test_a_claim_of_a_process_that_died_is_over_in_time(
     assert not await claim(now - 1.0)  # asked for before, and later to get there
     assert await claim(now + 41.0)
     assert await claim(now - 90.0)  # where the clock was set back
+    assert await claim(now + 90.0, by=replace(ME, start_ticks=0))
+    assert await claim(now + 91.0)  # at once, of a process that is proven to have ended
