@@ -55,6 +55,7 @@ from stackd.http.proxy import Proxy
 from stackd.integrations.catalogue import Catalogue, read_catalogue
 from stackd.integrations.circuits import Circuits
 from stackd.integrations.coverage import coverage_in
+from stackd.integrations.handlers import LOAD_WITHIN
 from stackd.integrations.limits import RateLimiter
 from stackd.integrations.manager import IntegrationManager
 from stackd.integrations.pairs import TokenPairs
@@ -129,7 +130,7 @@ INTERRUPT_WITHIN = 5.0  # seconds cut-off attempts get to record where they stoo
 # Seconds in which a store is open, or who asks meanwhile is told; where the sockets are another's, who comes may wait.
 OPENS_WITHIN, OPENS_WITHIN_BEHIND_A_SOCKET = 1.0, 10.0
 CONNECTOR_FAULTS = 5  # of one connector, that are logged
-READ_WITHIN = 5.0  # seconds to read the connectors again; a disk may never answer
+READ_WITHIN = LOAD_WITHIN + 5.0  # seconds to read the connectors again; a disk may never answer
 LOCKED_AGAIN = 1.0  # seconds until a store is tried again that another process keeps locked
 
 _log = structlog.get_logger(__name__)

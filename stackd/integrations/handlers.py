@@ -1,7 +1,8 @@
 """Bespoke handlers: `connectors/<id>/handlers.py`, whose public coroutines run operations of the same name.
 
-A file is loaded by its path, on a thread, when the catalogue is read. Whatever it does wrong is contained: the
-connector then has no handlers, and says why.
+A file is loaded by its path when the catalogue is read. Whatever it does wrong is contained: the connector then has
+no handlers, and says why. Its code runs on a thread of its own, for nothing can end one that hangs: after
+`LOAD_WITHIN` nobody waits for it any more, and it is not run a second time while it goes on.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import inspect
 import os
 import stat
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +26,7 @@ from stackd.core.json import Json
 
 Handler = Callable[[dict[str, Json], Any], Awaitable[Json]]
 
+LOAD_WITHIN: Final = 10.0  # seconds; a large library, on a slow machine that has not read it yet
 WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -43,8 +47,23 @@ class Handlers:
     digest: str = ""
 
 
-def load_handlers(path: Path) -> Handlers:
-    """The handlers in the file at `path`; none if there is no such file. Runs its code; raises nothing."""
+@dataclass(slots=True)
+class _Loading:
+    """A file whose code runs. `is_given_up`: for too long already."""
+
+    module: Future[ModuleType] = field(default_factory=Future)
+    is_given_up: bool = False
+
+
+_LOADING: Final[dict[tuple[Path, str], _Loading]] = {}  # by file and digest
+_LOADING_LOCK: Final = threading.Lock()
+
+
+def load_handlers(path: Path, *, within: float = LOAD_WITHIN) -> Handlers:
+    """The handlers in the file at `path`; none if there is no such file. Runs its code; raises nothing.
+
+    `within`: seconds after which they are given up, until the file is changed or its code has come to an end.
+    """
     try:
         source = path.read_bytes()
         state = path.stat()
@@ -58,13 +77,23 @@ def load_handlers(path: Path) -> Handlers:
             problem=f"{path.name} can be written by others; it must belong to this user or root, mode 0644",
             digest=digest,
         )
+    loading = _begun(path, source, digest)
     try:
-        module = _loaded(path, source, digest)
-    except BaseException as error:  # noqa: BLE001  # their code may end in anything, sys.exit too
+        fault = loading.module.exception(0 if loading.is_given_up else within)
+    except TimeoutError:
+        loading.is_given_up = True
         return Handlers(
-            problem=f"{path.name} cannot be loaded: {type(error).__name__}: {_brief(error)}",
+            problem=f"{path.name} cannot be loaded: its code has not come to an end within {within:g} s, and goes on "
+            "until stackd is restarted; mend it, then reload",
             digest=digest,
         )
+    _LOADING.pop((path, digest), None)
+    if fault is not None:
+        return Handlers(
+            problem=f"{path.name} cannot be loaded: {type(fault).__name__}: {_brief(fault)}",
+            digest=digest,
+        )
+    module = loading.module.result()
     transport = getattr(module, "TRANSPORT", "ctx")
     return Handlers(
         by_name={
@@ -77,6 +106,25 @@ def load_handlers(path: Path) -> Handlers:
         transport="own" if transport == "own" else "ctx",
         digest=digest,
     )
+
+
+def _begun(path: Path, source: bytes, digest: str) -> _Loading:
+    """The run of that code: one that is under way, else a new one."""
+    with _LOADING_LOCK:
+        loading = _LOADING.get((path, digest))
+        if loading is None:
+            loading = _LOADING[path, digest] = _Loading()
+            name = f"handlers of {path.parent.name}"
+            arguments = (loading.module, path, source, digest)
+            threading.Thread(target=_load, args=arguments, name=name, daemon=True).start()
+        return loading
+
+
+def _load(module: Future[ModuleType], path: Path, source: bytes, digest: str) -> None:
+    try:
+        module.set_result(_loaded(path, source, digest))
+    except BaseException as error:  # noqa: BLE001  # their code may end in anything, sys.exit too
+        module.set_exception(error)
 
 
 def _loaded(path: Path, source: bytes, digest: str) -> ModuleType:
