@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stackd.cli.columns import Column
-from stackd.cli.context import JsonFlag, print_json, print_table, say
+from stackd.cli.context import DEBUG, JsonFlag, print_json, print_table, say
 from stackd.core.errors import NotFoundError
 from stackd.core.names import nearest
 from stackd.core.text import plain, shown
@@ -60,7 +62,8 @@ def lint(
     found = places(connectors, folder)
     if fix:
         _write_well(found)
-    reports = [lint_connector(place) for place in found]
+    with handlers_apart():
+        reports = [lint_connector(place) for place in found]
     bad = [one for one in reports if not _reaches(one, grade) or (strict and one.warnings)]
     if as_json:
         print_json({"ok": not bad, "connectors": [_as_json(one) for one in reports]})
@@ -69,6 +72,19 @@ def lint(
         of = f"{len(reports)} connector{'' if len(reports) == 1 else 's'}"
         say(f"{of}: all reach {grade}" if not bad else f"{len(bad)} of {of}: not {grade}")
     sys.exit(1 if bad else 0)
+
+
+@contextlib.contextmanager
+def handlers_apart() -> Iterator[None]:
+    """What handlers print goes to standard error; so does what they log, with --debug."""
+    from stackd.core.log import logging_to
+
+    aside = sys.stderr or io.StringIO()
+    with (
+        contextlib.redirect_stdout(aside),
+        logging_to(aside, level="debug" if DEBUG.on else "critical"),
+    ):
+        yield
 
 
 def places(given: list[str] | None, folder: Path) -> list[Path]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stackd.cli import credentials
-from stackd.cli.connector_lint import FOLDER, places
-from stackd.cli.context import DEBUG, JsonFlag, print_json, progressing, say
+from stackd.cli.connector_lint import FOLDER, handlers_apart, places
+from stackd.cli.context import JsonFlag, print_json, progressing, say
 from stackd.core.errors import InputError, NotFoundError
 from stackd.core.names import nearest
 from stackd.core.text import shown
@@ -94,7 +92,7 @@ def replay(
         credentials.try_(credential, as_json=as_json)
         return
     found = dict.fromkeys(places(connectors, folder))
-    with _handlers_apart():
+    with handlers_apart():
         subjects = [_subject(one) for one in found]
         outcomes = _replayed(subjects, operation, case)
     problems = {str(one.folder): one.problems for one in subjects if one.problems}
@@ -119,19 +117,6 @@ def replay(
         if outcomes:
             say(f"{len(failed):,} of {of}: not as recorded" if failed else f"{of}: all as recorded")
     sys.exit(1 if failed or problems else 0)
-
-
-@contextlib.contextmanager
-def _handlers_apart() -> Iterator[None]:
-    """What handlers print goes to standard error; so does what they log, with --debug."""
-    from stackd.core.log import logging_to
-
-    aside = sys.stderr or io.StringIO()
-    with (
-        contextlib.redirect_stdout(aside),
-        logging_to(aside, level="debug" if DEBUG.on else "critical"),
-    ):
-        yield
 
 
 def _subject(folder: Path) -> Subject:

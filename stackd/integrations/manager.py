@@ -6,10 +6,13 @@ workflow decides (`fall_back`), for that could do a thing twice.
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import anyio
 import structlog
 
 from stackd.core.aside import aside
@@ -265,6 +268,16 @@ class IntegrationManager:
                 raise
             except (Exception, SystemExit) as error:  # fails its node, and nothing else
                 raise _failed(plan, error, situation) from error
+            except anyio.get_cancelled_exc_class() as error:
+                if _is_cancelled():
+                    raise
+                raise _failed(plan, error, situation) from error  # it raised that of its own accord
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody has asked this task to end."""
+    task = asyncio.current_task()
+    return anyio.current_effective_deadline() == -math.inf or bool(task and task.cancelling())
 
 
 def _failed(plan: Plan, error: BaseException, situation: Try) -> NodeError:

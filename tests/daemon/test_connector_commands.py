@@ -119,27 +119,31 @@ def test_what_cannot_be_used_is_told_and_the_other_connectors_are_replayed(
     assert last == "4 cases: all as recorded"
 
 
+@pytest.mark.parametrize("raised", ["SystemExit", "CancelledError"])
 def test_what_a_handler_prints_and_logs_is_not_among_what_was_found(
-    command: Command, folder: Path
+    command: Command, folder: Path, raised: str
 ) -> None:
     (folder / "desk" / "handlers.py").write_text(
+        "from asyncio import CancelledError\n"
         "print('loaded')\n"
         "async def get_account(params, ctx):\n"
         "    print('asked')\n"
         "    ctx.log.error('made-up-token')\n"
-        "    raise SystemExit(7)\n"
+        f"    raise {raised}(7)\n"
     )
     path = folder / "desk" / "definition.json"
     path.write_text(path.read_text().replace('"http"', '"python"'))
 
     told = command("connectors", "test", "--json")
+    linted = command("connectors", "lint", "--json")
 
     assert told.code == 1
     ends = [one["differences"][-1]["came"] for one in told.json["cases"]]
     assert (
-        ends == ["handler.failed: the handler of desk.get_account failed: SystemExit (line 5)"] * 2
+        ends == [f"handler.failed: the handler of desk.get_account failed: {raised} (line 6)"] * 2
     )
     assert told.err.split() == ["loaded", "asked", "asked"]
+    assert (linted.err, [one["id"] for one in linted.json["connectors"]]) == ("loaded\n", ["desk"])
 
 
 def test_seeded_triggers_are_listed_for_a_person_to_tighten(command: Command, folder: Path) -> None:
