@@ -445,6 +445,7 @@ class _Daemon:
             tasks.start_soon(self._herald.run)
             if "api" in self._names:
                 tasks.start_soon(self._stand_in)
+                tasks.start_soon(self._tell_uncovered, store)
             if self._settings.env == "development":
                 tasks.start_soon(self._watch_connectors)
             if self._was_unclean and "scheduler" in self._names:
@@ -459,6 +460,11 @@ class _Daemon:
         if self._supervisor.failure is None and store.failure is None:
             with contextlib.suppress(StoreBusyError, StoreFullError):  # forgotten after a day
                 await store.write(lambda tx: processes.forget(tx, self._identity))
+
+    async def _tell_uncovered(self, store: Database) -> None:
+        """Say what cannot run; of all roles on the store, one does."""
+        with contextlib.suppress(StoreError):
+            await tell_uncovered(store, self._coverage)
 
     async def _look_through(self, store: Database) -> None:
         """See whether the file is whole, while all else goes on."""
@@ -561,9 +567,8 @@ class _Daemon:
 
         async def reread(settings: Settings) -> None:
             await self._reread_connectors(settings)
-            if "api" in self._names:  # of all roles on the store, one says so
-                with contextlib.suppress(StoreError):
-                    await tell_uncovered(store, self._coverage)
+            if "api" in self._names:
+                await self._tell_uncovered(store)
 
         return Reloader(self._settings, self._role, apply=apply, reread=reread, herald=herald)
 

@@ -8,6 +8,7 @@ from typing import Final
 import anyio
 import structlog
 
+from stackd.core.errors import StackdError
 from stackd.store.connection import Tx
 from stackd.store.database import Database
 from stackd.workflows import catalogue
@@ -48,7 +49,11 @@ def _active(tx: Tx, after: str) -> tuple[str | None, dict[str, bytes]]:
 def _uncovered(documents: dict[str, bytes], coverage: CoverageOf) -> dict[str, list[Finding]]:
     found = {}
     for workflow_id, text in documents.items():
-        findings = [one for one in findings_of(load_stored(text).nodes, coverage) if one.bars]
+        try:
+            nodes = load_stored(text).nodes
+        except (ValueError, StackdError):
+            continue  # of another version, say; told where it is to run
+        findings = [one for one in findings_of(nodes, coverage) if one.bars]
         if findings:
             found[workflow_id] = findings
     return found

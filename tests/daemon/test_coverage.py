@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.cli import Command, Ran
-from support.daemon import DaemonProcess, running
+from support.daemon import DaemonProcess, eventually, running
 
 GENERIC = "GENERIC_EXECUTOR_ENABLED"
 DOCUMENT = """id: {id}
@@ -144,6 +144,20 @@ def test_what_generic_http_runs_is_active_with_a_warning_until_a_reload_takes_it
     assert [TOLD] in [one["nodes"] for one in logged if one["workflow"] == "d"]
     shown = command("workflows", "show", "d", STACKD_STATE_DIR=str(daemon.state))
     assert f"  warning {OFF}: {TOLD}\n" in shown.out
+
+
+def test_it_is_told_at_a_start_too(daemon: DaemonProcess):
+    daemon.api.post("/api/workflows", told("g"), activate="true", force="true")
+
+    def lines() -> list[Any]:
+        logged = daemon.logged("an active workflow has nodes that nothing can run")
+        return [one["nodes"] for one in logged if one["workflow"] == "g"]
+
+    before = len(lines())
+    assert daemon.terminate() == 0
+    daemon.start()
+
+    assert eventually("it is told", lambda: lines()[before:]) == [[TOLD]]
 
 
 def test_lint_says_the_same_at_the_daemon_and_beside_it_and_without_one_that_it_does_not_know(
