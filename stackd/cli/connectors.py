@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import quote
 
 import typer
 
@@ -15,6 +14,7 @@ from stackd.cli import connector_lint, connector_review, connector_test, evidenc
 from stackd.cli.columns import Column
 from stackd.cli.context import JsonFlag, daemon, print_json, print_table, say
 from stackd.client.models import ConnectorDetail, ConnectorList
+from stackd.core.text import segment
 from stackd.integrations import backfill
 from stackd.integrations.backfill import Fill, Patch
 
@@ -112,7 +112,7 @@ def show(
     as_json: JsonFlag = False,
 ) -> None:
     """One connector: how it signs in, and what its operations do and take."""
-    view = daemon().get(f"/api/registry/connectors/{quote(connector, safe='')}", ConnectorDetail)
+    view = daemon().get(f"/api/registry/connectors/{segment(connector)}", ConnectorDetail)
     if as_json:
         print_json(view)
         return

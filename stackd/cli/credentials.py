@@ -26,7 +26,7 @@ from stackd.cli.files import read
 from stackd.client.models import CredentialList, CredentialTest, CredentialView
 from stackd.core.errors import InputError
 from stackd.core.json import Json, dumps, loads_strict
-from stackd.core.text import plain
+from stackd.core.text import plain, segment
 
 # Words that belong to no option may be a secret that somebody took for its value: click would repeat them.
 WORDS: Final = {"allow_extra_args": True}
@@ -122,7 +122,7 @@ def list_(as_json: JsonFlag = False) -> None:
 @app.command()
 def show(credential_id: IdArgument, as_json: JsonFlag = False) -> None:
     """One credential, without its secrets."""
-    view = daemon().get(f"/api/credentials/{credential_id}", CredentialView)
+    view = daemon().get(f"/api/credentials/{segment(credential_id)}", CredentialView)
     if as_json:
         print_json(view)
         return
@@ -161,14 +161,14 @@ def set_(
         body["auth"] = auth or None
     if not fields and auth is None:
         raise InputError("nothing to change was named", code="input.empty", hint=BY_OTHER_WAYS)
-    view = daemon().patch(f"/api/credentials/{credential_id}", body, CredentialView)
+    view = daemon().patch(f"/api/credentials/{segment(credential_id)}", body, CredentialView)
     _tell(view, f"{view['id']} is changed, version {view['version']}", as_json=as_json)
 
 
 @app.command("test")
 def try_(credential_id: IdArgument, as_json: JsonFlag = False) -> None:
     """Show a credential to its app; exit 1 if that does not take it."""
-    result = daemon().post(f"/api/credentials/{credential_id}/test", None, CredentialTest)
+    result = daemon().post(f"/api/credentials/{segment(credential_id)}/test", None, CredentialTest)
     if as_json:
         print_json(result)
     else:
@@ -181,9 +181,9 @@ def try_(credential_id: IdArgument, as_json: JsonFlag = False) -> None:
 def remove(credential_id: IdArgument, yes: YesFlag = False, as_json: JsonFlag = False) -> None:
     """Remove a credential with its secrets."""
     if not yes:
-        daemon().get(f"/api/credentials/{credential_id}", CredentialView)
+        daemon().get(f"/api/credentials/{segment(credential_id)}", CredentialView)
     confirm(f"remove {credential_id} with its secrets for good?", yes=yes)
-    daemon().delete(f"/api/credentials/{credential_id}")
+    daemon().delete(f"/api/credentials/{segment(credential_id)}")
     if as_json:
         print_json({"id": credential_id, "removed": True})
     else:

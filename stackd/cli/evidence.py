@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 
 from stackd.cli.columns import Column
 from stackd.cli.context import JsonFlag, daemon, print_json, print_table, say
 from stackd.client.models import EvidenceList, ResetView
+from stackd.core.text import segment
 
 AppArgument = Annotated[str | None, typer.Argument(help="Only of this connector.")]
 
@@ -62,7 +62,7 @@ def reset(
 ) -> None:
     """Ask for operations that rest after failures at once."""
     body = {} if operation is None else {"operation": operation}
-    place = f"/api/registry/connectors/{quote(connector, safe='')}/reset"
+    place = f"/api/registry/connectors/{segment(connector)}/reset"
     answer = daemon().post(place, body, ResetView)
     if as_json:
         print_json(answer)

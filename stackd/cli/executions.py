@@ -41,6 +41,7 @@ from stackd.client.models import (
 )
 from stackd.core.clock import SystemClock
 from stackd.core.errors import ConflictError, InputError
+from stackd.core.text import segment
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -97,7 +98,7 @@ def list_(
 @app.command()
 def show(execution_id: IdArgument, as_json: JsonFlag = False) -> None:
     """One execution with its node runs; exit 1 if it failed."""
-    view = daemon().get(f"/api/executions/{execution_id}", ExecutionView)
+    view = daemon().get(f"/api/executions/{segment(execution_id)}", ExecutionView)
     if as_json:
         print_json(view)
     else:
@@ -138,7 +139,7 @@ def _short(value: Any) -> str:
 @app.command()
 def cancel(execution_id: IdArgument, as_json: JsonFlag = False) -> None:
     """End an execution."""
-    answer = daemon().post(f"/api/executions/{execution_id}/cancel", None, MovedExecution)
+    answer = daemon().post(f"/api/executions/{segment(execution_id)}/cancel", None, MovedExecution)
     if as_json:
         print_json(answer)
     elif answer["status"] in ("completed", "failed"):
@@ -158,7 +159,9 @@ def retry(
     as_json: JsonFlag = False,
 ) -> None:
     """Let an execution that has ended go on at what failed; what is done is not done again."""
-    answer = daemon().post(f"/api/executions/{execution_id}/retry", {"from": start}, MovedExecution)
+    answer = daemon().post(
+        f"/api/executions/{segment(execution_id)}/retry", {"from": start}, MovedExecution
+    )
     if as_json:
         print_json(answer)
     else:
@@ -176,7 +179,7 @@ def resume(
 ) -> None:
     """Call the link of a node run that waits for it, so that the execution goes on."""
     body = json_of("--input", given)
-    view = daemon().get(f"/api/executions/{execution_id}", ExecutionView)
+    view = daemon().get(f"/api/executions/{segment(execution_id)}", ExecutionView)
     links = _links(view)
     chosen = links if node is None else {node: links[node]} if node in links else {}
     if len(chosen) != 1:
@@ -222,7 +225,7 @@ def resolve(
     if len(chosen) != 1:
         raise InputError("say one of --retry, --skip, --fail", code="input.decision")
     answer = daemon().post(
-        f"/api/executions/{execution_id}/resolve",
+        f"/api/executions/{segment(execution_id)}/resolve",
         {"decision": chosen[0], "node": node},
         MovedExecution,
     )

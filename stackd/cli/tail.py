@@ -17,7 +17,7 @@ from stackd.client.api import Api
 from stackd.client.models import ExecutionView
 from stackd.client.wire import ServerEvent
 from stackd.core.errors import NoAnswerError, StackdError
-from stackd.core.text import plain_json
+from stackd.core.text import plain_json, segment
 
 QUIET = 2.0  # seconds without an event after which the execution is looked at: another process may run it
 BROKEN = 45.0  # seconds without a byte; a live stream says every 15 that it is there
@@ -56,7 +56,9 @@ def tail(
         for event in _all_events(api, workflow):
             tell.event(event)
         return
-    view = api.get(f"/api/executions/{execution_id}", ExecutionView)  # unknown: said at once
+    view = api.get(
+        f"/api/executions/{segment(execution_id)}", ExecutionView
+    )  # unknown: said at once
     waiting = _Events(api, execution_id)
     while True:
         tell.nodes(view)
@@ -66,7 +68,7 @@ def tail(
             tell.event(event)
             if event.name in ("ExecutionFinished", "ExecutionParked"):
                 break
-        view = api.get(f"/api/executions/{execution_id}", ExecutionView)
+        view = api.get(f"/api/executions/{segment(execution_id)}", ExecutionView)
     tell.end(view)
     if view["status"] in ("failed", "uncertain"):
         sys.exit(1)

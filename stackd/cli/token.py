@@ -12,6 +12,7 @@ from stackd.cli.context import JsonFlag, complain, daemon, print_json, print_tab
 from stackd.cli.lasting import no_time, seconds_in
 from stackd.client.models import NewTokenView, TokenList, TokenView
 from stackd.core.clock import SystemClock, is_instant, rfc3339
+from stackd.core.text import segment
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -92,7 +93,7 @@ def revoke(
     as_json: JsonFlag = False,
 ) -> None:
     """End a token, at once and for good."""
-    view = daemon().delete(f"/api/tokens/{token_id}", TokenView)
+    view = daemon().delete(f"/api/tokens/{segment(token_id)}", TokenView)
     if as_json:
         print_json(view)
     else:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 
 from stackd.cli.context import JsonFlag, daemon, print_json, say, say_styled
 from stackd.cli.tree import STYLES
 from stackd.client.models import WhyView
+from stackd.core.text import segment
 
 
 def why(
@@ -19,7 +19,7 @@ def why(
     as_json: JsonFlag = False,
 ) -> None:
     """Why something is as it is: what holds it now, and what has befallen it."""
-    view = daemon().get(f"/api/why/{quote(subject, safe='')}", WhyView)
+    view = daemon().get(f"/api/why/{segment(subject)}", WhyView)
     if as_json:
         print_json(view)
         return

@@ -42,7 +42,7 @@ from stackd.client.models import (
 from stackd.client.wire import TIMEOUT, Answer
 from stackd.core.clock import SystemClock
 from stackd.core.errors import TooLargeError
-from stackd.core.text import plain
+from stackd.core.text import plain, segment
 
 if TYPE_CHECKING:
     from stackd.workflows.findings import Finding
@@ -169,7 +169,7 @@ def _shown(finding: Finding) -> dict[str, Any]:
 @app.command()
 def versions(workflow_id: IdArgument, as_json: JsonFlag = False) -> None:
     """Every version of a workflow, newest first."""
-    items = daemon().all(f"/api/workflows/{workflow_id}/versions", VersionList)
+    items = daemon().all(f"/api/workflows/{segment(workflow_id)}/versions", VersionList)
     if as_json:
         print_json({"items": items, "nextCursor": None})
         return
@@ -199,7 +199,7 @@ def rollback(
 ) -> None:
     """Make an earlier version the current one; executions under way keep theirs."""
     answer = daemon().post(
-        f"/api/workflows/{workflow_id}/rollback",
+        f"/api/workflows/{segment(workflow_id)}/rollback",
         {"version": to},
         ImportedWorkflow,
         force="true" if force else None,
@@ -225,9 +225,11 @@ def export(
     from stackd.workflows import written
 
     if version is None:
-        view = daemon().get(f"/api/workflows/{workflow_id}", WorkflowView)
+        view = daemon().get(f"/api/workflows/{segment(workflow_id)}", WorkflowView)
     else:
-        view = daemon().get(f"/api/workflows/{workflow_id}/versions/{version}", VersionView)
+        view = daemon().get(
+            f"/api/workflows/{segment(workflow_id)}/versions/{version}", VersionView
+        )
     document = view["document"]
     text = written.as_yaml(document) if as_yaml else written.as_json(document)
     if out is None:
@@ -262,7 +264,7 @@ def list_(as_json: JsonFlag = False) -> None:
 @app.command()
 def show(workflow_id: IdArgument, as_json: JsonFlag = False) -> None:
     """One workflow, its webhooks and its document."""
-    view = daemon().get(f"/api/workflows/{workflow_id}", WorkflowView)
+    view = daemon().get(f"/api/workflows/{segment(workflow_id)}", WorkflowView)
     if as_json:
         print_json(view)
         return
@@ -286,7 +288,10 @@ def deactivate(workflow_id: IdArgument, as_json: JsonFlag = False) -> None:
 
 def _set_active(workflow_id: str, verb: str, *, as_json: bool, force: bool = False) -> None:
     view = daemon().post(
-        f"/api/workflows/{workflow_id}/{verb}", None, WorkflowView, force="true" if force else None
+        f"/api/workflows/{segment(workflow_id)}/{verb}",
+        None,
+        WorkflowView,
+        force="true" if force else None,
     )
     if as_json:
         print_json(view)
@@ -307,12 +312,12 @@ def _tell_parts(view: dict[str, Any]) -> None:
 def delete(workflow_id: IdArgument, yes: YesFlag = False, as_json: JsonFlag = False) -> None:
     """Delete a workflow with its versions, webhooks and executions; refused while one of these is open."""
     if not yes:
-        daemon().get(f"/api/workflows/{workflow_id}", WorkflowView)
+        daemon().get(f"/api/workflows/{segment(workflow_id)}", WorkflowView)
     confirm(f"delete {workflow_id} with all of its executions for good?", yes=yes)
     executions, more = 0, True
     with waiting(f"{plain(workflow_id)} is deleted"):
         while more:
-            answer = daemon().delete(f"/api/workflows/{workflow_id}", DeletedWorkflow)
+            answer = daemon().delete(f"/api/workflows/{segment(workflow_id)}", DeletedWorkflow)
             executions, more = executions + answer["executions"], answer["more"]
     if as_json:
         print_json({"workflowId": workflow_id, "executions": executions})
@@ -364,7 +369,7 @@ def run(
 def _start(
     workflow_id: str, body: dict[str, Any], *, wait: float | None = None, timeout: float = TIMEOUT
 ) -> Answer:
-    api, path = daemon(), f"/api/workflows/{workflow_id}/run"
+    api, path = daemon(), f"/api/workflows/{segment(workflow_id)}/run"
     answer = api.request("POST", path, body=body, query={"wait": wait}, timeout=timeout)
     return api.shaped(answer, StartedExecution if answer.status == 202 else ExecutionView)
 
@@ -379,7 +384,9 @@ def _run_and_wait(workflow_id: str, body: dict[str, Any], timeout: float) -> Ans
             return started
         while (left := give_up_at - clock.monotonic()) > 0:
             time.sleep(min(POLL, left))
-            view = daemon().get(f"/api/executions/{started.body['executionId']}", ExecutionView)
+            view = daemon().get(
+                f"/api/executions/{segment(started.body['executionId'])}", ExecutionView
+            )
             if view["status"] in RESTED:
                 return Answer(200, view)
     except KeyboardInterrupt:

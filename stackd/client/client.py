@@ -39,6 +39,7 @@ from stackd.client.models import (
 )
 from stackd.client.wire import TIMEOUT, Address, Answer, ServerEvent
 from stackd.core.clock import Clock, SystemClock
+from stackd.core.text import segment
 
 LONGEST_WAIT: Final = 300.0  # seconds the API holds a request; whoever waits longer asks again
 POLL: Final = 1.0  # seconds between these questions
@@ -89,7 +90,7 @@ class Client:
 
     async def why(self, subject: str) -> WhyView:
         """What holds an execution, a workflow or the `queue` now, and what has befallen it."""
-        return await self._channel.ask(WhyView, "GET", f"/api/why/{subject}")
+        return await self._channel.ask(WhyView, "GET", f"/api/why/{segment(subject)}")
 
     async def request(self, method: str, path: str, **how: Any) -> Answer:
         """Any other request of the API. Arguments as of `Channel.request`."""
@@ -139,23 +140,25 @@ class Workflows(_Noun):
 
     async def get(self, workflow_id: str) -> WorkflowView:
         """One, with its document."""
-        return await self._channel.ask(WorkflowView, "GET", f"/api/workflows/{workflow_id}")
+        return await self._channel.ask(
+            WorkflowView, "GET", f"/api/workflows/{segment(workflow_id)}"
+        )
 
     def versions(self, workflow_id: str) -> AsyncIterator[VersionView]:
         """All versions of one, the newest first."""
-        return self._channel.items(VersionList, f"/api/workflows/{workflow_id}/versions")
+        return self._channel.items(VersionList, f"/api/workflows/{segment(workflow_id)}/versions")
 
     async def activate(self, workflow_id: str, *, force: bool = False) -> WorkflowView:
         """Let its triggers start executions. `force`: though nothing can run some operation of it."""
         return await self._channel.ask(
-            WorkflowView, "POST", f"/api/workflows/{workflow_id}/activate",
+            WorkflowView, "POST", f"/api/workflows/{segment(workflow_id)}/activate",
             query={"force": _switch(force)},
         )  # fmt: skip
 
     async def deactivate(self, workflow_id: str) -> WorkflowView:
         """Stop its triggers; executions under way go on."""
         return await self._channel.ask(
-            WorkflowView, "POST", f"/api/workflows/{workflow_id}/deactivate"
+            WorkflowView, "POST", f"/api/workflows/{segment(workflow_id)}/deactivate"
         )
 
     async def delete(self, workflow_id: str) -> int:
@@ -163,7 +166,7 @@ class Workflows(_Noun):
         executions, more = 0, True
         while more:
             part = await self._channel.ask(
-                DeletedWorkflow, "DELETE", f"/api/workflows/{workflow_id}"
+                DeletedWorkflow, "DELETE", f"/api/workflows/{segment(workflow_id)}"
             )
             executions, more = executions + part.executions, part.more
         return executions
@@ -172,7 +175,7 @@ class Workflows(_Noun):
         self, workflow_id: str, given: Any = None, *, idempotency_key: str | None = None
     ) -> StartedExecution:
         """Start an execution with `given` as its input. The same key starts one, however often it is sent."""
-        path, headers = f"/api/workflows/{workflow_id}/run", _keyed(idempotency_key)
+        path, headers = f"/api/workflows/{segment(workflow_id)}/run", _keyed(idempotency_key)
         return await self._channel.ask(
             StartedExecution, "POST", path, body={"input": given}, headers=headers
         )
@@ -192,7 +195,7 @@ class Workflows(_Noun):
         give_up_at, held = self._clock.monotonic() + wait, min(wait, LONGEST_WAIT)
         answer = await self._channel.request(
             "POST",
-            f"/api/workflows/{workflow_id}/run",
+            f"/api/workflows/{segment(workflow_id)}/run",
             body={"input": given},
             query={"wait": held},
             headers=_keyed(idempotency_key),
@@ -202,7 +205,7 @@ class Workflows(_Noun):
             return self._channel.address.read(answer, ExecutionView)
         started = self._channel.address.read(answer, StartedExecution)
         while True:
-            path = f"/api/executions/{started.execution_id}"
+            path = f"/api/executions/{segment(started.execution_id)}"
             view = await self._channel.ask(ExecutionView, "GET", path)
             left = give_up_at - self._clock.monotonic()
             if view.status in RESTED or left <= 0:
@@ -223,19 +226,21 @@ class Executions(_Noun):
 
     async def get(self, execution_id: str) -> ExecutionView:
         """One, with its node runs."""
-        return await self._channel.ask(ExecutionView, "GET", f"/api/executions/{execution_id}")
+        return await self._channel.ask(
+            ExecutionView, "GET", f"/api/executions/{segment(execution_id)}"
+        )
 
     async def cancel(self, execution_id: str) -> MovedExecution:
         """End it, or ask whoever runs it to."""
         return await self._channel.ask(
-            MovedExecution, "POST", f"/api/executions/{execution_id}/cancel"
+            MovedExecution, "POST", f"/api/executions/{segment(execution_id)}/cancel"
         )
 
     async def retry(self, execution_id: str, *, start: str | None = None) -> MovedExecution:
         """Let one that has ended go on: at what failed, or with the node `start` and all that follows it."""
         body = None if start is None else {"from": start}
         return await self._channel.ask(
-            MovedExecution, "POST", f"/api/executions/{execution_id}/retry", body=body
+            MovedExecution, "POST", f"/api/executions/{segment(execution_id)}/retry", body=body
         )
 
     def events(
@@ -290,7 +295,7 @@ class Credentials(_Noun):
 
     async def delete(self, credential_id: str) -> None:
         """Remove it for good."""
-        await self._channel.request("DELETE", f"/api/credentials/{credential_id}")
+        await self._channel.request("DELETE", f"/api/credentials/{segment(credential_id)}")
 
 
 class Registry(_Noun):
@@ -321,7 +326,7 @@ class Registry(_Noun):
 
     async def connector(self, connector_id: str) -> ConnectorDetail:
         """One, with its operations."""
-        path = f"/api/registry/connectors/{connector_id}"
+        path = f"/api/registry/connectors/{segment(connector_id)}"
         return await self._channel.ask(ConnectorDetail, "GET", path)
 
 

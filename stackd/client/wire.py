@@ -145,9 +145,9 @@ class Address:
 
 
 def target(path: str, query: Mapping[str, Any] | None) -> str:
-    """`path` and what is asked of it as a URL has them; what is None is left out."""
+    """`path`, whose parts are each a `segment`, and what is asked of it as a URL has them; what is None is left out."""
     wanted = {name: value for name, value in (query or {}).items() if value is not None}
-    quoted = quote(path, errors="surrogateescape")  # as a shell hands on bytes that are no UTF-8
+    quoted = quote(path, safe="/%", errors="surrogateescape")
     return f"{quoted}?{urlencode(wanted, errors='surrogateescape')}" if wanted else quoted
 
 

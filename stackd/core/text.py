@@ -7,6 +7,7 @@ from codecs import getincrementaldecoder, lookup
 from encodings import normalize_encoding
 from encodings.aliases import aliases
 from typing import Final
+from urllib.parse import quote
 
 LONGEST_SHOWN: Final = 80  # characters of what somebody wrote that are shown in a message
 
@@ -68,3 +69,8 @@ def decoded(content: bytes | bytearray, name: str, *, errors: str = "strict") ->
         decoder.decode(content[start : start + _STEP]) for start in range(0, len(content), _STEP)
     ]
     return "".join([*parts, decoder.decode(b"", True)])  # noqa: FBT003  # the codec API
+
+
+def segment(text: str) -> str:
+    """`text` as one part of a URL's path, whatever is in it; bytes that are no UTF-8 as a shell hands them on."""
+    return quote(text, safe="", errors="surrogateescape")

@@ -229,6 +229,21 @@ def test_an_unknown_workflow_exits_2(stackd: Command, verb: str, name: str) -> N
 # -- executions
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("credentials", "show"), ("workflows", "show"), ("executions", "show"), ("connectors", "show"),
+        ("why",),
+    ],
+    ids="-".join,
+)  # fmt: skip
+def test_an_id_is_asked_for_as_it_was_typed(stackd: Command, words: tuple[str, ...]) -> None:
+    ran = stackd(*words, "a b/c?d#e%20")
+
+    assert ran.code == 2
+    assert "a b/c?d#e%20" in ran.err
+
+
 def test_executions_are_listed_newest_first_and_filtered(stackd: Command) -> None:
     ids = [
         stackd("workflows", "run", name, "--wait", "--json").json["id"]
