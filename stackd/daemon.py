@@ -684,7 +684,7 @@ class _Daemon:
             credential_tests=CredentialTests(
                 store=store,
                 vault=self._vault,
-                registry=registry,
+                manager=manager,
                 accounts=accounts,
                 tokens=tokens,
                 http=http,

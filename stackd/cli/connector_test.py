@@ -13,10 +13,12 @@ import typer
 
 from stackd.cli import credentials
 from stackd.cli.connector_lint import FOLDER, handlers_apart, places
-from stackd.cli.context import JsonFlag, print_json, progressing, say
+from stackd.cli.context import JsonFlag, daemon, print_json, progressing, say
+from stackd.client.models import CredentialView
+from stackd.core.apps import normal_app
 from stackd.core.errors import InputError, NotFoundError
 from stackd.core.names import nearest
-from stackd.core.text import shown
+from stackd.core.text import segment, shown
 
 if TYPE_CHECKING:
     from stackd.integrations.cases import Case, Recorded
@@ -65,9 +67,12 @@ def replay(
         list[str] | None,
         typer.Argument(help="Ids below the folder, or folders of connectors. Default: all."),
     ] = None,
-    folder: Annotated[Path, typer.Option("--folder", help="Where connectors are.")] = FOLDER,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help=f"Where connectors are. Default: {FOLDER}.")
+    ] = None,
     operation: Annotated[
-        str | None, typer.Option("--operation", help="Only of this action.")
+        str | None,
+        typer.Option("--operation", help="Only of this action; with --live: ask by it."),
     ] = None,
     case: Annotated[str | None, typer.Option("--case", help="Only those of this name.")] = None,
     live: Annotated[
@@ -76,22 +81,25 @@ def replay(
     credential: Annotated[
         str | None, typer.Option("--credential", help="With --live: whose account is asked.")
     ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="With --live: also by an action that does more than read.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Replay recorded cases, without a network; exit 1 if one comes otherwise than recorded.
 
-    --live asks the service itself, by the cheap read that its definition names for that.
+    --live asks the service itself, by the cheap read that its definition names for that, or by an --operation that
+    needs no parameter.
     """
-    if live or credential is not None:
-        if connectors or operation or case or not (live and credential):
-            raise InputError(
-                "--live needs --credential, and nothing else besides",
-                code="cli.live",
-                hint="stackd connectors test --live --credential NAME",
-            )
-        credentials.try_(credential, as_json=as_json)
+    if live or yes or credential is not None:
+        if not (live and credential):
+            raise _not_live("--live needs --credential, and --credential and --yes need --live")
+        if folder is not None or case is not None:
+            raise _not_live("--live asks by the connectors of the daemon: no --folder, no --case")
+        _refuse_other(connectors or [], credential)
+        credentials.show_to_app(credential, as_json=as_json, operation=operation, writes=yes)
         return
-    found = dict.fromkeys(places(connectors, folder))
+    found = dict.fromkeys(places(connectors, folder or FOLDER))
     with handlers_apart():
         subjects = [_subject(one) for one in found]
         outcomes = _replayed(subjects, operation, case)
@@ -117,6 +125,27 @@ def replay(
         if outcomes:
             say(f"{len(failed):,} of {of}: not as recorded" if failed else f"{of}: all as recorded")
     sys.exit(1 if failed or problems else 0)
+
+
+def _not_live(message: str) -> InputError:
+    return InputError(
+        message,
+        code="cli.live",
+        hint="stackd connectors test [CONNECTOR] --live --credential NAME [--operation NAME [--yes]]",
+    )
+
+
+def _refuse_other(connectors: Sequence[str], credential: str) -> None:
+    """Return if the credential is for the connector that was named, if one was."""
+    if len(connectors) > 1:
+        raise _not_live("--live asks one connector, that of the credential")
+    for name in connectors:
+        view = daemon().get(f"/api/credentials/{segment(credential)}", CredentialView)
+        if normal_app(name) != normal_app(view["connector"]):
+            raise InputError(
+                f"credential {credential!r} is for {view['connector']}, not for {shown(name)}",
+                code="credential.other_connector",
+            )
 
 
 def _subject(folder: Path) -> Subject:

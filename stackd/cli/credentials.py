@@ -168,7 +168,17 @@ def set_(
 @app.command("test")
 def try_(credential_id: IdArgument, as_json: JsonFlag = False) -> None:
     """Show a credential to its app; exit 1 if that does not take it."""
-    result = daemon().post(f"/api/credentials/{segment(credential_id)}/test", None, CredentialTest)
+    show_to_app(credential_id, as_json=as_json)
+
+
+def show_to_app(
+    credential_id: str, *, as_json: bool, operation: str | None = None, writes: bool = False
+) -> None:
+    """Show a credential to its app, by the request for that or by an action; exit 1 if that does not take it."""
+    result = daemon().post(
+        f"/api/credentials/{segment(credential_id)}/test", None, CredentialTest,
+        operation=operation, writes="true" if writes else None,
+    )  # fmt: skip
     if as_json:
         print_json(result)
     else:

@@ -31,8 +31,8 @@ from stackd.core.json import LARGE, Json, dumps, loads
 from stackd.vault import credentials, envelope
 from stackd.vault.records import Change, CredentialRow, NewCredential, TestResult
 from stackd.web.auth import caller_of
-from stackd.web.context import limit_of, of
-from stackd.web.route import CURSOR, LIMIT, Route
+from stackd.web.context import limit_of, of, switch_of
+from stackd.web.route import CURSOR, LIMIT, Query, Route
 from stackd.web.workflows import members_of
 
 
@@ -103,9 +103,14 @@ async def show_credential(request: web.Request) -> web.Response:
 
 async def test_credential(request: web.Request) -> web.Response:
     await anyio.to_thread.run_sync(envelope.load)
-    result = await of(request).credential_tests.test(
-        request.match_info["id"], by=caller_of(request).name
-    )
+    tests, credential_id = of(request).credential_tests, request.match_info["id"]
+    operation = request.query.get("operation")
+    if operation is not None:
+        result = await tests.try_operation(
+            credential_id, operation, writes=switch_of(request, "writes")
+        )
+    else:
+        result = await tests.test(credential_id, by=caller_of(request).name)
     body = dumps(_test_view(result).as_json())
     return web.Response(body=body, content_type="application/json")
 
@@ -207,6 +212,10 @@ ROUTES: Final = (
         "POST", "/api/credentials/{id}/test", test_credential, Scope.WRITE,
         "Show the credential to its app, by the request that the connector names for that",
         {200: CredentialTest},
+        query=(
+            Query("operation", {"type": "string"}, "by that action instead, which needs no parameter"),
+            Query("writes", {"type": "boolean"}, "also by one that does more than read"),
+        ),
     ),
     Route(
         "DELETE", "/api/credentials/{id}", remove_credential, Scope.ADMIN,

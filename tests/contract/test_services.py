@@ -96,7 +96,7 @@ class Site:
             credential_tests=CredentialTests(
                 store=database,
                 vault=vault,
-                registry=self.world.made_up.registry,
+                manager=self.world.made_up.manager,
                 accounts=self.world.made_up.accounts,
                 tokens=MemoryTokens(clock),
                 http=self.world.http,

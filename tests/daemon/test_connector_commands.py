@@ -67,6 +67,7 @@ def test_fix_writes_a_definition_as_it_is_to_be(command: Command, folder: Path) 
         (["test", "--operation", "get"], "no case of an action 'get'"),
         (["lint", "--folder", "nowhere"], "no connector below nowhere"),
         (["test", "--live"], "--live needs --credential"),
+        (["test", "--live", "--credential", "x", "--folder", "."], "no --folder"),
     ],
 )
 def test_what_cannot_be_done_is_said_with_the_remedy(

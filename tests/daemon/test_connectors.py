@@ -413,6 +413,30 @@ def test_a_change_of_the_credential_forgets_its_test(
     assert changed.json["test"] is None
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["desk", "--operation", "by_handler"], 0, "live works: desk.by_handler, by integration"),
+        (["--operation", "refused"], 2, "desk.refused does more than read (unsafe); nothing was sent"),
+        (["--operation", "refused", "--yes"], 1, "live does not work: "),
+        (["--operation", "byhandler"], 2, "did you mean by_handler?"),
+        (["github"], 2, "credential 'live' is for desk, not for github"),
+    ],
+    ids=["read", "write", "write_meant", "unknown", "of_another"],
+)  # fmt: skip
+def test_an_account_is_shown_to_its_app_by_an_action_that_reads_or_is_meant(
+    stackd: Command, daemon: DaemonProcess, words: list[str], code: int, told: str
+) -> None:
+    body = {"id": "live", "connector": "desk", "fields": {"token": SECRET, "team": "200"}}
+    daemon.http("POST", "/api/credentials", body)
+
+    ran = stackd("connectors", "test", *words, "--live", "--credential", "live")
+
+    assert ran.code == code
+    assert told in ran.out + ran.err
+    assert daemon.http("GET", "/api/credentials/live").json["test"] is None
+
+
 # -- credentials that stand in a node
 
 
