@@ -112,7 +112,7 @@ def _request(auth: Auth, account: Account, caller: Caller, grant: dict[str, Json
         url=absolute(caller, fill(auth.token_url or "", account)),
         headers=headers,
         body=JsonBody(dumps(form)) if auth.token_body == "json" else FormBody(pairs_of(form)),  # noqa: S105
-        timeout=min(caller.situation.timeout, WITHIN),
+        timeout=min(caller.situation.timeout / 2, WITHIN),  # the rest of the try is for the app
         follow_redirects=False,  # what it carries is for that place alone
         fresh_connection=True,  # and at most once: a grant may be good for one use
         grants_private=caller.plan.app.private_network and account.grants_private,

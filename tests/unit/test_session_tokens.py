@@ -22,9 +22,11 @@ class Counting:
     def __init__(self, clock: FakeClock) -> None:
         self.clock, self.timeout, self.http, self.asked = clock, 5.0, self, 0
         self.takes, self.is_down = 0.0, False
+        self.timeouts: list[float] = []
 
     async def request(self, request: Any, **_: Any) -> Any:
         self.asked += 1
+        self.timeouts.append(request.timeout)
         await self.clock.sleep(self.takes)
         if self.is_down:
             return ok(b"{}", 503)
@@ -94,3 +96,21 @@ async def test_who_waits_for_a_sign_in_that_fails_does_not_sign_in_once_more_eac
     assert (asked_together, situation.asked) == (1, 2)
     assert {one.code for one in failures} == {"credential.sign_in"}
     assert len({id(one) for one in failures}) == 21
+
+
+async def test_a_token_endpoint_has_half_of_the_time_of_a_try() -> None:
+    clock = FakeClock()
+    tokens, situation = MemoryTokens(clock), Counting(clock)
+    auth = Auth.model_validate(
+        {
+            "type": "oauth2", "grant": "client_credentials", "tokenUrl": "https://desk.example/token",
+            "paths": {"access": "token"},
+        }
+    )  # fmt: skip
+    account = Account("connection", "main", {"clientId": "me", "clientSecret": "s"})
+
+    await tokens.current(
+        auth, account, caller_of(tokens, situation, "https://desk.example", account)
+    )
+
+    assert situation.timeouts == [situation.timeout / 2]
