@@ -118,7 +118,7 @@ class Api:
         """One request; its JSON answer.
 
         Args:
-            path: as text; what a URL cannot hold is percent-encoded.
+            path: what a URL cannot hold is percent-encoded; an id in it is a `segment`.
             body: bytes are sent as they are, anything else as JSON.
             timeout: seconds without a byte of the answer.
             allow: statuses of 400 and above that are an answer, not an error.

@@ -94,7 +94,7 @@ async def test_a_redirect_elsewhere_takes_neither_header_nor_cookie_nor_key_alon
         {"type": "api_key", "in": "query", "name": "key", "value": "{{ conn.token }}"},
         {"type": "api_key", "in": "header", "name": "X-Key", "value": "{{ conn.token }}"},
     ]
-    async with far_side(answers(redirect(307, foreign.url("/there")))) as far:
+    async with far_side(answers(redirect(302, foreign.url("/there")))) as far:
         await desk.ask(
             far.url(), action("a", "POST", "/x"), {"n": 1}, as_=account(token=SECRET),
             authentication={"type": "all", "parts": parts},
