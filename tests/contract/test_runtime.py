@@ -664,10 +664,10 @@ async def test_a_process_taken_for_dead_before_its_first_byte_does_not_send_what
     class HeldUp(ScriptedHttp):
         reached, may_go_on = anyio.Event(), anyio.Event()
 
-        async def request(self, request, *, on_sent=None):
+        async def request(self, request, **more):
             self.reached.set()
             await self.may_go_on.wait()
-            return await super().request(request, on_sent=on_sent)
+            return await super().request(request, **more)
 
     patient = ", retry: {maxAttempts: 2, initialMs: 9000}"  # it would leave a timer, and cannot
     text = flow(call("a", "POST", extra=patient), edges="start>a")
