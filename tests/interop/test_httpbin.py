@@ -186,3 +186,35 @@ async def test_an_answer_that_takes_too_long_is_waited_for_no_longer(
         await desk.ask(httpbin.url, action("a", "GET", "/delay/9", timeout="200ms"))
 
     assert (caught.value.code, caught.value.sent) == ("http.timeout", True)
+
+
+# -- limits
+
+LONG = {"of a length told": ("/html", "text"), "in chunks": ("/stream/20", "ndjson")}
+
+
+@pytest.mark.parametrize("kind", LONG)
+async def test_an_answer_over_the_limit_is_refused(desk: Desk, httpbin: Foreign, kind: str) -> None:
+    path, response = LONG[kind]
+    asked = action("a", "GET", path, response=response)
+    assert await desk.ask(httpbin.url, asked)
+
+    desk.max_bytes = 1000
+    with pytest.raises(NodeError) as caught:
+        await desk.ask(httpbin.url, asked)
+
+    assert caught.value.code == "http.response_too_large"
+
+
+@pytest.mark.parametrize("path", ["/bytes", "/stream-bytes"])
+async def test_a_binary_answer_is_kept_whole(desk: Desk, httpbin: Foreign, path: str) -> None:
+    output = await desk.ask(httpbin.url, action("a", "GET", f"{path}/65536"))
+
+    assert len(desk.blobs.kept[output["$blob"]]) == 65536
+
+
+async def test_redirects_without_end_are_followed_no_further(desk: Desk, httpbin: Foreign) -> None:
+    with pytest.raises(NodeError) as caught:
+        await desk.ask(httpbin.url, action("a", "GET", "/redirect/30"))
+
+    assert caught.value.code == "http.too_many_redirects"
