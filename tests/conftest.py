@@ -12,6 +12,7 @@ from typing import TextIO, cast
 import pytest
 import structlog
 from blockbuster import BlockBuster, blockbuster_ctx
+from hypothesis import settings
 from support.held import held
 
 from stackd.core.clock import SystemClock
@@ -29,6 +30,11 @@ def pytest_configure() -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are processors: most of a daemon test is waiting."""
     return min((os.cpu_count() or 1) + 1, 4)
+
+
+# Machines are shared: how long an example takes says nothing of what it shows.
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")
 
 
 @pytest.fixture(autouse=True)
