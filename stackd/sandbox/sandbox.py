@@ -1,0 +1,222 @@
+"""The sandbox: a zygote, children that wait, and a queue of jobs before them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+import anyio
+import structlog
+
+from stackd.core.aside import aside_if
+from stackd.core.clock import Clock
+from stackd.core.json import LARGE, Json
+from stackd.sandbox.errors import SandboxUnavailableError
+from stackd.sandbox.levels import NAMES, Isolation, judged
+from stackd.sandbox.limits import Limits
+from stackd.sandbox.process import ZygoteOptions
+from stackd.sandbox.run import Job, Outcome, Run
+from stackd.sandbox.zygote import Child, Zygote
+
+FORKS: Final = 10_000  # of one zygote; then another takes its place
+PARKED_FOR: Final = 60.0  # seconds that a child waits for a job
+PROBE: Final = Path(__file__).with_name("probe.py")
+PROBED: Final = "/etc/passwd"  # is there everywhere, and nobody's business
+PROBE_LIMITS: Final = Limits(timeout=20.0, cpu_ms=10_000, memory_mb=64)
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxOptions:
+    """What the operator has chosen.
+
+    Attributes:
+        mode: `process` (an interpreter of its own for each run) or `worker` (a fork of a loaded one).
+        required_level: below it nothing runs.
+        at_once: runs at a time, in this process; more wait.
+        parked: children that wait for their jobs in advance, of mode `worker`.
+        limits: that no workflow and no node can go over.
+        beat, silence: seconds; as of `Job`.
+    """
+
+    mode: str = "process"
+    required_level: int = 2
+    at_once: int = 16
+    parked: int = 2
+    limits: Limits = field(default_factory=Limits)
+    beat: float = 0.5
+    silence: float = 10.0
+    zygote: ZygoteOptions = field(default_factory=ZygoteOptions)
+
+
+class Sandbox:
+    """Runs code. Used in its own `async with`; the zygote is started when it is first needed, or by `check`."""
+
+    def __init__(self, options: SandboxOptions, *, clock: Clock) -> None:
+        self.options = options
+        self._clock = clock
+        self._places = anyio.Semaphore(options.at_once)
+        self._starting = anyio.Lock()
+        self._zygote: Zygote | None = None
+        self._old: list[Zygote] = []
+        self._interpreter: tuple[int, int] | None = None
+        self._parked: deque[Child] = deque()
+        self.isolation: Isolation | None = None
+        self.waiting = self.running = 0
+
+    async def __aenter__(self) -> Sandbox:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with anyio.CancelScope(shield=True):
+            for zygote in [*self._old, *filter(None, [self._zygote])]:
+                await self._close(zygote)
+
+    # -- what it can do
+
+    async def check(self) -> Isolation:
+        """How well this host isolates, found out now if nobody has; raises SandboxUnavailableError."""
+        await self._ready()
+        assert self.isolation is not None  # noqa: S101  # a zygote is only taken once it is judged
+        return self.isolation
+
+    def problem(self) -> str | None:
+        """Why nothing runs here, as far as that is known."""
+        found, needed = self.isolation, self.options.required_level
+        if found is None or found.level >= needed:
+            return None
+        return (
+            f"this host isolates at level {found.level} ({found.name}), and {needed} ({NAMES[needed]}) is required: "
+            f"{'; '.join(found.missing)}. STACKD_SANDBOX_REQUIRE_LEVEL={found.level} would accept it"
+        )
+
+    # -- running
+
+    async def run(self, job: Job) -> Outcome:
+        """Run `job` and return how it ended, whatever the code did.
+
+        Its own limits hold where they are tighter than the operator's. It waits for a place first.
+
+        Raises:
+            SandboxUnavailableError: nothing runs here; no code was run.
+        Cancellation: the process is killed.
+        """
+        own = self.options.limits
+        limits = own.tightened(**{name: getattr(job.limits, name) for name in Limits.__slots__})
+        limits = replace(limits, scratch_mb=job.limits.scratch_mb)
+        job = replace(job, limits=limits, beat=self.options.beat, silence=self.options.silence)
+        packages = self.options.zygote.packages is not None
+        frame = await aside_if(_is_large(job), lambda: job.told(packages=packages))
+        async with self._place():
+            zygote = await self._ready()
+            if (problem := self.problem()) is not None:
+                raise SandboxUnavailableError(problem)
+            return await self._conduct(zygote, job, frame, self.options.mode)
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        self.waiting += 1
+        try:
+            await self._places.acquire()
+        finally:
+            self.waiting -= 1
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
+            self._places.release()
+
+    async def _conduct(self, zygote: Zygote, job: Job, frame: bytes, mode: str) -> Outcome:
+        child = await self._child(zygote, mode, job.limits.scratch_mb)
+        try:
+            return await Run(child, job, clock=self._clock, memory_by="rlimit").conduct(frame)
+        finally:
+            child.close()
+
+    async def _child(self, zygote: Zygote, mode: str, scratch_mb: int) -> Child:
+        now = self._clock.monotonic()
+        while mode == "worker" and not scratch_mb and self._parked:
+            child = self._parked.popleft()
+            if not child.ended.is_set() and now - child.born < PARKED_FOR:
+                return child
+            child.close()
+        return await zygote.fork(mode, scratch_mb=scratch_mb, born=now)
+
+    # -- the zygote
+
+    async def _ready(self) -> Zygote:
+        """A zygote that is alive, not worn out, of the interpreter that is there now, and whose runs were tried."""
+        async with self._starting:
+            zygote = self._zygote
+            if (
+                zygote is not None
+                and zygote.is_alive
+                and zygote.forks < FORKS
+                and self._identity() == self._interpreter
+            ):
+                return zygote
+            if zygote is not None:
+                self._zygote = None
+                self._old.append(zygote)
+                self._drop_parked()
+            for one in [one for one in self._old if not one.children]:
+                self._old.remove(one)
+                await self._close(one)
+            self._interpreter = self._identity()
+            made = await Zygote.started(self.options.zygote, clock=self._clock)
+            try:
+                self.isolation = await self._tried(made)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await self._close(made)
+                raise
+            self._zygote = made
+            return made
+
+    def _identity(self) -> tuple[int, int]:
+        from stackd.sandbox.child.root import interpreter
+
+        try:
+            found = Path(interpreter()).stat()
+        except OSError:
+            return (0, 0)
+        return found.st_ino, found.st_mtime_ns
+
+    async def _tried(self, zygote: Zygote) -> Isolation:
+        """How well it isolates: what tries to get out of a run is told by what it managed."""
+        params: dict[str, Json] = {"file": PROBED, "memoryMb": PROBE_LIMITS.memory_mb}
+        code = await anyio.to_thread.run_sync(PROBE.read_text, "utf-8")
+        job = Job(code, params, {}, filename="<probe>", limits=PROBE_LIMITS)
+        found = await self._conduct(zygote, job, job.told(packages=False), self.options.mode)
+        if not isinstance(found.result, dict):
+            words = found.error.message if found.error is not None else "it told nothing"
+            raise SandboxUnavailableError(f"the sandbox does not run code here: {words}")
+        failed = {str(name): str(what) for name, what in found.result.items()}
+        job = replace(job, entry_point="attack")
+        ended = await self._conduct(zygote, job, job.told(packages=False), self.options.mode)
+        if ended.verdict != "policy":
+            failed["attack"] = "was not ended"
+        isolation = judged(zygote.layers, failed, cgroup="not set up")
+        _log.info("sandbox tried", level=isolation.level, missing=list(isolation.missing))
+        return isolation
+
+    def _drop_parked(self) -> None:
+        while self._parked:
+            self._parked.pop().close()
+
+    async def _close(self, zygote: Zygote) -> None:
+        self._drop_parked()
+        await zygote.aclose()
+
+
+def _is_large(job: Job) -> bool:
+    return len(job.code) > LARGE
+
+
+__all__ = ["Sandbox", "SandboxOptions"]
