@@ -651,6 +651,7 @@ class _Daemon:
                 Circuits(store, self._clock),
             ),
             vault=self._vault,
+            sandbox=None,
             job_retry=RetryPolicy(
                 settings.retry_delay, settings.max_retry_delay, settings.max_retries + 1
             ),

@@ -230,6 +230,10 @@ class IntegrationManager:
             trace.fallback_reason = error.message
         return await self.execute_generic(target.plan, params, account, situation, trace)
 
+    def caller(self, plan: Plan, account: Account, situation: Try) -> Caller:
+        """Who makes requests for one operation and one account."""
+        return Caller(plan, account, situation, self._tokens)
+
     async def execute_generic(
         self, plan: Plan, params: Mapping[str, Json], account: Account, situation: Try, trace: Trace
     ) -> Json:
@@ -249,7 +253,7 @@ class IntegrationManager:
         assert target.handler is not None  # noqa: S101  # as it was judged
         plan = target.plan
         trace.executor = INTEGRATION
-        caller = Caller(plan, account, situation, self._tokens)
+        caller = self.caller(plan, account, situation)
         context = HandlerContext(
             http=HandlerHttp(caller),
             connection=dict(caller.account.fields),

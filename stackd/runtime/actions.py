@@ -17,6 +17,7 @@ from stackd.core.clock import rfc3339
 from stackd.core.errors import NodeError, StackdError
 from stackd.core.json import LARGE, Json, dumps, loads
 from stackd.integrations.manager import INTEGRATION, TOLD
+from stackd.runtime.code import PLACE_TIMEOUT, RUN_TIMEOUT, CodeRun
 from stackd.runtime.connectors import Call
 from stackd.runtime.context import NodeContext
 from stackd.runtime.events import NodeAnswered, NodeRetried, NodeSent, NodeStarted
@@ -200,7 +201,7 @@ class Actions:
                 await self._journal.flush()
                 context.send_before = began_at + self._tools.send_within
             self._tools.events.emit(NodeStarted(self._execution_id, row.key, row.attempt))
-            output = await self._handle(node, params, context, call)
+            output = await self._handle(frame, node, row, params, context, call)
         except NodeError as error:
             if context.has_acted and (error.declined or not error.sent):
                 # The last request did nothing, those before it did: that is known, and not to be done again.
@@ -251,7 +252,9 @@ class Actions:
 
     async def _handle(
         self,
+        frame: Frame,
         node: GraphNode,
+        row: NodeRow,
         params: dict[str, Json],
         context: NodeContext,
         call: Call | None,
@@ -261,6 +264,9 @@ class Actions:
             try:
                 if call is not None:
                     return await self._tools.connectors.run(node, call, context)
+                if node.runtime is not None:
+                    code = CodeRun(self._tools, self._execution_id, self._journal.secrets)
+                    return await code.run(frame, node, row, params, context)
                 return await _traced(node, params, context)
             except StackdError as error:
                 raise _as_node_error(error, context) from error
@@ -347,6 +353,10 @@ def _described(row: NodeRow, context: NodeContext) -> NodeRow:
 
 def _timeout(node: GraphNode, params: dict[str, Json]) -> float:
     """Seconds: the smaller of what the node and its parameters name, else the default."""
+    if node.runtime is not None:  # its parameters are the code's; it is bounded from when it begins
+        return (
+            node.timeout or (node.runtime.timeout_ms or RUN_TIMEOUT * 1000) / 1000 + PLACE_TIMEOUT
+        )
     own = params.get("timeoutMs")
     named = [] if node.timeout is None else [node.timeout]
     if isinstance(own, int | float) and not isinstance(own, bool):

@@ -10,12 +10,15 @@ from typing import Final, Protocol
 from stackd.core.errors import NodeError, StackdError
 from stackd.core.json import Json
 from stackd.core.redact import LIVE
+from stackd.http.message import Response
 from stackd.integrations import evidence
 from stackd.integrations.account import NOBODY, Account, way_in
 from stackd.integrations.circuits import Circuits, Key
+from stackd.integrations.definition import Operation
 from stackd.integrations.evidence import OperationEnded
 from stackd.integrations.limits import Bucket, RateLimiter, buckets_of
 from stackd.integrations.manager import GENERIC, IntegrationManager, Trace
+from stackd.integrations.plan import Parts, Plan
 from stackd.integrations.registry import Fallback, Options, Registry, Target
 from stackd.runtime.context import NodeContext
 from stackd.runtime.secrets import redactor_of
@@ -171,6 +174,33 @@ class Connectors:
             rests = max(rests, error.retry_after or 0.0)
         if rests and call.buckets:
             yield self._limiter.declined(call.buckets, rests)
+
+    async def send_as(
+        self, credential: str, parts: Parts, context: NodeContext, *, timeout: float
+    ) -> Response:
+        """The answer to a request of code, signed with a credential: to the hosts of its connector, and no other.
+
+        Raises:
+            NodeError: no answer, or the credential may not go there; the message holds no secret of it.
+        """
+        account = await self._accounts.account(credential)
+        found = self.registry.catalogue.find(account.connector or "")
+        if found is None:
+            raise NodeError(
+                f"credential {credential!r} is of no connector that is known here, so it is sent nowhere",
+                kind="invalid",
+                code="credential.no_connector",
+            )
+        written = {"id": "fetch", "endpoint": "/", "method": parts.method, "encode": "raw"}
+        statuses = {"allowStatus": ["4xx", "5xx"], "response": "text", "timeout": timeout}
+        operation = Operation.model_validate({**written, **statuses})
+        caller = self._manager.caller(Plan(found.definition.app, operation), account, context)
+        try:
+            answer = await caller.ask(parts, is_last=False)
+        except StackdError as error:
+            error.message = redactor_of(frozenset(account.secret_values)).text(error.message)
+            raise
+        return answer.response
 
     async def _account(self, node: GraphNode, target: Target) -> Account:
         if node.credentials is not None:

@@ -24,6 +24,7 @@ class NodeRetry:
 DEFAULT_RETRIES = (
     ("action.http.", NodeRetry(3, 1.0, 30.0)),
     ("action.time.", NodeRetry(1)),
+    ("action.code.", NodeRetry(1)),  # what failed with that input fails with it again
     ("action.", NodeRetry(2, 1.5, 15.0)),
     ("transform.", NodeRetry(1)),
     ("logic.", NodeRetry(1)),

@@ -11,6 +11,7 @@ from stackd.queue.admission import Admission
 from stackd.queue.job import RetryPolicy
 from stackd.runtime.connectors import Connectors
 from stackd.runtime.links import Links
+from stackd.sandbox.sandbox import Sandbox
 from stackd.store.database import Database
 from stackd.vault.records import Vault
 
@@ -31,7 +32,7 @@ class Limits:
 class Tools:
     """The store, the outside world, time, and what bounds a run.
 
-    `admission`: of executions that nobody waits for.
+    `admission`: of executions that nobody waits for. `sandbox`: None where no code is run.
     """
 
     store: Database
@@ -45,5 +46,6 @@ class Tools:
     job_retry: RetryPolicy
     connectors: Connectors
     vault: Vault
+    sandbox: Sandbox | None
     send_within: float  # seconds after its intent was written; later, another may own the execution
     flush_after: float = FLUSH_AFTER

@@ -13,9 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from stackd.sandbox.child.zygote import CONTROL, NOBODY
+from stackd.sandbox.child.frames import CONTROL
 
+# Whatever environment we were started through.
+INTERPRETER: Final = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 _PACKAGE: Final = Path(__file__).resolve().parents[2]  # what holds `stackd`
+NOBODY: Final = 65534  # the user of that name, where it has no other number
 END_WITHIN: Final = 5.0  # seconds
 _BOOT: Final = (
     "import sys, json; sys.path.insert(0, sys.argv[1]); "
@@ -81,7 +84,7 @@ def start_zygote(options: ZygoteOptions) -> Started:
         try:
             process = subprocess.Popen(  # our own interpreter and modules
                 [
-                    os.path.realpath(getattr(sys, "_base_executable", sys.executable)),
+                    INTERPRETER,
                     "-I", "-S", "-B", "-X", "utf8", "-c", (move if number != CONTROL else "") + _BOOT,
                     str(_PACKAGE), json.dumps(asked),
                 ],

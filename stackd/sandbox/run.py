@@ -53,6 +53,7 @@ class Job:
         fetch: makes its requests; None: it may make none.
         beat: seconds between signs of life; 0: none are asked for.
         silence: seconds without any sign after which it is taken for dead.
+        is_large: whether its parameters or context may be: then they are written aside.
     """
 
     code: str
@@ -65,6 +66,7 @@ class Job:
     limits: Limits = field(default_factory=Limits)
     beat: float = 0.5
     silence: float = 10.0
+    is_large: bool = False
 
     def told(self, *, packages: bool) -> bytes:
         """The frame that its process is sent."""
@@ -99,6 +101,7 @@ class Outcome:
         logs: `{level, message}` each, in order; `is_truncated`: there were more.
         verdict: ok, error, timeout, heartbeat, cpu, memory, output, policy, crash, no result, bad result, aborted.
         fetches: how many requests were made for it.
+        is_calling: whether it was ended while one was under way.
     """
 
     result: Json = None
@@ -111,6 +114,7 @@ class Outcome:
     max_rss_bytes: int = 0
     verdict: str = "ok"
     fetches: int = 0
+    is_calling: bool = False
 
 
 class Run:
@@ -126,7 +130,6 @@ class Run:
         self._done: dict[str, Any] | None = None
         self._ended_for: tuple[str, SandboxError] | None = None
         self._seen = clock.monotonic()
-        self._is_calling = False
         self._buffer = bytearray()
         self._talking = anyio.CancelScope()
 
@@ -246,13 +249,11 @@ class Run:
                 "code": "fetch.off",
             }
         else:
-            self._is_calling = True
+            self._outcome.is_calling = True
             self._outcome.fetches += 1
-            try:
-                answer = await self._job.fetch(call)
-            finally:
-                self._is_calling = False
-                self._seen = self._clock.monotonic()
+            answer = await self._job.fetch(call)
+            self._outcome.is_calling = False
+            self._seen = self._clock.monotonic()
             if (event := answer.pop("violation", None)) is not None:
                 self._outcome.violations.append(event)
         content = dumps(answer)
@@ -295,11 +296,13 @@ class Run:
             nap = min(left, max(CPU_LOOKS[0], min(to_cpu, CPU_LOOKS[1])))
             await self._clock.sleep(nap)
             now = self._clock.monotonic()
-            before, used = used, self._child.cpu_ms()
+            if not self._child.pid:
+                await self._child.find_pid()
+            before, used = used, max(used, self._child.cpu_ms())
             if used > limits.cpu_ms:
                 self._end_for("cpu", SandboxResourceLimitError("cpu", used, limits.cpu_ms, "clock"))
                 return
-            if used > before + 0.5 or self._is_calling or now - looked > nap + LATE:
+            if used > before + 0.5 or self._outcome.is_calling or now - looked > nap + LATE:
                 self._seen = now  # it works, or waits for us, or we are who stood still
             looked = now
             if job.beat and now - self._seen > job.silence:

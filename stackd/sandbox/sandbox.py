@@ -14,15 +14,16 @@ import structlog
 
 from stackd.core.aside import aside_if
 from stackd.core.clock import Clock
-from stackd.core.json import LARGE, Json
+from stackd.core.json import Json
 from stackd.sandbox.errors import SandboxUnavailableError
 from stackd.sandbox.levels import NAMES, Isolation, judged
 from stackd.sandbox.limits import Limits
-from stackd.sandbox.process import ZygoteOptions
+from stackd.sandbox.process import INTERPRETER, ZygoteOptions
 from stackd.sandbox.run import Job, Outcome, Run
 from stackd.sandbox.zygote import Child, Zygote
 
 FORKS: Final = 10_000  # of one zygote; then another takes its place
+INTERPRETER_LOOKS: Final = 10.0  # seconds between looks whether the interpreter was upgraded
 PARKED_FOR: Final = 60.0  # seconds that a child waits for a job
 PROBE: Final = Path(__file__).with_name("probe.py")
 PROBED: Final = "/etc/passwd"  # is there everywhere, and nobody's business
@@ -48,7 +49,7 @@ class SandboxOptions:
     required_level: int = 2
     at_once: int = 16
     parked: int = 2
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = field(default_factory=lambda: Limits(timeout=300.0, scratch_mb=64))
     beat: float = 0.5
     silence: float = 10.0
     zygote: ZygoteOptions = field(default_factory=ZygoteOptions)
@@ -65,6 +66,7 @@ class Sandbox:
         self._zygote: Zygote | None = None
         self._old: list[Zygote] = []
         self._interpreter: tuple[int, int] | None = None
+        self._looked_at = 0.0
         self._parked: deque[Child] = deque()
         self.isolation: Isolation | None = None
         self.waiting = self.running = 0
@@ -108,10 +110,9 @@ class Sandbox:
         """
         own = self.options.limits
         limits = own.tightened(**{name: getattr(job.limits, name) for name in Limits.__slots__})
-        limits = replace(limits, scratch_mb=job.limits.scratch_mb)
         job = replace(job, limits=limits, beat=self.options.beat, silence=self.options.silence)
         packages = self.options.zygote.packages is not None
-        frame = await aside_if(_is_large(job), lambda: job.told(packages=packages))
+        frame = await aside_if(job.is_large, lambda: job.told(packages=packages))
         async with self._place():
             zygote = await self._ready()
             if (problem := self.problem()) is not None:
@@ -154,13 +155,11 @@ class Sandbox:
         """A zygote that is alive, not worn out, of the interpreter that is there now, and whose runs were tried."""
         async with self._starting:
             zygote = self._zygote
-            if (
-                zygote is not None
-                and zygote.is_alive
-                and zygote.forks < FORKS
-                and self._identity() == self._interpreter
-            ):
-                return zygote
+            if zygote is not None and zygote.is_alive and zygote.forks < FORKS:
+                if self._clock.monotonic() - self._looked_at < INTERPRETER_LOOKS:
+                    return zygote
+                if await self._identity() == self._interpreter:
+                    return zygote
             if zygote is not None:
                 self._zygote = None
                 self._old.append(zygote)
@@ -168,7 +167,7 @@ class Sandbox:
             for one in [one for one in self._old if not one.children]:
                 self._old.remove(one)
                 await self._close(one)
-            self._interpreter = self._identity()
+            self._interpreter = await self._identity()
             made = await Zygote.started(self.options.zygote, clock=self._clock)
             try:
                 self.isolation = await self._tried(made)
@@ -179,11 +178,11 @@ class Sandbox:
             self._zygote = made
             return made
 
-    def _identity(self) -> tuple[int, int]:
-        from stackd.sandbox.child.root import interpreter
-
+    async def _identity(self) -> tuple[int, int]:
+        """Which interpreter there is now: an upgrade puts another file in its place."""
+        self._looked_at = self._clock.monotonic()
         try:
-            found = Path(interpreter()).stat()
+            found = await anyio.to_thread.run_sync(Path(INTERPRETER).stat)
         except OSError:
             return (0, 0)
         return found.st_ino, found.st_mtime_ns
@@ -213,10 +212,6 @@ class Sandbox:
     async def _close(self, zygote: Zygote) -> None:
         self._drop_parked()
         await zygote.aclose()
-
-
-def _is_large(job: Job) -> bool:
-    return len(job.code) > LARGE
 
 
 __all__ = ["Sandbox", "SandboxOptions"]

@@ -53,6 +53,7 @@ class Child:
     err: int
     born: float
     pidfd: int = -1
+    pid: int = 0
     problem: str | None = None
     started: anyio.Event = field(default_factory=anyio.Event)
     ending: Ended = _UNKNOWN
@@ -76,13 +77,27 @@ class Child:
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def cpu_ms(self) -> float:
-        """CPU time of all its threads so far, by the kernel's clock of that process (clock_getcpuclockid(3))."""
-        try:
-            lines = Path(f"/proc/self/fdinfo/{self.pidfd}").read_text(encoding="ascii").splitlines()
-            pid = next(int(line.split()[1]) for line in lines if line.startswith("Pid:"))
-            return time.clock_gettime(~pid << 3 | 2) * 1000 if pid > 0 else 0.0
-        except (OSError, StopIteration):
+        """CPU time of all its threads so far, by the kernel's clock of that process (clock_getcpuclockid(3)).
+
+        0 before `find_pid` and after its end.
+        """
+        if self.pid <= 0 or self.ended.is_set():
             return 0.0
+        try:
+            return time.clock_gettime(~self.pid << 3 | 2) * 1000
+        except OSError:  # it has just ended
+            return 0.0
+
+    async def find_pid(self) -> None:
+        """Learn its number here, in our own namespace of processes; 0 if it has ended."""
+
+        def read() -> int:
+            with contextlib.suppress(OSError, StopIteration):
+                text = Path(f"/proc/self/fdinfo/{self.pidfd}").read_text(encoding="ascii")
+                return next(int(line[4:]) for line in text.splitlines() if line.startswith("Pid:"))
+            return 0
+
+        self.pid = await anyio.to_thread.run_sync(read)
 
     def close(self) -> None:
         """Let go of everything. It must have ended, or ends by that."""

@@ -19,7 +19,7 @@ from stackd.workflows.expressions import (
     parse_condition,
     parse_template,
 )
-from stackd.workflows.model import LOOP, SEALED, Edge, Node, Retry, Workflow
+from stackd.workflows.model import LOOP, SEALED, Code, Edge, Node, Retry, Workflow
 from stackd.workflows.nodetypes import Effect, NodeType, connector_of, effect_of, type_of
 
 Condition = Expression | bool  # True, False: written as that
@@ -70,6 +70,7 @@ class GraphNode:
         expressions: the parameters that are one expression; True or False: no expression, but that.
         per_item: the parameters that are filled in for each item.
         params: all others, without `url`.
+        runtime: the code of a code node.
         body: of a loop.
     """
 
@@ -95,6 +96,7 @@ class GraphNode:
     expressions: Mapping[str, Condition]
     per_item: Mapping[str, Template]
     cases: tuple[Case, ...]
+    runtime: Code | None
     body: Graph | None
 
     def render(self, scope: Scope) -> dict[str, Json]:
@@ -286,6 +288,7 @@ def _node(
         expressions=expressions,
         per_item=per_item,
         cases=_cases(node),
+        runtime=node.runtime,
         body=body,
     )
 

@@ -18,7 +18,7 @@ from stackd.workflows.coverage import CoverageOf, is_off, lacking, remedy
 from stackd.workflows.expressions import Expression, iter_expressions
 from stackd.workflows.findings import MAX_FINDINGS, Remarks
 from stackd.workflows.levels import Level, NodeAt, is_trigger, named
-from stackd.workflows.model import BODY, LOOP, RESERVED_IDS, SEALED, Edge, Node, Workflow
+from stackd.workflows.model import BODY, CODE, LOOP, RESERVED_IDS, SEALED, Edge, Node, Workflow
 from stackd.workflows.nodetypes import (
     NODE_TYPES,
     Effect,
@@ -44,7 +44,6 @@ PLANNED: Final = (
     "trigger.time.cron",
     "trigger.time.interval",
     "trigger.stackd.error",
-    "action.code.run",
 )
 
 
@@ -358,6 +357,19 @@ class _Lint:
             )
         if node.credentials is not None:
             self._check_credentials(node, (*place, "credentials"))
+        if node.runtime is not None and node.type != CODE:
+            self._remarks.error(
+                "node.no_runtime",
+                f"{node.id}: {node.type} runs no code of yours and takes no runtime",
+                (*place, "runtime"),
+            )
+        elif node.type == CODE and node.runtime is None and "runtime" not in part.unusable:
+            self._remarks.error(
+                "node.no_code",
+                f"{node.id}: has no code",
+                place,
+                hint='runtime: {code: "def run(params, context):\\n    return {}"}',
+            )
         if node.retry is not None and node.retry.initial_ms > node.retry.max_ms:
             self._remarks.warn(
                 "node.retry_capped",

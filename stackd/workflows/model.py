@@ -18,6 +18,7 @@ ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"  # of workflows
 NODE_ID = r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"
 
 LOOP = "logic.foreach"
+CODE = "action.code.run"
 WAIT = "action.wait.webhook"
 BODY = frozenset({"nodes", "edges"})
 SEALED = "$sealed"  # in place of the fields of credentials: their id, in documents that were stored
@@ -86,6 +87,50 @@ class Retry(_Part):
     max_ms: Annotated[int, Field(ge=0, le=86_400_000)] = 30_000
 
 
+class Sandboxed(_Part):
+    """What code may take, in ms and MiB: of a whole workflow or one node. It can only be less than the operator allows.
+
+    `max_cpu_ms`: of all threads together; `cpu_quota_ms`: in each 100 ms.
+    """
+
+    timeout_ms: Annotated[int, Field(ge=1, le=3_600_000)] | None = None
+    max_cpu_ms: Annotated[int, Field(ge=1, le=3_600_000)] | None = None
+    cpu_quota_ms: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    max_memory_mb: Annotated[int, Field(ge=16, le=1_048_576)] | None = None
+
+
+class FetchRules(_Part):
+    """Where code may send requests: to hosts, those below them with `*.`, none of `deny`; empty `allow`: wherever the operator lets it."""
+
+    allow: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    deny: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+
+class Code(Sandboxed):
+    """What a code node runs. `code`: the text of a module, in which no expression is read.
+
+    `entry_point`: the function that is called; `fetch`: whether it may send requests; `imports`: the only modules
+    it may import; `scratch_mb`: of a folder /tmp that it may write; `environment`: texts in `context["environment"]`.
+    """
+
+    code: Annotated[str, Field(min_length=1, max_length=262_144)]
+    entry_point: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")] = "run"
+    fetch: bool | FetchRules = False
+    imports: Annotated[tuple[str, ...], Field(strict=False)] | None = None
+    scratch_mb: Annotated[int, Field(ge=1, le=1_024)] | None = None
+    environment: dict[str, str] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_requirements(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "requirements" in given:
+            raise ValueError(
+                "cannot have requirements: nothing is installed while workflows run. Install packages into a folder "
+                "once (pip install --target DIR …) and let STACKD_SANDBOX_PACKAGES name it"
+            )
+        return given
+
+
 class Edge(_Part):
     """Taken when its source ended as `on` says and `when`, if given, is true.
 
@@ -102,7 +147,7 @@ class Node(_Part):
     """One node. `connection`: the credential that an operation of a connector acts with. `pinned`: test data that becomes the output instead of running it.
 
     `credentials`: the fields of one, in place of a connection; they are sealed with the workflow.
-    `nodes`, `edges`: the body of a loop; they may also stand among its params.
+    `runtime`: the code of a code node. `nodes`, `edges`: the body of a loop; they may also stand among its params.
     """
 
     id: Annotated[str, Field(pattern=NODE_ID)]
@@ -117,6 +162,7 @@ class Node(_Part):
     idempotency_key: str | None = None
     connection: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     credentials: Annotated[dict[str, str] | None, Field(repr=False)] = None
+    runtime: Code | None = None
     disabled: bool = False
     pinned: Any = None
     nodes: Annotated[tuple[Node, ...], Field(strict=False)] = ()
@@ -136,7 +182,7 @@ class Workflow(_Part):
     """A whole document.
 
     `concurrency`: executions of it that may run at once; `timeout_ms`: from the first start to the end of one,
-    its waits included. None: no bound of its own.
+    its waits included. None: no bound of its own. `runtime`: what code in it may take.
     """
 
     id: Annotated[str, Field(pattern=ID)]
@@ -147,3 +193,4 @@ class Workflow(_Part):
     vars: dict[str, Any] = {}
     concurrency: Annotated[int, Field(ge=1, le=10_000)] | None = None
     timeout_ms: Annotated[int, Field(ge=1, le=31_536_000_000)] | None = None
+    runtime: Sandboxed | None = None

@@ -13,7 +13,7 @@ from stackd.core.json import Json
 from stackd.core.names import nearest
 from stackd.workflows import checks
 from stackd.workflows.checks import METHODS, Check
-from stackd.workflows.model import LOOP, WAIT, Node
+from stackd.workflows.model import CODE, LOOP, WAIT, Node
 
 LONGEST_TIMEOUT_MS = 86_400_000  # a day
 LONGEST_DELAY_DAYS = 366  # by each of its parameters; `until` may lie further off
@@ -153,6 +153,7 @@ _TYPES: Final = (
         one_of=(("json", "form", "multipart", "body"),),
         effect=None,
     ),
+    NodeType(CODE, {}, effect=None, is_open=True),
     NodeType(
         "action.workflow.run",
         {
@@ -254,7 +255,7 @@ _TYPES: Final = (
 
 NODE_TYPES: Final[Mapping[str, NodeType]] = {kind.name: kind for kind in _TYPES}
 
-_OWN_APPS: Final = frozenset(name.split(".")[1] for name in NODE_TYPES) | {"code", "stackd"}
+_OWN_APPS: Final = frozenset(name.split(".")[1] for name in NODE_TYPES) | {"stackd"}
 
 
 def _same(name: str, group: str, operation: str) -> bool:
@@ -296,8 +297,8 @@ def type_of(name: str) -> NodeType | None:
 
 
 def acts(node: Node) -> bool:
-    """Whether `node` asks a far side for something."""
-    return node.type == REQUEST or connector_of(node.type) is not None
+    """Whether `node` asks a far side for something, or may."""
+    return node.type in (REQUEST, CODE) or connector_of(node.type) is not None
 
 
 _BY_METHOD: Final = {
@@ -320,6 +321,10 @@ def effect_of(node: Node) -> Effect:
         return fixed
     if node.effect is not None:
         return Effect(node.effect)
+    if node.type == CODE:
+        asks = node.runtime is not None and node.runtime.fetch is not False
+        key = node.idempotency_key
+        return Effect.IDEMPOTENT if not asks else Effect.UNSAFE if key is None else Effect.KEYED
     if connector_of(node.type) is not None:
         return Effect.UNSAFE if node.idempotency_key is None else Effect.KEYED
     method: Any = node.params.get("method", "GET")

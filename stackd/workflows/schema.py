@@ -12,7 +12,7 @@ from typing import Any, Final
 from stackd.core.errors import NotFoundError
 from stackd.core.text import shown
 from stackd.workflows import checks
-from stackd.workflows.model import LOOP, RESERVED_IDS, Workflow
+from stackd.workflows.model import CODE, LOOP, RESERVED_IDS, Workflow
 from stackd.workflows.nodetypes import (
     CONNECTOR_TYPE,
     LONGEST_DELAY_DAYS,
@@ -203,7 +203,7 @@ def _node_of(kind: NodeType) -> Schema:
     required = [name for name, param in kind.params.items() if param.required]
     params: Schema = {
         "properties": {name: _value(kind, name, param) for name, param in kind.params.items()},
-        "additionalProperties": False,
+        "additionalProperties": kind.is_open,
     }
     if required:
         params["required"] = required
@@ -225,6 +225,10 @@ def _node_of(kind: NodeType) -> Schema:
     if pairs:
         params["not"] = {"anyOf": [{"required": pair} for pair in pairs]}
     node: Schema = {"properties": {"params": params}}
+    if kind.name == CODE:
+        node["required"] = ["runtime"]
+    else:
+        node["properties"]["runtime"] = False
     if required or kind.any_of:
         node["required"] = ["params"]
     if kind.is_trigger:

@@ -23,6 +23,7 @@ from stackd.runtime.links import Links
 from stackd.runtime.tools import Limits, Tools
 from stackd.runtime.versions import Versions
 from stackd.runtime.workflow_runtime import Claimed, WorkflowRuntime, claim, rescue
+from stackd.sandbox.sandbox import Sandbox
 from stackd.store.database import Database
 from stackd.testing import FakeClock, ScriptedHttp
 from stackd.vault.fields import NoSchemas
@@ -72,6 +73,7 @@ class World:
         *answers: Any,
         limits: Limits | None = None,
         connectors: Catalogue | None = None,
+        sandbox: Sandbox | None = None,
     ) -> None:
         self.store = store
         self.clock = FakeClock()
@@ -79,6 +81,7 @@ class World:
         self.watch = Watch(self.clock, patience=SILENT_LEASES * LEASE)
         self.http = ScriptedHttp(*answers)
         self.blobs = MemoryBlobs()
+        self.sandbox = sandbox
         self.seen: list[Event] = []
         self.max_jobs = 100_000
         self.memory = 256 * 1024 * 1024
@@ -110,6 +113,7 @@ class World:
             links=self.links,
             connectors=self.made_up.connectors,
             vault=Vault(Keyring("k" * 32), NoSchemas()),
+            sandbox=self.sandbox,
             job_retry=RetryPolicy(base=1.0, cap=60.0),
             send_within=(SILENT_LEASES - 1) * LEASE,
         )

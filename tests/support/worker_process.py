@@ -214,6 +214,7 @@ class WorkerProcess:
             links=Links("k" * 32, "http://box.example"),
             connectors=MadeUp(store, clock=clock).connectors,
             vault=Vault(Keyring("k" * 32), NoSchemas()),
+            sandbox=None,
             job_retry=RetryPolicy(1.0, 60.0),
             send_within=(SILENT_LEASES - 1) * LEASE,
             flush_after=3600.0,

@@ -7,6 +7,7 @@ import os
 import struct
 from typing import Any, Final
 
+CONTROL: Final = 3  # the file descriptor of the zygote's socket
 LENGTH: Final = struct.Struct(">I")
 
 

@@ -20,10 +20,9 @@ from typing import Any, Final, NoReturn
 import base64, datetime, decimal, hashlib, linecache, math, random, re, traceback, uuid  # noqa: E401, F401, isort: skip
 
 from stackd.sandbox.child import linux, root, runner, seccomp
+from stackd.sandbox.child.frames import CONTROL
 
-CONTROL: Final = 3
 FILES: Final = 64  # open at once, in a run
-NOBODY: Final = 65534
 PROCESS: Final = [
     "-I", "-S", "-B", "-X", "utf8", "-c",
     f"import sys; sys.path.insert(0, {root.OURS!r}); "
