@@ -695,6 +695,7 @@ class _Daemon:
             versions=versions,
             registry=registry,
             coverage=self._coverage,
+            syntax=None,
             blobs=blobs,
             links=self._links,
             bodies=Bodies(

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,7 +46,9 @@ from stackd.core.errors import TooLargeError
 from stackd.core.text import plain, segment
 
 if TYPE_CHECKING:
+    from stackd.workflows.code import Slip
     from stackd.workflows.findings import Finding
+    from stackd.workflows.model import Code
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -155,10 +158,31 @@ def _findings(file: Path, max_bytes: int, asked: Asked) -> list[Finding]:
 
     try:
         return findings_in(
-            read(file), name=name_of(file), max_bytes=max_bytes, coverage=asked.coverage
+            read(file),
+            name=name_of(file),
+            max_bytes=max_bytes,
+            coverage=asked.coverage,
+            syntax=_syntax,
         )
     except TooLargeError as error:
         return [Finding(error.code, error.message, 1, 1)]
+
+
+def _syntax(codes: Sequence[Code]) -> list[Slip | None] | str:
+    """Whether code can run: it is read in a sandbox of this command's own."""
+    import anyio
+
+    from stackd.sandbox.errors import SandboxError
+    from stackd.sandbox.sandbox import Sandbox, SandboxOptions
+
+    async def read_all() -> list[Slip | None]:
+        async with Sandbox(SandboxOptions(mode="worker"), clock=SystemClock()) as sandbox:
+            return await sandbox.syntax([(one.code, one.entry_point) for one in codes])
+
+    try:
+        return anyio.run(read_all)
+    except SandboxError as error:
+        return error.message
 
 
 def _shown(finding: Finding) -> dict[str, Any]:

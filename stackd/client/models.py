@@ -499,6 +499,33 @@ class ResetView(Model):
     closed: int
 
 
+class QuarantinedView(Model):
+    """A code node that runs no more. `reason`: what it did last, `{type, …}`."""
+
+    workflow_id: str
+    version: int
+    node: str
+    violations: int
+    quarantined_at: str
+    reason: dict[str, Any]
+
+
+class QuarantineList(Model):
+    items: list[QuarantinedView]
+
+
+class ReleaseBody(Model):
+    """Which node; none: all of the workflow."""
+
+    node: str | None = None
+
+
+class ReleaseView(Model):
+    """How many code nodes run again."""
+
+    released: int
+
+
 class CapabilityView(Model):
     """What is known of one operation."""
 

@@ -265,7 +265,7 @@ class Actions:
                 if call is not None:
                     return await self._tools.connectors.run(node, call, context)
                 if node.runtime is not None:
-                    code = CodeRun(self._tools, self._execution_id, self._journal.secrets)
+                    code = CodeRun(self._tools, self._execution_id, self._journal)
                     return await code.run(frame, node, row, params, context)
                 return await _traced(node, params, context)
             except StackdError as error:

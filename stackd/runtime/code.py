@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -18,10 +19,16 @@ from stackd.http.message import RawBody, Request, Response
 from stackd.integrations.plan import Parts
 from stackd.runtime.context import NodeContext
 from stackd.runtime.frame import Frame
-from stackd.runtime.secrets import LiveSecrets
+from stackd.runtime.journal import Journal
 from stackd.runtime.tools import Tools
-from stackd.sandbox.errors import SandboxUnavailableError
+from stackd.sandbox import quarantine
+from stackd.sandbox.errors import (
+    SandboxPolicyViolationError,
+    SandboxResourceLimitError,
+    SandboxUnavailableError,
+)
 from stackd.sandbox.limits import Limits
+from stackd.sandbox.quarantine import Key
 from stackd.sandbox.run import Job, Outcome
 from stackd.sandbox.sandbox import Sandbox
 from stackd.workflows.executions import NodeRow
@@ -32,16 +39,18 @@ RUN_TIMEOUT: Final = 15.0  # seconds, the origin's default
 PLACE_TIMEOUT: Final = 30.0  # seconds besides, to wait for a place
 MOST_FETCHES: Final = 100  # of one run
 FETCH_BYTES: Final = 1024 * 1024  # of one answer
+ITERATION: Final = re.compile(r"\[[0-9]+\]")
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class CodeRun:
     """Runs the code nodes of one claim."""
 
-    def __init__(self, tools: Tools, execution_id: str, secrets: LiveSecrets) -> None:
+    def __init__(self, tools: Tools, execution_id: str, journal: Journal) -> None:
         self._tools = tools
         self._execution_id = execution_id
-        self._secrets = secrets
+        self._journal = journal
+        self._secrets = journal.secrets
 
     async def run(
         self,
@@ -60,6 +69,11 @@ class CodeRun:
         assert code is not None  # noqa: S101  # as the node was checked
         if sandbox is None:
             raise SandboxUnavailableError("no code is run by this process")
+        version = frame.roots["workflow"]["version"]
+        key: Key = (frame.graph.workflow.id, version, _place(row.key))
+        known = await self._tools.store.read(lambda tx: quarantine.get(tx, key))
+        if known is not None and known.quarantined_at is not None:
+            raise quarantine.SandboxQuarantinedError(known)
         fetch = _Fetch(self._tools, self._audit(row), code, context)
         job = Job(
             code.code,
@@ -74,6 +88,7 @@ class CodeRun:
         )
         outcome = await sandbox.run(job)
         context.metadata = self._told(sandbox, outcome)
+        self._count(key, outcome, is_known=known is not None)
         if outcome.error is not None:
             error = outcome.error
             error.sent = context.sent
@@ -81,6 +96,22 @@ class CodeRun:
             error.message = self._secrets.words(error.message)
             raise error
         return outcome.result
+
+    def _count(self, key: Key, outcome: Outcome, *, is_known: bool) -> None:
+        """Let it be written with the node run whether the code kept the rules."""
+        now, error = self._tools.clock.time(), outcome.error
+        broken: dict[str, Json] | None = None
+        if isinstance(error, SandboxPolicyViolationError):
+            broken = error.violation
+        elif outcome.violations:
+            broken = outcome.violations[-1]
+        if broken is not None:
+            at_once = isinstance(error, SandboxResourceLimitError)
+            self._journal.add(
+                lambda tx: quarantine.violated(tx, key, broken, at_once=at_once, now=now)
+            )
+        elif is_known and error is None:
+            self._journal.add(lambda tx: quarantine.behaved(tx, key))
 
     def _context(self, frame: Frame, node: GraphNode, row: NodeRow, code: Code) -> dict[str, Json]:
         """`context`, by the origin's names. No credential is in it."""
@@ -133,6 +164,11 @@ class CodeRun:
             told["error"] = {"name": outcome.error.name, **outcome.error.facts}
         shown: dict[str, Json] = loads(self._secrets.redacted(dumps(told)))
         return shown
+
+
+def _place(key: str) -> str:
+    """Where the node stands in its workflow, whichever iteration it is: `each.price` of `each[3].price`."""
+    return ITERATION.sub("", key)
 
 
 def limits_of(sandbox: Sandbox, frame: Frame, node: GraphNode, code: Code) -> Limits:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,17 +15,20 @@ import structlog
 from stackd.core.aside import aside_if
 from stackd.core.clock import Clock
 from stackd.core.json import Json
-from stackd.sandbox.errors import SandboxUnavailableError
+from stackd.sandbox.errors import SandboxError, SandboxUnavailableError
 from stackd.sandbox.levels import NAMES, Isolation, judged
 from stackd.sandbox.limits import Limits
 from stackd.sandbox.process import INTERPRETER, ZygoteOptions
 from stackd.sandbox.run import Job, Outcome, Run
 from stackd.sandbox.zygote import Child, Zygote
+from stackd.workflows.code import Slip
+from stackd.workflows.model import Code
 
 FORKS: Final = 10_000  # of one zygote; then another takes its place
 INTERPRETER_LOOKS: Final = 10.0  # seconds between looks whether the interpreter was upgraded
 PARKED_FOR: Final = 60.0  # seconds that a child waits for a job
 PROBE: Final = Path(__file__).with_name("probe.py")
+SYNTAX: Final = Path(__file__).with_name("syntax.py")
 PROBED: Final = "/etc/passwd"  # is there everywhere, and nobody's business
 PROBE_LIMITS: Final = Limits(timeout=20.0, cpu_ms=10_000, memory_mb=64)
 
@@ -118,6 +121,36 @@ class Sandbox:
             if (problem := self.problem()) is not None:
                 raise SandboxUnavailableError(problem)
             return await self._conduct(zygote, job, frame, self.options.mode)
+
+    async def syntax(self, sources: Sequence[tuple[str, str]]) -> list[Slip | None]:
+        """What keeps code from running, for each of (its text, its entry point); None where nothing does.
+
+        It is read in a process of its own, never here: reading alone can take all memory there is.
+
+        Raises:
+            SandboxUnavailableError: nothing runs here.
+            SandboxError: it could not be read within the limits.
+        """
+        code = await anyio.to_thread.run_sync(SYNTAX.read_text, "utf-8")
+        params: dict[str, Json] = {"sources": [list(one) for one in sources]}
+        job = Job(code, params, {}, filename="<syntax>", limits=PROBE_LIMITS, is_large=True)
+        outcome = await self.run(job)
+        if outcome.error is not None:
+            raise outcome.error
+        found = outcome.result
+        assert isinstance(found, list)  # noqa: S101  # it is our own code
+        return [
+            None if one is None else Slip(one["message"], one["line"], one["column"])
+            for one in found
+        ]
+
+    def syntax_from_thread(self, codes: Sequence[Code]) -> list[Slip | None] | str:
+        """As of `SyntaxOf`, for a thread that the loop has started."""
+        sources = [(one.code, one.entry_point) for one in codes]
+        try:
+            return anyio.from_thread.run(self.syntax, sources)
+        except SandboxError as error:
+            return error.message
 
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:

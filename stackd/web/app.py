@@ -25,6 +25,7 @@ from stackd.web import (
     history,
     openapi,
     problem,
+    quarantine,
     registry,
     resume,
     tokens,
@@ -103,6 +104,7 @@ def all_routes(webhooks: Webhooks) -> tuple[Route, ...]:
         *config.ROUTES,
         *registry.ROUTES,
         *evidence.ROUTES,
+        *quarantine.ROUTES,
         *why.ROUTES,
         *openapi.ROUTES,
     )

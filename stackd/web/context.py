@@ -33,6 +33,7 @@ from stackd.web.notes import Notes
 from stackd.web.readiness import Readiness
 from stackd.web.reload import Reloader
 from stackd.web.waiting import Waiting
+from stackd.workflows.code import SyntaxOf
 from stackd.workflows.coverage import CoverageOf
 
 LONGEST_KEY = 255
@@ -58,6 +59,7 @@ class Context:
     Attributes:
         answers: memory for large answers; not that of bodies, or who reads slowly would stop deliveries.
         coverage: what can run an operation now, as the registry says.
+        syntax: whether code can run; asked on a thread; None where none is run.
         reloader: the settings that may change while the process runs, as they are now.
         token: the bearer token, None if none was made.
     """
@@ -70,6 +72,7 @@ class Context:
     versions: Versions
     registry: Registry
     coverage: CoverageOf
+    syntax: SyntaxOf | None
     blobs: BlobFolder
     links: Links
     bodies: Bodies

@@ -11,6 +11,7 @@ import structlog
 from stackd.access.tokens import TokenCreated, TokenRevoked
 from stackd.core.events import Event, EventBus
 from stackd.queue.job import JobRescued, QueuePaused, QueueResumed
+from stackd.sandbox.quarantine import CodeQuarantined, CodeReleased
 from stackd.store.database import StoreWritesStopped
 from stackd.supervisor.supervisor import ServiceMoved
 from stackd.vault.records import (
@@ -47,6 +48,8 @@ TOLD = (
     TokenRevoked,
     WorkflowChanged,
     WorkflowDeleted,
+    CodeQuarantined,
+    CodeReleased,
 )
 BAD_ENDS = (ExecutionStatus.FAILED, ExecutionStatus.UNCERTAIN)
 

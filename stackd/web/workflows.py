@@ -55,6 +55,7 @@ from stackd.workflows.catalogue import (
     WebhookNode,
     WorkflowRow,
 )
+from stackd.workflows.code import SyntaxOf
 from stackd.workflows.coverage import CoverageOf
 from stackd.workflows.document import Document, findings_in, read_document
 from stackd.workflows.executions import NewExecution
@@ -75,7 +76,14 @@ async def import_workflow(request: web.Request) -> web.Response:
     with context.bodies.of(request) as body:
         text = await _document_in(body)
         document = await anyio.to_thread.run_sync(
-            partial(read_document, text, name=name, max_bytes=limit, coverage=context.coverage)
+            partial(
+                read_document,
+                text,
+                name=name,
+                max_bytes=limit,
+                coverage=context.coverage,
+                syntax=context.syntax,
+            )
         )
     done = await _stored(context, document, name, activate=activate_now, by_force=by_force)
     return _imported(request, document, done)
@@ -135,6 +143,7 @@ async def lint_document(request: web.Request) -> web.Response:
         name=request.query.get("name", "document"),
         max_bytes=context.settings.max_document_bytes,
         coverage=context.coverage,
+        syntax=context.syntax,
     )
 
 
@@ -144,12 +153,20 @@ async def lint_workflow(request: web.Request) -> web.Response:
     text = await context.store.read(
         lambda tx: catalogue.document(tx, workflow_id, catalogue.get(tx, workflow_id).version)
     )
-    return await _linted(text, name=workflow_id, max_bytes=len(text), coverage=context.coverage)
+    return await _linted(
+        text,
+        name=workflow_id,
+        max_bytes=len(text),
+        coverage=context.coverage,
+        syntax=context.syntax,
+    )
 
 
-async def _linted(text: bytes, *, name: str, max_bytes: int, coverage: CoverageOf) -> web.Response:
+async def _linted(
+    text: bytes, *, name: str, max_bytes: int, coverage: CoverageOf, syntax: SyntaxOf | None
+) -> web.Response:
     findings: list[Finding] = await anyio.to_thread.run_sync(
-        partial(findings_in, text, name=name, max_bytes=max_bytes, coverage=coverage)
+        partial(findings_in, text, name=name, max_bytes=max_bytes, coverage=coverage, syntax=syntax)
     )
     view = LintView(
         ok=all(finding.severity != "error" for finding in findings),
@@ -209,7 +226,14 @@ async def rollback(request: web.Request) -> web.Response:
     number, text = await context.store.read(query)
     name = f"version {number} of {workflow_id}"
     document = await anyio.to_thread.run_sync(
-        partial(read_document, text, name=name, max_bytes=len(text), coverage=context.coverage)
+        partial(
+            read_document,
+            text,
+            name=name,
+            max_bytes=len(text),
+            coverage=context.coverage,
+            syntax=context.syntax,
+        )
     )
     done = await _stored(context, document, name, activate=False, by_force=by_force)
     return _imported(request, document, done)

@@ -10,6 +10,7 @@ import orjson
 
 from stackd.core.errors import TooLargeError
 from stackd.core.json import Json, dumps, loads
+from stackd.workflows.code import SyntaxOf
 from stackd.workflows.coverage import CoverageOf
 from stackd.workflows.findings import DocumentError, Finding, Remarks
 from stackd.workflows.lint import lint
@@ -32,11 +33,16 @@ class Document:
 
 
 def read_document(
-    data: bytes, *, name: str, max_bytes: int, coverage: CoverageOf | None = None
+    data: bytes,
+    *,
+    name: str,
+    max_bytes: int,
+    coverage: CoverageOf | None = None,
+    syntax: SyntaxOf | None = None,
 ) -> Document:
     """The workflow in `data`, YAML 1.2 or JSON. `name`, a file's, begins the message of an error.
 
-    `coverage`: what can run its operations; None: nothing is told of that.
+    `coverage`: what can run its operations; `syntax`: whether its code can run; None: nothing is told of that.
 
     Raises:
         TooLargeError: it is longer than `max_bytes`.
@@ -53,7 +59,7 @@ def read_document(
         found = Finding(error.code, error.message, error.line, error.column, hint=error.hint)
         raise DocumentError(name, [found], errors=1) from None
     remarks = Remarks()
-    lint(source.value, remarks, coverage)
+    lint(source.value, remarks, coverage, syntax)
     findings = remarks.shown(source)
     if remarks.errors:
         raise DocumentError(name, findings, errors=remarks.errors)
@@ -75,11 +81,18 @@ def with_content(document: Document, content: Json) -> Document:
 
 
 def findings_in(
-    data: bytes, *, name: str, max_bytes: int, coverage: CoverageOf | None = None
+    data: bytes,
+    *,
+    name: str,
+    max_bytes: int,
+    coverage: CoverageOf | None = None,
+    syntax: SyntaxOf | None = None,
 ) -> list[Finding]:
     """All that there is to say of a document, errors first. Raises TooLargeError as `read_document`."""
     try:
-        document = read_document(data, name=name, max_bytes=max_bytes, coverage=coverage)
+        document = read_document(
+            data, name=name, max_bytes=max_bytes, coverage=coverage, syntax=syntax
+        )
         return list(document.warnings)
     except DocumentError as error:
         return error.findings

@@ -14,6 +14,7 @@ from typing import Final
 from stackd.core.errors import ExpressionError
 from stackd.core.json import Json
 from stackd.core.text import shown
+from stackd.workflows.code import SyntaxOf, note_slips
 from stackd.workflows.coverage import CoverageOf, is_off, lacking, remedy
 from stackd.workflows.expressions import Expression, iter_expressions
 from stackd.workflows.findings import MAX_FINDINGS, Remarks
@@ -50,24 +51,34 @@ PLANNED: Final = (
 _POLLED: Final = re.compile(r"trigger\.(?!webhook\.|time\.|stackd\.)[a-z][a-z0-9_-]*\..+")
 
 
-def lint(document: Json, remarks: Remarks, coverage: CoverageOf | None = None) -> None:
+def lint(
+    document: Json,
+    remarks: Remarks,
+    coverage: CoverageOf | None = None,
+    syntax: SyntaxOf | None = None,
+) -> None:
     """Note all that is wrong with `document`; without an error it is a valid `Workflow`.
 
-    `coverage`: what can run its operations; None: that is not looked at.
+    `coverage`: what can run its operations; `syntax`: whether its code can run; None: that is not looked at.
     """
     if isinstance(document, dict):
-        _Lint(document, remarks, coverage).run()
+        _Lint(document, remarks, coverage, syntax).run()
     else:
         remarks.error("document.not_map", "a workflow is a map with id, nodes and edges", ())
 
 
 class _Lint:
     def __init__(
-        self, document: dict[str, Json], remarks: Remarks, coverage: CoverageOf | None
+        self,
+        document: dict[str, Json],
+        remarks: Remarks,
+        coverage: CoverageOf | None,
+        syntax: SyntaxOf | None,
     ) -> None:
         self._document = document
         self._remarks = remarks
         self._coverage = coverage
+        self._syntax = syntax
         self._top = Level({key: (key,) for key in sorted(BODY)})
         self._levels = [self._top]
         self._nodes: dict[str, NodeAt] = {}  # of all levels
@@ -82,6 +93,7 @@ class _Lint:
             self._check_edges,
             self._check_order,
             self._check_expressions,
+            self._check_code,
         ):
             if self._remarks.are_full:
                 return
@@ -454,6 +466,10 @@ class _Lint:
                 return True
             inside = inside.above
         return root in ITEM_ROOTS
+
+    def _check_code(self) -> None:
+        if self._syntax is not None:
+            note_slips(self._parts, self._syntax, self._remarks)
 
     def _check_webhook_paths(self) -> None:
         seen: dict[str, str] = {}

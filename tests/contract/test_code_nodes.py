@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from support.connectors import action, catalogue_of
 from support.flows import findings, read
@@ -17,10 +18,13 @@ from stackd.core.errors import NodeError
 from stackd.core.json import loads
 from stackd.integrations.account import Account
 from stackd.integrations.catalogue import Catalogue
+from stackd.sandbox import quarantine
 from stackd.sandbox.sandbox import Sandbox, SandboxOptions
 from stackd.store.database import Database
 from stackd.testing import ok
+from stackd.workflows.document import findings_in
 from stackd.workflows.executions import NodeRow, NodeStatus
+from stackd.workflows.findings import Finding
 
 LOST = NodeError("connection lost", kind="network", code="http.reset", sent=True)
 SECRET = "s3cret-token-of-the-desk"
@@ -306,6 +310,65 @@ def _with_desk(database: Database, sandbox: Sandbox, catalogue: Catalogue) -> Wo
     return world
 
 
+# -- quarantine
+
+
+async def again(world: World, document: str) -> NodeRow:
+    """Another execution of the same version."""
+    execution = await world.start("x")
+    await world.work()
+    return (await world.nodes(execution))["work"]
+
+
+async def test_code_that_was_killed_for_what_it_took_runs_no_more_until_a_person_says_so(
+    world: World,
+) -> None:
+    document = code("def run(p, c):\n    while True: pass", runtime="maxCpuMs: 50")
+
+    assert loads((await ran(world, document)).error or b"")["code"] == "sandbox.cpu"
+    refused = loads((await again(world, document)).error or b"")
+
+    assert refused["code"] == "sandbox.quarantined"
+    assert "stackd sandbox release x work" in refused["message"]
+    (found,) = await world.store.read(quarantine.quarantined)
+    assert (found.workflow_id, found.version, found.node) == ("x", 1, "work")
+    assert found.reason["resource"] == "cpu"
+    assert await world.store.write(lambda tx: quarantine.release(tx, "x", "work")) == 1
+    assert loads((await again(world, document)).error or b"")["code"] == "sandbox.cpu"
+
+
+async def test_the_third_run_that_breaks_a_rule_is_the_last(world: World) -> None:
+    source = """
+        def run(params, context, fetch):
+            try:
+                fetch("https://evil.example/")
+            except Exception:
+                return "went on"
+    """
+    document = code(source, runtime="fetch: {allow: [a.example]}")
+
+    first = await ran(world, document)
+    rows = [first, *[await again(world, document) for _ in range(3)]]
+
+    assert [row.status for row in rows] == [*[NodeStatus.COMPLETED] * 3, NodeStatus.FAILED]
+    assert loads(rows[-1].error or b"")["code"] == "sandbox.quarantined"
+
+
+async def test_a_run_that_keeps_the_rules_is_forgiven_what_was_before(world: World) -> None:
+    key = ("x", 1, "work")
+    await world.load(code("def run(p, c): pass"))
+    for _ in range(2):
+        await world.store.write(
+            lambda tx: quarantine.violated(
+                tx, key, {"type": "t"}, at_once=False, now=world.clock.time()
+            )
+        )
+
+    await again(world, "")
+
+    assert await world.store.read(lambda tx: quarantine.get(tx, key)) is None
+
+
 # -- documents
 
 
@@ -329,3 +392,40 @@ def test_code_stands_in_code_nodes_and_nowhere_else() -> None:
 
 def test_code_without_requests_may_run_again_and_warns_of_nothing() -> None:
     assert read(code("def run(p, c): pass")).warnings == ()
+
+
+async def test_code_that_cannot_run_is_told_at_its_line_and_is_read_by_no_one_but_the_sandbox(
+    sandbox: Sandbox,
+) -> None:
+    document = code("def run(params, context):\n    return (1").encode()
+
+    def lint() -> list[Finding]:
+        return findings_in(
+            document, name="flow.yaml", max_bytes=10_000, syntax=sandbox.syntax_from_thread
+        )
+
+    (finding,) = await anyio.to_thread.run_sync(lint)
+
+    assert (finding.code, finding.line) == ("code.syntax", 10)
+    assert finding.message == "work: line 2 of its code: '(' was never closed"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("x = 1", "entry point run is not exported"),
+        ("a = '" + "\0" + "'", "null bytes"),
+        ("(" * 100_000, "too many nested parentheses"),
+        ("if True:\n    def run(p, c): pass", None),
+        ("run = lambda p, c: 1", None),
+        ("from x import run", None),
+    ],
+    ids=["no function", "nul", "brackets", "in a branch", "a lambda", "imported"],
+)
+async def test_what_keeps_code_from_running_is_found_without_running_it(
+    sandbox: Sandbox, source: str, words: str | None
+) -> None:
+    (slip,) = await sandbox.syntax([(source, "run")])
+
+    assert (slip is None) == (words is None), slip
+    assert words is None or words in slip.message

@@ -224,7 +224,7 @@ def test_it_knows_every_parameter_of_a_node_type_and_no_other(kind: Any) -> None
 
     body = {"nodes", "edges"} if kind.name == LOOP else set()
     assert branch["properties"]["params"]["properties"].keys() == kind.params.keys() | body
-    assert branch["properties"]["params"]["additionalProperties"] is False
+    assert branch["properties"]["params"]["additionalProperties"] is kind.is_open
 
 
 def test_it_has_a_shape_for_every_parameter_but_those_that_may_be_anything() -> None:

@@ -23,7 +23,10 @@ SQL = re.compile(
     )""",
     re.VERBOSE,
 )
-READS_ENVIRONMENT = {"settings.py"}
+READS_ENVIRONMENT = {
+    "settings.py",
+    "sandbox/child/runner.py",
+}  # the latter clears what a C library has set
 HOMES = re.compile(r"(?<![\w.~])/(?:home|root|Users)/\w|[A-Z]:\\\\?Users\b")  # of whoever wrote it
 TEXTS = ("stackd", "connectors", "config", "tests", ".ci")
 

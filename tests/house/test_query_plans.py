@@ -15,6 +15,7 @@ import pytest
 
 from stackd.access import statements as of_tokens
 from stackd.queue import statements as of_jobs
+from stackd.sandbox import statements as of_code
 from stackd.store.migrations import migrate
 from stackd.vault import statements as of_vault
 from stackd.workflows import statements as of_workflows
@@ -27,6 +28,7 @@ FEW_ROWS = {
     "tokens",
     "vault_keys",
     "credentials",
+    "code_nodes",
     "sqlite_schema",
     "json_each",
     "going",
@@ -63,7 +65,13 @@ def statements(module: ModuleType) -> dict[str, str]:
     }
 
 
-ALL = statements(of_jobs) | statements(of_workflows) | statements(of_tokens) | statements(of_vault)
+ALL = (
+    statements(of_jobs)
+    | statements(of_workflows)
+    | statements(of_tokens)
+    | statements(of_vault)
+    | statements(of_code)
+)
 
 # What a list narrows down by must be part of the search, or it reads back through everything else.
 NARROWED_BY = {

@@ -113,6 +113,8 @@ EXPECTED = {
     ("POST", "/api/registry/connectors/{id}/reset"): "write",
     ("POST", "/api/credentials/{id}/test"): "write",
     ("GET", "/api/registry/evidence"): "read",
+    ("GET", "/api/sandbox/quarantine"): "read",
+    ("POST", "/api/workflows/{id}/release"): "write",
     ("POST", "/api/config/reload"): "admin",
     ("GET", "/metrics"): "read",
     ("GET", "/api/events"): "read",

@@ -139,7 +139,7 @@ MISTAKES: dict[str, tuple[str, list[tuple[str, str, str | None]]]] = {
     "an unknown type": (flow("{id: a, type: action.htp.request}"), [("node.unknown_type", "type: action.htp", "'action.http.request'")]),
     "a type of another kind": (flow("{id: a, type: send.email}"), [("node.unknown_type", "type: send", None)]),
     "an unknown trigger": ("id: x\nnodes:\n  - {id: h, type: trigger.webhok.inbound}\n", [("node.unknown_type", "type", "'trigger.webhook.inbound'")]),
-    "a type of the plan": (flow("{id: a, type: action.code.run}"), [("node.type_not_available", "type: action", None)]),
+    "code without code": (flow("{id: a, type: action.code.run}"), [("node.no_code", "{id: a", None)]),
     "a disabled trigger": (
         "id: x\nnodes:\n  - {id: start, type: trigger.time.manual, disabled: true}\n",
         [("node.trigger_policy", "{id: start", None)],
