@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 import anyio
-import structlog
 
 from stackd.core.aside import aside_if
 from stackd.core.clock import Clock
@@ -31,8 +30,6 @@ PROBE: Final = Path(__file__).with_name("probe.py")
 SYNTAX: Final = Path(__file__).with_name("syntax.py")
 PROBED: Final = "/etc/passwd"  # is there everywhere, and nobody's business
 PROBE_LIMITS: Final = Limits(timeout=20.0, cpu_ms=10_000, memory_mb=64)
-
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +232,6 @@ class Sandbox:
         if ended.verdict != "policy":
             failed["attack"] = "was not ended"
         isolation = judged(zygote.layers, failed, cgroup="not set up")
-        _log.info("sandbox tried", level=isolation.level, missing=list(isolation.missing))
         return isolation
 
     def _drop_parked(self) -> None:
