@@ -231,8 +231,7 @@ class Sandbox:
         ended = await self._conduct(zygote, job, job.told(packages=False), self.options.mode)
         if ended.verdict != "policy":
             failed["attack"] = "was not ended"
-        isolation = judged(zygote.layers, failed, cgroup="not set up")
-        return isolation
+        return judged(zygote.layers, failed, cgroup="not set up")
 
     def _drop_parked(self) -> None:
         while self._parked:
