@@ -1,6 +1,5 @@
 """Tries to get out, as code would, and tells what held. Read as a text and run in the sandbox itself, never imported."""
 
-# ruff: noqa: PTH, SIM115
 import ctypes
 import os
 import resource

@@ -76,6 +76,7 @@ def start_zygote(options: ZygoteOptions) -> Started:
             "gid": options.gid,
             "packages": None if options.packages is None else str(options.packages),
             "off": sorted(options.off),
+            "path": str(_PACKAGE),
         }
         number = theirs.fileno()
         # The socket shall be descriptor 3 over there; the shell-less way to say so is to hand it on and move it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
 
 from stackd.core.aside import aside_if
 from stackd.core.clock import Clock
@@ -29,6 +31,10 @@ from stackd.sandbox.limits import Limits
 from stackd.sandbox.zygote import Child, Ended
 
 FLOOD: Final = 8 * 1024 * 1024  # bytes of output, kept or not, after which a run is ended
+FRAME_COSTS: Final = (
+    512  # bytes that a frame counts at least: each takes our time, however short it is
+)
+TURN: Final = 64  # frames in a row; then others have theirs
 FRAME: Final = 4 * 1024 * 1024  # bytes of a frame that is no result
 VIOLATIONS: Final = 100  # of a run that are kept
 EXIT_WITHIN: Final = 1.0  # seconds for a process to end by itself once it has told its result
@@ -170,11 +176,15 @@ class Run:
     async def _hear(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take frames until the result, or the end of the process."""
         with suppress(OSError):
-            while self._done is None and self._ended_for is None:
+            for count in itertools.count(1):
                 content = await self._frame(loop)
                 if content is None:
                     return
                 await self._take(loop, content)
+                if self._done is not None or self._ended_for is not None:
+                    return
+                if count % TURN == 0:
+                    await anyio.lowlevel.checkpoint()
 
     async def _frame(self, loop: asyncio.AbstractEventLoop) -> bytes | None:
         """The next frame; None at the end of the stream, or where its length is over what it may be."""
@@ -196,7 +206,7 @@ class Run:
 
     async def _fill(self, loop: asyncio.AbstractEventLoop, size: int) -> bool:
         while len(self._buffer) < size:
-            chunk = await loop.sock_recv(self._child.job, 256 * 1024)
+            chunk = await loop.sock_recv(self._child.job, 64 * 1024)
             if not chunk:
                 return False
             self._seen = self._clock.monotonic()
@@ -217,6 +227,7 @@ class Run:
             )
             return
         assert isinstance(told, dict)  # noqa: S101  # it was asked for a member
+        cost = max(len(content), FRAME_COSTS)
         match kind:
             case "done":
                 if len(content) > self._job.limits.result_bytes + 64:
@@ -227,17 +238,17 @@ class Run:
                 else:
                     self._done = told
             case "log":
-                self.note(str(told.get("level"))[:10], str(told.get("message")), len(content))
+                self.note(str(told.get("level"))[:10], str(told.get("message")), cost)
             case "violation":
                 event = told.get("event")
-                self._received += len(content)
+                self._received += cost
                 if isinstance(event, dict) and len(self._outcome.violations) < VIOLATIONS:
                     self._outcome.violations.append(event)
             case "call":
-                self._received += len(content)
+                self._received += cost
                 await self._answer(loop, told.get("call"))
             case _:
-                self._received += len(content)
+                self._received += cost
         self._check_flood()
 
     async def _answer(self, loop: asyncio.AbstractEventLoop, call: Any) -> None:

@@ -7,13 +7,8 @@ import sys
 from typing import Final
 
 from stackd.sandbox.child import linux
+from stackd.sandbox.child.places import PACKAGES, SCRATCH
 
-HERE: Final = os.path.dirname(
-    os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-)
-OURS: Final = "/opt/stackd"  # where our own modules are inside
-PACKAGES: Final = "/opt/packages"  # where the operator's are
-SCRATCH: Final = "/tmp"  # noqa: S108  # of a run's own
 _STAGES: Final = ("/tmp", "/var/tmp", "/run", "/mnt")  # noqa: S108  # covered, in our own view of the mounts
 _LINKS: Final = ("/lib", "/lib64", "/lib32")
 
@@ -32,8 +27,6 @@ def sources(packages: str | None) -> dict[str, str]:
         found[f"{base}/lib"] = f"{base}/lib"
     found[interpreter()] = interpreter()
     found[f"{base}/lib/{version}"] = f"{base}/lib/{version}"
-    for name in ("stackd/__init__.py", "stackd/sandbox/__init__.py", "stackd/sandbox/child"):
-        found[f"{OURS}/{name}"] = f"{HERE}/{name}"
     if packages is not None:
         found[PACKAGES] = packages
     # /usr/lib holds /usr/lib/python3.11: what lies below another is shown with it
@@ -81,14 +74,6 @@ def enter(stage: str) -> None:
     linux.bind(stage, stage)  # a mount of this namespace's own: others cannot be pivoted into
     linux.pivot_into(stage)
     linux.set_mount("/", linux.ATTR_READ_ONLY)
-    sys.path[:] = [path for path in sys.path if path != HERE]
-    for name in (
-        "stackd",
-        "stackd.sandbox",
-        "stackd.sandbox.child",
-    ):  # moved, and not all of it is loaded
-        sys.modules[name].__path__ = [f"{OURS}/{name.replace('.', '/')}"]
-    sys.path_importer_cache.clear()
 
 
 def mount_scratch(megabytes: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn
 
 from stackd.sandbox.child import frames
 from stackd.sandbox.child.fetch import Fetch, Log
-from stackd.sandbox.child.root import PACKAGES, SCRATCH
+from stackd.sandbox.child.places import PACKAGES, SCRATCH
 from stackd.sandbox.child.values import plain
 
 JOB: Final = 3  # the file descriptor

@@ -19,33 +19,39 @@ from typing import Any, Final, NoReturn
 # Loaded here, once: what most jobs use.
 import base64, datetime, decimal, hashlib, linecache, math, random, re, traceback, uuid  # noqa: E401, F401, isort: skip
 
-from stackd.sandbox.child import linux, root, runner, seccomp
+from stackd.sandbox.child import bundle, linux, root, runner, seccomp
 from stackd.sandbox.child.frames import CONTROL
+from stackd.sandbox.child.places import SCRATCH
 
 FILES: Final = 64  # open at once, in a run
-PROCESS: Final = [
-    "-I", "-S", "-B", "-X", "utf8", "-c",
-    f"import sys; sys.path.insert(0, {root.OURS!r}); "
-    "from stackd.sandbox.child.runner import main; sys.path.pop(0); main()",
-]  # fmt: skip
 
 
 class Zygote:
     """Forks runs, and tells how they ended."""
 
-    def __init__(self, control: socket.socket, layers: dict[str, Any], stage: str | None) -> None:
+    def __init__(
+        self,
+        control: socket.socket,
+        layers: dict[str, Any],
+        stage: str | None,
+        packages: str | None,
+        bundle_file: int,
+    ) -> None:
         self._control = control
         self._layers = layers
         self._is_contained = stage is not None
         self._runs: dict[int, int] = {}  # pid: number
+        self._packages = packages
         self._interpreter = root.interpreter()
+        self._words = [self._interpreter, "-I", "-S", "-B", "-X", "utf8", "-c", bundle.BEGIN]
+        self._bundle = bundle_file
         self._readable = self._shown()
         self._programs: dict[tuple[int, bool, bool], bytes] = {}
 
     def _shown(self) -> list[str]:
         if self._is_contained:
             return ["/"]
-        return [path for path in root.sources(None) if os.path.exists(path)]
+        return [path for path in root.sources(self._packages).values() if os.path.exists(path)]
 
     def serve(self) -> None:
         """Until the socket ends, which it does with the daemon."""
@@ -127,11 +133,14 @@ class Zygote:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for number, place in zip(files[:3], (runner.JOB, 1, 2), strict=True):
                 os.dup2(number, place)
-            linux.close_from(runner.JOB + 1)
             is_process = asked["mode"] == "process"
+            if is_process:
+                os.dup2(self._bundle, bundle.FILE)
+                os.set_inheritable(bundle.FILE, True)  # noqa: FBT003  # it may have that number already
+            linux.close_from(bundle.FILE + is_process)
             self._isolate(scratch=asked["scratchMb"], execs=is_process)
             if is_process:
-                os.execve(self._interpreter, [self._interpreter, *PROCESS], {})
+                os.execve(self._interpreter, self._words, {})
             runner.main()
         except BaseException as error:
             os.write(2, f"sandbox: {type(error).__name__}: {error}\n".encode())
@@ -155,7 +164,7 @@ class Zygote:
         linux.no_new_privileges()
         off = self._layers["off"]
         if self._layers["landlock"] and "landlock" not in off:
-            linux.restrict_files(self._readable, [root.SCRATCH] if scratch else [])
+            linux.restrict_files(self._readable, [SCRATCH] if scratch else [])
         if self._layers["seccomp"] and "seccomp" not in off:
             linux.filter_calls(self._program(scratch=bool(scratch), execs=execs))
 
@@ -175,6 +184,9 @@ def main(asked: dict[str, Any]) -> None:
     uid, gid = (asked["uid"], asked["gid"]) if is_root else (os.geteuid(), os.getegid())
     os.umask(0o022)
     linux.limit_arenas()
+    bundle_file = bundle.opened()
+    bundle.keep_finding()
+    sys.path.remove(asked["path"])
     try:
         if "namespaces" in off:
             _refuse()
@@ -209,7 +221,7 @@ def main(asked: dict[str, Any]) -> None:
         "problems": problems,
     }
     if stage is None:
-        Zygote(control, layers, None).serve()
+        Zygote(control, layers, None, asked["packages"], bundle_file).serve()
         return
     if (
         pid := os.fork()
@@ -219,7 +231,7 @@ def main(asked: dict[str, Any]) -> None:
         return
     linux.die_with_parent()
     root.enter(stage)
-    Zygote(control, layers, stage).serve()
+    Zygote(control, layers, stage, asked["packages"], bundle_file).serve()
 
 
 def _refuse() -> None:
