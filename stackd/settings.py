@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import grp
 import io
 import ipaddress
 import math
@@ -42,15 +43,6 @@ NEAR = 2  # edits by which a foreign name may miss one of ours and still be take
 # Kept names of parts that this version does not have: a truer answer than "unknown".
 PLANNED: Final = frozenset(
     {
-        "SANDBOX_EXECUTOR",
-        "WORKER_SANDBOX_ENABLED",
-        "SANDBOX_MAX_CPU_MS",
-        "SANDBOX_CPU_QUOTA_MS",
-        "SANDBOX_MAX_MEMORY_MB",
-        "SANDBOX_CGROUP_ROOT",
-        "SANDBOX_HEARTBEAT_INTERVAL_MS",
-        "SANDBOX_HEARTBEAT_TIMEOUT_MS",
-        "STACKD_SANDBOX_REQUIRE_LEVEL",
         "TRIGGER_SCHEDULER_BATCH_SIZE",
         "WEBHOOK_REPLAY_TOLERANCE_SECONDS",
         "ENCRYPTION_ROTATION_BATCH_SIZE",
@@ -72,7 +64,14 @@ _DOMAIN = re.compile(
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")  # of a hostname, RFC 1123 §2.1
 HOSTNAME_LENGTH = 253  # characters, as what DNS can carry
 # Prefixes of kept names. Others may use them too, so an unknown one is only warned of.
-_FAMILIES = ("EXECUTION_", "ENCRYPTION_", "PLATFORM_NETWORK_", "WORKFLOW_", "TRIGGER_SCHEDULER_")
+_FAMILIES = (
+    "EXECUTION_", "ENCRYPTION_", "PLATFORM_NETWORK_", "SANDBOX_", "WORKFLOW_", "TRIGGER_SCHEDULER_",
+)  # fmt: skip
+# How the origin lets the two executors be named.
+_EXECUTORS: Final = {
+    **dict.fromkeys(("process", "proc", "child_process", "processes"), "process"),
+    **dict.fromkeys(("worker", "worker_thread", "worker-threads", "thread"), "worker"),
+}
 _TOKEN = re.compile(rf"[A-Za-z0-9._~+/=-]{{{TOKEN_LENGTH},}}")  # what RFC 6750 lets a token hold
 _PROXY = re.compile(  # what may stand in a password otherwise is written as %40 and the like
     r"http://([^\s/@?#:]+(:[^\s/@?#:]*)?@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}/?"
@@ -124,6 +123,16 @@ def _milliseconds(low: int, high: int) -> BeforeValidator:
         if not low <= number <= high:
             raise ValueError(f"must be from {low:,} to {high:,} milliseconds")
         return number / 1000
+
+    return BeforeValidator(read)
+
+
+def _mebibytes(low: int, high: int) -> BeforeValidator:
+    def read(value: Any) -> int:
+        number = _number(value)
+        if number != int(number) or not low <= number <= high:
+            raise ValueError(f"must be a whole number from {low:,} to {high:,} MiB")
+        return int(number) * _MIB
 
     return BeforeValidator(read)
 
@@ -247,6 +256,71 @@ def _read_database(value: Any) -> Path | None:
     return _read_path("/" + text.removeprefix("sqlite:///").lstrip("/"))
 
 
+def _read_executor(value: Any) -> str:
+    found = _EXECUTORS.get(str(value).strip().lower())
+    if found is None:
+        raise ValueError(f"must be process or worker (or, for these, {_OTHER_EXECUTORS})")
+    return found
+
+
+_OTHER_EXECUTORS: Final = ", ".join(one for one in _EXECUTORS if one not in _EXECUTORS.values())
+
+
+def _read_cgroup_root(value: Any) -> str:
+    text = str(value).strip()
+    if text.lower() in ("auto", "none"):
+        return text.lower()
+    if not text.startswith("/"):
+        raise ValueError("must be auto, none, or the absolute path of a cgroup")
+    return text
+
+
+def _read_sandbox_user(value: Any) -> str:
+    """`value`, where that is a user and perhaps a group of this machine that are not root's."""
+    text = str(value).strip()
+    uid, gid = user_and_group(text)
+    if not uid or not gid:
+        raise ValueError("must not be root: code would be, too")
+    return text
+
+
+def user_and_group(text: str) -> tuple[int, int]:
+    """The numbers of `USER` or `USER:GROUP`, each a name or a number; without a group, the user's own.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    user, _, group = text.partition(":")
+    uid, own = _user(user)
+    if not group:
+        return uid, own
+    if group.isascii() and group.isdecimal() and len(group) < 10:
+        return uid, int(group)
+    try:
+        return uid, grp.getgrnam(group).gr_gid
+    except (KeyError, ValueError):
+        raise ValueError(f"there is no group {group!r} here") from None
+
+
+def _user(name: str) -> tuple[int, int]:
+    """The numbers of a user and of its own group; of a number that nobody has, that of both."""
+    if name.isascii() and name.isdecimal() and len(name) < 10:
+        with contextlib.suppress(KeyError):
+            return int(name), pwd.getpwuid(int(name)).pw_gid
+        return int(name), int(name)
+    try:
+        found = pwd.getpwnam(name)
+    except (KeyError, ValueError):
+        if name == _NOBODY:  # a small image may not name it
+            return _NOBODY_ID, _NOBODY_ID
+        raise ValueError(f"there is no user {name!r} here") from None
+    return found.pw_uid, found.pw_gid
+
+
+_NOBODY: Final = "nobody"
+_NOBODY_ID: Final = 65_534  # as the kernel shows who it cannot name (/proc/sys/kernel/overflowuid)
+
+
 def _lower(value: Any) -> Any:
     return value.strip().lower() if isinstance(value, str) else value
 
@@ -348,6 +422,75 @@ class Settings(BaseSettings):
     ] = _setting(
         "GENERIC_EXECUTOR_FALLBACK", "safe",
         "after a handler failed, generic HTTP tries again: safe, where that does nothing twice; always; never",
+    )  # fmt: skip
+    sandbox_executor: Annotated[
+        Literal["process", "worker"], BeforeValidator(_read_executor)
+    ] = _setting(
+        "SANDBOX_EXECUTOR", "process",
+        "what runs code: process, an interpreter of its own for each run; worker, a fork of one that is "
+        "loaded, used once: faster, and laid out in memory as its siblings are",
+    )  # fmt: skip
+    worker_sandbox: Boolean = _setting(
+        "WORKER_SANDBOX_ENABLED",
+        "false",
+        "true: SANDBOX_EXECUTOR is worker, unless it is set itself",
+    )
+    sandbox_timeout: Annotated[float, _milliseconds(10, 86_400_000)] = _setting(
+        "STACKD_SANDBOX_TIMEOUT_MS", 15_000,
+        "how long code may run where neither its node nor its workflow says", unit="ms",
+    )  # fmt: skip
+    sandbox_max_timeout: Annotated[float, _milliseconds(10, 86_400_000)] = _setting(
+        "STACKD_SANDBOX_MAX_TIMEOUT_MS", 300_000, "how long code may run at most", unit="ms"
+    )
+    sandbox_max_cpu: Annotated[float, _milliseconds(10, 86_400_000)] = _setting(
+        "SANDBOX_MAX_CPU_MS", 10_000,
+        "CPU time that a run may take, of all its threads together", unit="ms",
+    )  # fmt: skip
+    sandbox_cpu_quota: Annotated[int, _whole(0, 100_000)] = _setting(
+        "SANDBOX_CPU_QUOTA_MS", 0,
+        "CPU time that a run gets in each 100 ms, by its cgroup; 0: as much as there is",
+        unit="ms of 100",
+    )  # fmt: skip
+    sandbox_max_memory: Annotated[int, _mebibytes(16, 1024 * 1024)] = _setting(
+        "SANDBOX_MAX_MEMORY_MB", 256,
+        "memory that a run may take, by its cgroup; without one, of address space", unit="MiB",
+    )  # fmt: skip
+    sandbox_max_scratch: Annotated[int, _mebibytes(0, 64 * 1024)] = _setting(
+        "STACKD_SANDBOX_MAX_SCRATCH_MB", 64,
+        "the largest folder in memory that a run may ask for; 0: none may", unit="MiB",
+    )  # fmt: skip
+    sandbox_cgroup_root: Annotated[str, BeforeValidator(_read_cgroup_root)] = _setting(
+        "SANDBOX_CGROUP_ROOT", "auto",
+        "the cgroup below which runs get theirs: auto, the one that the service manager delegated; none; a path",
+    )  # fmt: skip
+    sandbox_beat: Annotated[float, _milliseconds(25, 60_000)] = _setting(
+        "SANDBOX_HEARTBEAT_INTERVAL_MS", 500, "between the signs of life of a run", unit="ms"
+    )
+    sandbox_silence: Annotated[float, _milliseconds(50, 3_600_000)] = _setting(
+        "SANDBOX_HEARTBEAT_TIMEOUT_MS", 3000,
+        "a run is ended that for so long gave no sign of life, used no CPU and had no request open; at least "
+        "twice the interval, unset three times it and at least the default", unit="ms",
+    )  # fmt: skip
+    sandbox_level: Annotated[int, _whole(0, 3)] = _setting(
+        "STACKD_SANDBOX_REQUIRE_LEVEL", 2,
+        "where isolation does not reach this level, no code runs: 3 contained, 2 contained with soft limits, "
+        "1 filtered, 0 bare",
+    )  # fmt: skip
+    sandbox_concurrency: Annotated[int, _whole(1, 10_000)] = _setting(
+        "STACKD_SANDBOX_CONCURRENCY", 16, "runs of code at a time, in one process; others wait", unit="runs"
+    )  # fmt: skip
+    sandbox_parked: Annotated[int, _whole(0, 256)] = _setting(
+        "STACKD_SANDBOX_PARKED", 2,
+        "with worker: processes that wait for code in advance, 2 MiB each", unit="processes",
+    )  # fmt: skip
+    sandbox_user: Annotated[str, BeforeValidator(_read_sandbox_user)] = _setting(
+        "STACKD_SANDBOX_USER", _NOBODY,
+        "who code is where the daemon is root: USER or USER:GROUP; elsewhere it is who the daemon is",
+    )  # fmt: skip
+    sandbox_packages: Annotated[Path | None, BeforeValidator(_read_file)] = _setting(
+        "STACKD_SANDBOX_PACKAGES", "",
+        "a folder of packages that code may import (`pip install --target`); all of it can be read by code",
+        unit="path",
     )  # fmt: skip
     connectors_dir: Annotated[Path | None, BeforeValidator(_read_file)] = _setting(
         "STACKD_CONNECTORS_DIR", "",
@@ -563,6 +706,8 @@ def _masked(row: Row, value: Any) -> Any:
         return "(set)" if value else "(not set)"
     if row.unit == "ms":
         return round(value * 1000)
+    if row.unit == "MiB":
+        return value // _MIB
     if row.unit == "days":
         value /= _DAY
     if isinstance(value, tuple):
@@ -1015,6 +1160,19 @@ def _apply_mode(
             values["EXECUTION_LOCK_RENEW_MS"] = _Given(
                 max(_number(lock.value) / 4, 250), "a quarter of the lock"
             )
+    _apply_sandbox(values)
+
+
+def _apply_sandbox(values: dict[str, _Given]) -> None:
+    """What decides the executor, and how long it may be silent, where these are not given themselves: as the origin has it."""
+    worker = values.get("WORKER_SANDBOX_ENABLED")
+    if "SANDBOX_EXECUTOR" not in values and worker is not None and _holds(worker.value):
+        values["SANDBOX_EXECUTOR"] = _Given("worker", f"WORKER_SANDBOX_ENABLED, {worker.source}")
+    beat = values.get("SANDBOX_HEARTBEAT_INTERVAL_MS")
+    if "SANDBOX_HEARTBEAT_TIMEOUT_MS" not in values and beat is not None:
+        with contextlib.suppress(ValueError):
+            longest = max(3 * _number(beat.value), 3000)
+            values["SANDBOX_HEARTBEAT_TIMEOUT_MS"] = _Given(longest, "by the interval")
 
 
 def _holds(value: Any) -> bool:
@@ -1085,6 +1243,7 @@ def _check_together(
             "`openssl rand -base64 32`"
         )
     _check_inline_worker(settings, found, problems, warnings)
+    _check_sandbox(settings, values, problems, warnings)
     both = set(settings.network_allow_domains) & set(settings.network_deny_domains)
     warnings.extend(f"{domain} is on both network lists; deny wins" for domain in sorted(both))
 
@@ -1124,6 +1283,43 @@ def _check_inline_worker(
         warnings.append(
             "DISABLE_INLINE_WORKER_AUTOSTART: has no effect with ENABLE_INLINE_WORKER=true"
         )
+
+
+def _check_sandbox(
+    settings: Settings, values: Mapping[str, _Given], problems: list[str], warnings: list[str]
+) -> None:
+    if settings.sandbox_timeout > settings.sandbox_max_timeout:
+        problems.append("STACKD_SANDBOX_TIMEOUT_MS must not be above STACKD_SANDBOX_MAX_TIMEOUT_MS")
+    if settings.sandbox_silence < 2 * settings.sandbox_beat:
+        problems.append(
+            "SANDBOX_HEARTBEAT_TIMEOUT_MS must be at least twice SANDBOX_HEARTBEAT_INTERVAL_MS, "
+            "or one beat that comes late ends a run"
+        )
+    packages = settings.sandbox_packages
+    if packages is not None:
+        problem = _unfit_packages(packages, settings.state_dir)
+        if problem:
+            problems.append(f"STACKD_SANDBOX_PACKAGES {packages} {problem}")
+    is_worker = settings.sandbox_executor == "worker"
+    if "WORKER_SANDBOX_ENABLED" in values and settings.worker_sandbox != is_worker:
+        executor = settings.sandbox_executor
+        warnings.append(f"WORKER_SANDBOX_ENABLED: has no effect beside SANDBOX_EXECUTOR={executor}")
+    if settings.sandbox_parked != Settings.model_fields["sandbox_parked"].default and not is_worker:
+        warnings.append("STACKD_SANDBOX_PARKED: has no effect without SANDBOX_EXECUTOR=worker")
+    if settings.sandbox_cpu_quota and settings.sandbox_cgroup_root == "none":
+        warnings.append("SANDBOX_CPU_QUOTA_MS: has no effect with SANDBOX_CGROUP_ROOT=none")
+
+
+def _unfit_packages(folder: Path, state: Path) -> str | None:
+    """Why code shall not be shown `folder`."""
+    try:
+        if not stat.S_ISDIR(folder.stat().st_mode):
+            return "is no folder"
+        if Path(os.path.realpath(state)).is_relative_to(os.path.realpath(folder)):
+            return "holds the state directory, and code can read all of it; name a folder of packages alone"
+    except OSError as error:
+        return f"cannot be used ({error.strerror})"
+    return None
 
 
 def _check_production(settings: Settings, problems: list[str]) -> None:

@@ -17,7 +17,7 @@ from stackd.core.clock import rfc3339
 from stackd.core.errors import NodeError, StackdError
 from stackd.core.json import LARGE, Json, dumps, loads
 from stackd.integrations.manager import INTEGRATION, TOLD
-from stackd.runtime.code import PLACE_TIMEOUT, RUN_TIMEOUT, CodeRun
+from stackd.runtime.code import CodeRun, patience_of
 from stackd.runtime.connectors import Call
 from stackd.runtime.context import NodeContext
 from stackd.runtime.events import NodeAnswered, NodeRetried, NodeSent, NodeStarted
@@ -29,6 +29,7 @@ from stackd.runtime.nodes import HANDLERS
 from stackd.runtime.outcome import Again, GiveUp, NodeRetry, Unknown, default_retry, judge
 from stackd.runtime.tools import INLINE_WAIT, Tools
 from stackd.runtime.values import Values
+from stackd.sandbox.sandbox import Sandbox
 from stackd.workflows.executions import NodeRow, NodeStatus
 from stackd.workflows.graph import GraphNode
 from stackd.workflows.nodetypes import Effect
@@ -228,7 +229,7 @@ class Actions:
             blobs=self._tools.blobs,
             unsafe=node.effect is Effect.UNSAFE,
             idempotency_key=row.idempotency_key,
-            timeout=_timeout(node, params),
+            timeout=_timeout(node, params, self._tools.sandbox),
             max_bytes=self._tools.limits.output,
             tell_sent=lambda: events.emit(NodeSent(execution_id, row.key, row.attempt)),
             tell_answered=lambda: events.emit(NodeAnswered(execution_id, row.key, row.attempt)),
@@ -351,12 +352,10 @@ def _described(row: NodeRow, context: NodeContext) -> NodeRow:
     return row._replace(metadata=dumps(told))
 
 
-def _timeout(node: GraphNode, params: dict[str, Json]) -> float:
+def _timeout(node: GraphNode, params: dict[str, Json], sandbox: Sandbox | None) -> float:
     """Seconds: the smaller of what the node and its parameters name, else the default."""
     if node.runtime is not None:  # its parameters are the code's; it is bounded from when it begins
-        return (
-            node.timeout or (node.runtime.timeout_ms or RUN_TIMEOUT * 1000) / 1000 + PLACE_TIMEOUT
-        )
+        return node.timeout or patience_of(sandbox, node.runtime)
     own = params.get("timeoutMs")
     named = [] if node.timeout is None else [node.timeout]
     if isinstance(own, int | float) and not isinstance(own, bool):

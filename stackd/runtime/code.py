@@ -35,7 +35,6 @@ from stackd.workflows.executions import NodeRow
 from stackd.workflows.graph import GraphNode
 from stackd.workflows.model import RESERVED_IDS, Code, FetchRules, Sandboxed
 
-RUN_TIMEOUT: Final = 15.0  # seconds, the origin's default
 PLACE_TIMEOUT: Final = 30.0  # seconds besides, to wait for a place
 MOST_FETCHES: Final = 100  # of one run
 FETCH_BYTES: Final = 1024 * 1024  # of one answer
@@ -171,13 +170,19 @@ def _place(key: str) -> str:
     return ITERATION.sub("", key)
 
 
+def patience_of(sandbox: Sandbox | None, code: Code) -> float:
+    """Seconds for a run, with the wait for a place. Its own time begins when it has one."""
+    own = 0.0 if sandbox is None else sandbox.options.timeout
+    return (own if code.timeout_ms is None else code.timeout_ms / 1000) + PLACE_TIMEOUT
+
+
 def limits_of(sandbox: Sandbox, frame: Frame, node: GraphNode, code: Code) -> Limits:
-    """The operator's limits, tightened by the workflow and then by the node; the time is 15 s unless one says other."""
+    """The operator's limits, tightened by the workflow and then by the node; the time is theirs, else the operator's default."""
     limits = sandbox.options.limits
     around = frame.graph.workflow.runtime
     asked = [one.timeout_ms / 1000 for one in (around, code) if one is not None and one.timeout_ms]
     asked += [node.timeout] if node.timeout is not None else []
-    limits = limits.tightened(timeout=min(asked, default=RUN_TIMEOUT))
+    limits = limits.tightened(timeout=min(asked, default=sandbox.options.timeout))
     for one in (around, code):
         if one is not None:
             limits = limits.tightened(**_wanted(one))

@@ -41,17 +41,21 @@ class SandboxOptions:
         required_level: below it nothing runs.
         at_once: runs at a time, in this process; more wait.
         parked: children that wait for their jobs in advance, of mode `worker`.
+        timeout: seconds of a run that nobody has given another.
         limits: that no workflow and no node can go over.
         beat, silence: seconds; as of `Job`.
+        cgroup_root: the cgroup below which runs get theirs: `auto`, `none` or a path.
     """
 
     mode: str = "process"
     required_level: int = 2
     at_once: int = 16
     parked: int = 2
+    timeout: float = 15.0
     limits: Limits = field(default_factory=lambda: Limits(timeout=300.0, scratch_mb=64))
     beat: float = 0.5
-    silence: float = 10.0
+    silence: float = 3.0
+    cgroup_root: str = "auto"
     zygote: ZygoteOptions = field(default_factory=ZygoteOptions)
 
 

@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 
 from stackd.core.errors import SettingsError
+from stackd.sandbox.limits import Limits
+from stackd.sandbox.options import options_of
+from stackd.sandbox.process import ZygoteOptions
+from stackd.sandbox.sandbox import SandboxOptions
 from stackd.settings import (
     PLANNED,
     Change,
@@ -559,6 +563,163 @@ def test_planned_name_is_told_to_have_no_effect_yet(box: Box, name: str):
     assert box.start(**{name: "1"}).warnings == (
         f"{name} (environment): has no effect in this version",
     )
+
+
+# -- the sandbox
+
+
+@pytest.mark.parametrize(
+    "word", ["worker", "worker_thread", "worker-threads", "thread", " Worker "]
+)
+def test_executor_is_worker_by_each_of_its_names(box: Box, word: str):
+    assert box.start(SANDBOX_EXECUTOR=word).sandbox_executor == "worker"
+
+
+@pytest.mark.parametrize("word", ["process", "proc", "child_process", "processes", "PROC"])
+def test_executor_is_process_by_each_of_its_names(box: Box, word: str):
+    assert box.start(SANDBOX_EXECUTOR=word).sandbox_executor == "process"
+
+
+@pytest.mark.parametrize(
+    ("given", "executor", "comes_from"),
+    [
+        ({}, "process", "default"),
+        ({"WORKER_SANDBOX_ENABLED": "true"}, "worker", "WORKER_SANDBOX_ENABLED, environment"),
+        ({"WORKER_SANDBOX_ENABLED": "false"}, "process", "default"),
+        ({"WORKER_SANDBOX_ENABLED": "true", "SANDBOX_EXECUTOR": ""}, "worker", "WORKER_SANDBOX_ENABLED, environment"),
+        ({"WORKER_SANDBOX_ENABLED": "true", "SANDBOX_EXECUTOR": "thread"}, "worker", "environment"),
+        ({"WORKER_SANDBOX_ENABLED": "false", "SANDBOX_EXECUTOR": "proc"}, "process", "environment"),
+    ],
+    ids=["neither", "enabled", "not_enabled", "empty_name", "both_worker", "both_process"],
+)  # fmt: skip
+def test_executor_is_the_named_one_or_worker_where_that_is_enabled(
+    box: Box, given: dict[str, str], executor: str, comes_from: str
+):
+    settings = box.start(**given)
+
+    assert settings.sandbox_executor == executor
+    assert source(settings, "SANDBOX_EXECUTOR") == comes_from
+    assert settings.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("enabled", "executor"), [("true", "process"), ("false", "worker")], ids=["on", "off"]
+)
+def test_named_executor_wins_and_what_contradicts_it_is_warned_of(
+    box: Box, enabled: str, executor: str
+):
+    settings = box.start(WORKER_SANDBOX_ENABLED=enabled, SANDBOX_EXECUTOR=executor)
+
+    assert settings.sandbox_executor == executor
+    assert settings.warnings == (
+        f"WORKER_SANDBOX_ENABLED: has no effect beside SANDBOX_EXECUTOR={executor}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"SANDBOX_EXECUTOR": "docker"}, "SANDBOX_EXECUTOR='docker' (environment): must be process or worker"),
+        ({"WORKER_SANDBOX_ENABLED": "maybe"}, "WORKER_SANDBOX_ENABLED='maybe' (environment): must be true or false"),
+        ({"SANDBOX_MAX_MEMORY_MB": "15"}, "must be a whole number from 16 to 1,048,576 MiB"),
+        ({"SANDBOX_MAX_CPU_MS": "0"}, "must be from 10 to 86,400,000 milliseconds"),
+        ({"SANDBOX_CGROUP_ROOT": "mine"}, "must be auto, none, or the absolute path of a cgroup"),
+        ({"STACKD_SANDBOX_REQUIRE_LEVEL": "4"}, "must be a whole number from 0 to 3"),
+        ({"STACKD_SANDBOX_USER": "root"}, "must not be root: code would be, too"),
+        ({"STACKD_SANDBOX_USER": "nobody:0"}, "must not be root: code would be, too"),
+        ({"STACKD_SANDBOX_USER": "no-such-user"}, "there is no user 'no-such-user' here"),
+        ({"STACKD_SANDBOX_USER": "nobody:no-such-group"}, "there is no group 'no-such-group' here"),
+        ({"STACKD_SANDBOX_USER": "4294967295"}, "there is no user '4294967295' here"),
+        ({"STACKD_SANDBOX_PACKAGES": "/no/such/folder"}, "cannot be used (No such file or directory)"),
+        ({"SANDBOX_HEARTBEAT_INTERVAL_MS": "1000", "SANDBOX_HEARTBEAT_TIMEOUT_MS": "1999"}, "must be at least twice"),
+        ({"STACKD_SANDBOX_TIMEOUT_MS": "300001"}, "must not be above STACKD_SANDBOX_MAX_TIMEOUT_MS"),
+        ({"STACKD_SANDBOX_REQUIRE_LEVLE": "1"}, "did you mean STACKD_SANDBOX_REQUIRE_LEVEL?"),
+    ],
+    ids=lambda value: " ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
+)  # fmt: skip
+def test_bad_setting_of_the_sandbox_is_refused(box: Box, given: dict[str, str], words: str):
+    (problem,) = box.start_problems(**given)
+
+    assert words in problem
+
+
+@pytest.mark.parametrize(
+    ("interval", "timeout"), [("250", 3.0), ("1000", 3.0), ("2000", 6.0)], ids=["250", "1000", "2000"]
+)  # fmt: skip
+def test_silence_follows_the_interval_where_it_is_not_set(box: Box, interval: str, timeout: float):
+    assert box.start(SANDBOX_HEARTBEAT_INTERVAL_MS=interval).sandbox_silence == timeout
+
+
+def test_folder_of_packages_with_the_state_in_it_is_refused(box: Box):
+    (problem,) = box.start_problems(STACKD_SANDBOX_PACKAGES=str(box.folder))
+
+    assert "holds the state directory" in problem
+
+
+def test_folder_of_packages_in_the_state_directory_is_taken(box: Box):
+    packages = box.state / "packages"
+    packages.mkdir(parents=True)
+
+    assert box.start(STACKD_SANDBOX_PACKAGES=str(packages)).sandbox_packages == packages
+
+
+@pytest.mark.parametrize(
+    ("given", "warned"),
+    [
+        ({"STACKD_SANDBOX_PARKED": "4"}, "STACKD_SANDBOX_PARKED: has no effect without SANDBOX_EXECUTOR=worker"),
+        (
+            {"SANDBOX_CPU_QUOTA_MS": "50", "SANDBOX_CGROUP_ROOT": "None"},
+            "SANDBOX_CPU_QUOTA_MS: has no effect with SANDBOX_CGROUP_ROOT=none",
+        ),
+    ],
+    ids=["parked", "quota"],
+)  # fmt: skip
+def test_setting_of_the_sandbox_without_effect_is_warned_of(
+    box: Box, given: dict[str, str], warned: str
+):
+    assert box.start(**given).warnings == (warned,)
+
+
+def test_settings_make_the_options_of_the_sandbox(box: Box):
+    settings = box.start(
+        SANDBOX_EXECUTOR="thread",
+        SANDBOX_MAX_CPU_MS="2500",
+        SANDBOX_CPU_QUOTA_MS="50",
+        SANDBOX_MAX_MEMORY_MB="128",
+        STACKD_SANDBOX_MAX_SCRATCH_MB="8",
+        SANDBOX_CGROUP_ROOT="/sys/fs/cgroup/stackd",
+        STACKD_SANDBOX_TIMEOUT_MS="1500",
+        STACKD_SANDBOX_MAX_TIMEOUT_MS="60000",
+        STACKD_SANDBOX_REQUIRE_LEVEL="1",
+        STACKD_SANDBOX_CONCURRENCY="3",
+        STACKD_SANDBOX_PARKED="0",
+        STACKD_SANDBOX_USER="4711:4712",
+        STACKD_MAX_OUTPUT_BYTES="65536",
+    )
+
+    assert options_of(settings) == SandboxOptions(
+        mode="worker",
+        required_level=1,
+        at_once=3,
+        parked=0,
+        timeout=1.5,
+        limits=Limits(
+            timeout=60.0,
+            cpu_ms=2500,
+            cpu_quota_ms=50,
+            memory_mb=128,
+            scratch_mb=8,
+            result_bytes=65_536,
+        ),
+        beat=0.5,
+        silence=3.0,
+        cgroup_root="/sys/fs/cgroup/stackd",
+        zygote=ZygoteOptions(uid=4711, gid=4712),
+    )
+
+
+def test_default_settings_make_the_options_that_the_sandbox_has_by_itself(box: Box):
+    assert options_of(box.start()) == SandboxOptions()
 
 
 # -- what the command decides
