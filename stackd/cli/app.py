@@ -23,6 +23,7 @@ from stackd.cli import (
     credentials,
     executions,
     queue,
+    sandbox,
     systemd,
     token,
     why,
@@ -78,6 +79,11 @@ app.add_typer(
     help="Add, list, show, set and remove credentials; no secret is ever shown.",
 )
 app.add_typer(queue.app, name="queue", help="See, pause and resume the queue.")
+app.add_typer(
+    sandbox.app,
+    name="sandbox",
+    help="Try how well code is isolated, run some, and let quarantined code run again.",
+)
 app.add_typer(token.app, name="token", help="Make, list and revoke tokens of the API.")
 app.add_typer(config.app, name="config", help="See, check and reload settings.")
 app.add_typer(

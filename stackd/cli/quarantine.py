@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import typer
 
+from stackd.cli import completion
 from stackd.cli.columns import Column
 from stackd.cli.context import JsonFlag, daemon, print_json, print_table, say
 from stackd.client.models import QuarantineList, ReleaseView
@@ -41,7 +42,7 @@ def quarantine(as_json: JsonFlag = False) -> None:
 
 
 def release(
-    workflow: Annotated[str, typer.Argument(help="Its id.")],
+    workflow: Annotated[str, typer.Argument(autocompletion=completion.workflow_id, help="Its id.")],
     node: Annotated[str | None, typer.Argument(help="Only this node; default: all of it.")] = None,
     as_json: JsonFlag = False,
 ) -> None:

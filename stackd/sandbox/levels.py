@@ -10,6 +10,20 @@ from typing import Any, Final
 from stackd.core.json import Json
 
 NAMES: Final = {3: "contained", 2: "contained, soft limits", 1: "filtered", 0: "bare"}
+# What `probe.py` tries, as people are told.
+PROBES: Final = {
+    "files": "read a file of the host",
+    "network": "open a socket",
+    "fork": "start a process",
+    "writing": "write a file",
+    "signals": "send a signal to another process",
+    "limits": "raise a limit of its own",
+    "calls": "take memory that no limit counts",
+    "attack": "make namespaces of its own",
+    "names": "see which files the host has",
+    "processes": "list processes",
+    "memory": "take more memory than it may",
+}
 _ALWAYS: Final = ("files", "network", "fork", "writing", "signals", "limits", "calls", "attack")
 _REMEDIES: Final = (  # (file, what it says where it is in the way, what to do)
     (
