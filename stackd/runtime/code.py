@@ -86,6 +86,10 @@ class CodeRun:
             is_large=context.is_large,
         )
         outcome = await sandbox.run(job)
+        if (
+            outcome.verdict == "lost" and not context.sent
+        ):  # no fault of the code, and it has done nothing
+            outcome = await sandbox.run(job)
         context.metadata = self._told(sandbox, outcome)
         self._count(key, outcome, is_known=known is not None)
         if outcome.error is not None:

@@ -95,6 +95,17 @@ class SandboxResourceLimitError(SandboxPolicyViolationError):
         self.resource, self.usage, self.limit = resource, usage, limit
 
 
+class SandboxLostError(SandboxError):
+    """The sandbox ended under the run: what it was about to do is not known, and that was not its fault."""
+
+    name = "SandboxLostError"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the sandbox ended while the code ran", code="sandbox.lost", kind="service_unavailable"
+        )
+
+
 class SandboxUnavailableError(SandboxError):
     """This host does not isolate as well as it must, or nothing runs at all: no code was run."""
 

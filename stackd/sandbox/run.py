@@ -23,6 +23,7 @@ from stackd.sandbox.errors import (
     SandboxCodeError,
     SandboxError,
     SandboxHeartbeatTimeoutError,
+    SandboxLostError,
     SandboxPolicyViolationError,
     SandboxResourceLimitError,
     SandboxTimeoutError,
@@ -105,7 +106,7 @@ class Outcome:
     Attributes:
         error: None: `result` is what the code returned.
         logs: `{level, message}` each, in order; `is_truncated`: there were more.
-        verdict: ok, error, timeout, heartbeat, cpu, memory, output, policy, crash, no result, bad result, aborted.
+        verdict: ok, error, timeout, heartbeat, cpu, memory, output, policy, crash, lost, no result, bad result.
         fetches: how many requests were made for it.
         is_calling: whether it was ended while one was under way.
     """
@@ -366,7 +367,7 @@ class Run:
         """Why a process is gone that has told nothing."""
         status = ended.status
         if status is None:
-            return "crash", SandboxCodeError("ProcessLost", "the sandbox ended under it")
+            return "lost", SandboxLostError()
         if os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
             name = signal.Signals(number).name if number < signal.SIGRTMIN else str(number)

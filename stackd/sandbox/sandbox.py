@@ -91,6 +91,11 @@ class Sandbox:
         assert self.isolation is not None  # noqa: S101  # a zygote is only taken once it is judged
         return self.isolation
 
+    @property
+    def pid(self) -> int | None:
+        """Of the zygote, if there is one."""
+        return None if self._zygote is None else self._zygote.pid
+
     def problem(self) -> str | None:
         """Why nothing runs here, as far as that is known."""
         found, needed = self.isolation, self.options.required_level

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import textwrap
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from support.connectors import action, catalogue_of
 from support.flows import findings, read
@@ -186,6 +189,30 @@ async def test_a_folder_to_write_is_there_where_it_was_asked_for(world: World) -
 
     assert loads((await ran(world, code(source, runtime="scratchMb: 1"))).output or b"") == "hello"
     assert (await ran(world, code(source).replace("id: x", "id: y"))).status is NodeStatus.FAILED
+
+
+async def test_a_run_whose_sandbox_was_killed_is_run_again_by_another(
+    world: World, sandbox: Sandbox
+) -> None:
+    source = """
+        import time
+
+        def run(params, context, log):
+            log("begun")
+            time.sleep(params["seconds"])
+            return "done"
+    """
+    await sandbox.check()
+    document = code(source, params='{seconds: "{{ start }}"}')
+    execution = await world.start(await world.load(document), 0.3)
+
+    async with world.running(await world.claim()):
+        while not sandbox.running:
+            await anyio.lowlevel.checkpoint()
+        await anyio.to_thread.run_sync(os.kill, sandbox.pid, signal.SIGKILL)
+
+    row = (await world.nodes(execution))["work"]
+    assert (row.status, row.output) == (NodeStatus.COMPLETED, b'"done"'), row.error
 
 
 # -- requests
