@@ -51,6 +51,7 @@ IdArgument = Annotated[
     str, typer.Argument(help="The execution's id.", autocompletion=completion.execution_id)
 ]
 RUNS = "/api/runs/"  # in every link
+LOG_LINES = 20  # of a code node, the last ones
 OUTPUT_SHOWN = 200  # characters of an output on one line
 
 
@@ -122,6 +123,8 @@ def print_execution(view: dict[str, Any]) -> None:
     if view["moreNodes"]:
         say(f"  more node runs are not shown: /api/executions/{view['id']}/nodes has all of them")
     say(f"  output  {_short(view['output'])}")
+    for node in view["nodes"]:
+        _say_code(node)
     for key, link in _links(view).items():
         say(f"  {key} waits for a call to {link}")
         say(f"    stackd executions resume {view['id']} --node {key}")
@@ -129,6 +132,30 @@ def print_execution(view: dict[str, Any]) -> None:
     for key in uncertain if view["status"] == "uncertain" else []:
         say(f"  nobody knows whether {key} happened; look at the far side, then:")
         say(f"    stackd executions resolve {view['id']} --node {key} --retry | --skip | --fail")
+
+
+def _say_code(node: dict[str, Any]) -> None:
+    """What the code of a node has logged, and where it failed."""
+    metadata = node["metadata"]
+    logs = metadata.get("logs") or []
+    trace = (
+        (metadata.get("error") or {}).get("trace")
+        if isinstance(metadata.get("error"), dict)
+        else None
+    )
+    if not (logs or trace or metadata.get("violations")):
+        return
+    say(f"  code of {node['id']}:")
+    for line in logs[-LOG_LINES:]:
+        say(f"    {line['level']:5} {line['message']}")
+    if len(logs) > LOG_LINES or metadata.get("logsTruncated"):
+        say("    (--json shows all that was kept)")
+    for one in metadata.get("violations") or []:
+        say(
+            f"    denied {one.get('type')}: {one.get('host') or one.get('module') or one.get('resource') or ''}"
+        )
+    for line in (trace or "").rstrip().splitlines():
+        say(f"    {line}")
 
 
 def _short(value: Any) -> str:
