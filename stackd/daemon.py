@@ -59,7 +59,7 @@ from stackd.integrations.handlers import LOAD_WITHIN
 from stackd.integrations.limits import RateLimiter
 from stackd.integrations.manager import IntegrationManager
 from stackd.integrations.pairs import TokenPairs
-from stackd.integrations.registry import Fallback, Options, Registry
+from stackd.integrations.registry import CodeRuntime, Fallback, Options, Registry
 from stackd.integrations.tokens import MemoryTokens
 from stackd.integrations.watching import changes
 from stackd.queue import processes, verbs
@@ -75,6 +75,10 @@ from stackd.runtime.links import Links
 from stackd.runtime.tools import Limits, Tools
 from stackd.runtime.versions import Versions
 from stackd.runtime.workflow_runtime import WorkflowRuntime
+from stackd.sandbox.errors import SandboxUnavailableError
+from stackd.sandbox.events import SandboxTried
+from stackd.sandbox.options import options_of
+from stackd.sandbox.sandbox import Sandbox
 from stackd.services.api import Api
 from stackd.services.rotation import Rotation
 from stackd.services.scheduler import Scheduler
@@ -334,6 +338,7 @@ class _Daemon:
         self._connection_limit = self._connections_at_most()
         self._herald: Herald | None = None
         self._reloader: Reloader | None = None
+        self._code: CodeRuntime | None = None
         self._registry = Registry(catalogue, self._options)
         self._rereading = anyio.Lock()  # what was begun later is used later
         self._coverage = partial(coverage_in, self._registry)
@@ -357,10 +362,14 @@ class _Daemon:
         async with anyio.create_task_group() as beside:
             await beside.start(self._obey_signals)
             beside.start_soon(self._tell_of_opening)
-            async with self._store() as store, self._http() as http:
+            async with (
+                self._store() as store,
+                self._http() as http,
+                self._sandbox() as sandbox,
+            ):
                 self._opening.cancel()
                 await self._has_opened.wait()
-                await self._serve(store, http)
+                await self._serve(store, http, sandbox)
         failure = self._supervisor.failure
         if failure is not None:
             _log.error("gave up", code=failure.code, reason=failure.message, hint=failure.hint)
@@ -430,13 +439,13 @@ class _Daemon:
         self._opening_reason = error.message
         await self._clock.sleep(LOCKED_AGAIN)
 
-    async def _serve(self, store: Database, http: HttpClient) -> None:
+    async def _serve(self, store: Database, http: HttpClient, sandbox: Sandbox | None) -> None:
         """Run the services until all have ended."""
         self._events.subscribe(lambda _: self._give_up(store), StoreWritesStopped)
         self._herald = self._make_herald(store)
         self._reloader = self._make_reloader(store, http, self._herald)
         self._events.subscribe(lambda _: self._say_ready(), ServiceMoved)
-        self._add_services(store, http, self._reloader)
+        self._add_services(store, http, sandbox, self._reloader)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._heed_giving_up)
             tasks.start_soon(self._end_hard)
@@ -446,6 +455,8 @@ class _Daemon:
             if "api" in self._names:
                 tasks.start_soon(self._stand_in)
                 tasks.start_soon(self._tell_uncovered, store)
+            if sandbox is not None and "worker" in self._names:
+                tasks.start_soon(self._try_sandbox, sandbox)
             if self._settings.env == "development":
                 tasks.start_soon(self._watch_connectors)
             if self._was_unclean and "scheduler" in self._names:
@@ -465,6 +476,32 @@ class _Daemon:
         """Say what cannot run; of all roles on the store, one does."""
         with contextlib.suppress(StoreError):
             await tell_uncovered(store, self._coverage)
+
+    @asynccontextmanager
+    async def _sandbox(self) -> AsyncIterator[Sandbox | None]:
+        """What runs code, where there is a worker; where there is an API, what reads the code of imports."""
+        if {"api", "worker"}.isdisjoint(self._names):
+            yield None
+            return
+        options = await anyio.to_thread.run_sync(options_of, self._settings)
+        async with Sandbox(options, clock=self._clock, events=self._events) as sandbox:
+
+            def learn(_: Event) -> None:
+                self._code = CodeRuntime(sandbox.problem(), sandbox.told())
+
+            self._events.subscribe(learn, SandboxTried)
+            if "worker" in self._names:
+                self._code = CodeRuntime(sandbox.problem(), sandbox.told())
+            yield sandbox
+
+    async def _try_sandbox(self, sandbox: Sandbox) -> None:
+        """Find out how well code is isolated, beside all else: only code nodes wait for it."""
+        try:
+            await sandbox.check()
+        except SandboxUnavailableError:
+            pass  # it has said so, and tries again when there is code to run
+        except Exception:  # noqa: BLE001  # a fault there is no reason to run nothing at all
+            _log.exception("the sandbox could not be tried")
 
     async def _look_through(self, store: Database) -> None:
         """See whether the file is whole, while all else goes on."""
@@ -601,6 +638,7 @@ class _Daemon:
             settings.generic_executor,
             Fallback(settings.generic_fallback),
             development=settings.env == "development",
+            code=self._code,
         )
 
     def _egress(self, flags: Flags) -> EgressPolicy:
@@ -621,7 +659,9 @@ class _Daemon:
             proxy=Proxy.of(settings.http_proxy, settings.no_proxy) if settings.http_proxy else None,
         )
 
-    def _add_services(self, store: Database, http: HttpClient, reloader: Reloader) -> None:
+    def _add_services(
+        self, store: Database, http: HttpClient, sandbox: Sandbox | None, reloader: Reloader
+    ) -> None:
         settings = self._settings
         registry = self._registry
         versions = self._versions = Versions(store, partial(effect_in, registry))
@@ -651,7 +691,7 @@ class _Daemon:
                 Circuits(store, self._clock),
             ),
             vault=self._vault,
-            sandbox=None,
+            sandbox=sandbox,
             job_retry=RetryPolicy(
                 settings.retry_delay, settings.max_retry_delay, settings.max_retries + 1
             ),
@@ -676,6 +716,7 @@ class _Daemon:
             state_dir=settings.state_dir,
             reconciliation=reconciliation,
             slots=settings.worker_concurrency,
+            sandbox=sandbox,
         )
         context = Context(
             settings=settings,
@@ -695,7 +736,8 @@ class _Daemon:
             versions=versions,
             registry=registry,
             coverage=self._coverage,
-            syntax=None,
+            sandbox=sandbox,
+            syntax=None if sandbox is None else sandbox.syntax_from_thread,
             blobs=blobs,
             links=self._links,
             bodies=Bodies(

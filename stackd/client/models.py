@@ -630,10 +630,13 @@ class ProblemView(Model):
 
 
 class CheckView(Model):
+    """What a check says. `details`: what else it found, where there is more to tell."""
+
     status: str
     reason: str | None = None
     age_seconds: float | None = None
     latency_ms: float | None = None
+    details: dict[str, Any] | None = None
 
 
 class MoveView(Model):

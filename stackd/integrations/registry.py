@@ -22,6 +22,7 @@ from stackd.core.text import shown
 from stackd.integrations.catalogue import Catalogue, Connector, Kind, OperationEntry
 from stackd.integrations.handlers import Handler
 from stackd.integrations.plan import Plan
+from stackd.workflows.model import CODE
 from stackd.workflows.nodetypes import NODE_TYPES, Effect
 
 PLANS: Final = 256  # compiled operations that are kept
@@ -41,12 +42,24 @@ class Fallback(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class CodeRuntime:
+    """What runs code nodes in this process. `problem`: why nothing does, now; `told`: how well they are isolated, as JSON."""
+
+    problem: str | None
+    told: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
-    """The part of the settings that decides what runs, as it is now."""
+    """What decides what runs, as it is now: settings, and what was found of the host.
+
+    `code`: None: nobody here knows, as it is another process that runs it.
+    """
 
     generic: bool = False
     fallback: Fallback = Fallback.SAFE
     development: bool = False
+    code: CodeRuntime | None = None
 
 
 class Availability(StrEnum):
@@ -298,7 +311,8 @@ class Registry:
 
     def capabilities(self, app: str | None = None) -> list[Capability]:
         """Those of all connectors, or of one, by app and id; the built-in ones first."""
-        found = [one for one in _built_in() if app is None or one.app == folded(app)]
+        every = _built_in(self.options.code)
+        found = [one for one in every if app is None or one.app == folded(app)]
         for connector in self.catalogue.connectors:
             if app is not None and connector is not self.catalogue.find(app):
                 continue
@@ -334,6 +348,7 @@ class Registry:
                 "connectorSimulatorEnabled": False,
                 "genericExecutorEnabled": options.generic,
                 "nodeEnv": "development" if options.development else "production",
+                "sandbox": None if options.code is None else _sandbox(options.code),
             },
         }
 
@@ -396,12 +411,24 @@ def _why_not(
         yield Issue("error", "runtime.missing_capability", message)
 
 
-def _built_in() -> Iterable[Capability]:
-    """The built-in actions and triggers, which run by themselves."""
+def _sandbox(code: CodeRuntime) -> dict[str, Json]:
+    return {"available": code.problem is None, "problem": code.problem, **code.told}
+
+
+def _built_in(code: CodeRuntime | None) -> Iterable[Capability]:
+    """The built-in actions and triggers, which run by themselves; code nodes where there is a sandbox."""
     for name in sorted(NODE_TYPES):
         group, _, rest = name.partition(".")
         app, _, operation = rest.partition(".")
-        if group in _GROUPS:
+        if name == CODE and code is not None and code.problem is not None:
+            issue = Issue(
+                "error", "runtime.native_unavailable", f"code does not run: {code.problem}"
+            )
+            yield Capability(
+                app, operation, operation, _GROUPS[group], Availability.UNAVAILABLE,
+                (PYTHON,), (), (), (), (issue,),
+            )  # fmt: skip
+        elif group in _GROUPS:
             yield Capability(
                 app, operation, operation, _GROUPS[group], Availability.NATIVE,
                 (PYTHON,), (), (PYTHON,), (),

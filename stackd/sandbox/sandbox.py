@@ -13,8 +13,14 @@ import anyio
 
 from stackd.core.aside import aside_if
 from stackd.core.clock import Clock
+from stackd.core.events import EventBus
 from stackd.core.json import Json
-from stackd.sandbox.errors import SandboxError, SandboxUnavailableError
+from stackd.sandbox.errors import (
+    SandboxError,
+    SandboxPolicyViolationError,
+    SandboxUnavailableError,
+)
+from stackd.sandbox.events import CodeRan, SandboxTried
 from stackd.sandbox.levels import NAMES, Isolation, judged
 from stackd.sandbox.limits import Limits
 from stackd.sandbox.process import INTERPRETER, ZygoteOptions
@@ -30,6 +36,8 @@ PROBE: Final = Path(__file__).with_name("probe.py")
 SYNTAX: Final = Path(__file__).with_name("syntax.py")
 PROBED: Final = "/etc/passwd"  # is there everywhere, and nobody's business
 PROBE_LIMITS: Final = Limits(timeout=20.0, cpu_ms=10_000, memory_mb=64)
+# Types of rules that are counted by themselves; what a run tells of itself may say anything.
+RULES: Final = frozenset({"network-denied", "import-denied", "syscall-denied", "resource-limit"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +70,12 @@ class SandboxOptions:
 class Sandbox:
     """Runs code. Used in its own `async with`; the zygote is started when it is first needed, or by `check`."""
 
-    def __init__(self, options: SandboxOptions, *, clock: Clock) -> None:
+    def __init__(
+        self, options: SandboxOptions, *, clock: Clock, events: EventBus | None = None
+    ) -> None:
         self.options = options
         self._clock = clock
+        self._events = events
         self._places = anyio.Semaphore(options.at_once)
         self._starting = anyio.Lock()
         self._zygote: Zygote | None = None
@@ -73,6 +84,7 @@ class Sandbox:
         self._looked_at = 0.0
         self._parked: deque[Child] = deque()
         self.isolation: Isolation | None = None
+        self.trouble: str | None = None  # why there was no zygote when one was needed last
         self.waiting = self.running = 0
 
     async def __aenter__(self) -> Sandbox:
@@ -97,14 +109,24 @@ class Sandbox:
         return None if self._zygote is None else self._zygote.pid
 
     def problem(self) -> str | None:
-        """Why nothing runs here, as far as that is known."""
+        """Why no code is run now; also that nobody has found out yet how well it would be isolated."""
         found, needed = self.isolation, self.options.required_level
-        if found is None or found.level >= needed:
+        if self.trouble is not None:
+            return self.trouble
+        if found is None:
+            return "how well code is isolated here is being found out"
+        if found.level >= needed:
             return None
         return (
             f"this host isolates at level {found.level} ({found.name}), and {needed} ({NAMES[needed]}) is required: "
             f"{'; '.join(found.missing)}. STACKD_SANDBOX_REQUIRE_LEVEL={found.level} would accept it"
         )
+
+    def told(self) -> dict[str, Json]:
+        """What is known of how it isolates, as it is shown."""
+        found = self.isolation if self.trouble is None else None
+        known: dict[str, Json] = {"level": None} if found is None else found.told()
+        return {"mode": self.options.mode, "required": self.options.required_level} | known
 
     # -- running
 
@@ -117,6 +139,17 @@ class Sandbox:
             SandboxUnavailableError: nothing runs here; no code was run.
         Cancellation: the process is killed.
         """
+        outcome = Outcome(verdict="aborted")
+        try:
+            outcome = await self._run(job)
+        except SandboxUnavailableError:
+            outcome.verdict = "unavailable"
+            raise
+        finally:
+            self._tell(outcome)
+        return outcome
+
+    async def _run(self, job: Job) -> Outcome:
         own = self.options.limits
         limits = own.tightened(**{name: getattr(job.limits, name) for name in Limits.__slots__})
         job = replace(job, limits=limits, beat=self.options.beat, silence=self.options.silence)
@@ -140,7 +173,7 @@ class Sandbox:
         code = await anyio.to_thread.run_sync(SYNTAX.read_text, "utf-8")
         params: dict[str, Json] = {"sources": [list(one) for one in sources]}
         job = Job(code, params, {}, filename="<syntax>", limits=PROBE_LIMITS, is_large=True)
-        outcome = await self.run(job)
+        outcome = await self._run(job)
         if outcome.error is not None:
             raise outcome.error
         found = outcome.result
@@ -157,6 +190,23 @@ class Sandbox:
             return anyio.from_thread.run(self.syntax, sources)
         except SandboxError as error:
             return error.message
+
+    def _tell(self, outcome: Outcome) -> None:
+        """Say how a run ended."""
+        if self._events is None:
+            return
+        broken = [one.get("type") for one in outcome.violations]
+        if isinstance(outcome.error, SandboxPolicyViolationError):
+            broken.append(outcome.error.violation["type"])
+        self._events.emit(
+            CodeRan(
+                self.options.mode,
+                outcome.verdict,
+                outcome.duration_ms / 1000,
+                outcome.cpu_ms / 1000,
+                tuple(one if isinstance(one, str) and one in RULES else "other" for one in broken),
+            )
+        )
 
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
@@ -207,15 +257,34 @@ class Sandbox:
                 self._old.remove(one)
                 await self._close(one)
             self._interpreter = await self._identity()
-            made = await Zygote.started(self.options.zygote, clock=self._clock)
             try:
-                self.isolation = await self._tried(made)
-            except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await self._close(made)
+                made = await self._fresh()
+            except SandboxUnavailableError as error:
+                self._note(error.message)
                 raise
+            self._note(None)
             self._zygote = made
             return made
+
+    async def _fresh(self) -> Zygote:
+        """Another zygote, and how well it isolates."""
+        made = await Zygote.started(self.options.zygote, clock=self._clock)
+        try:
+            self.isolation = await self._tried(made)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._close(made)
+            raise
+        return made
+
+    def _note(self, trouble: str | None) -> None:
+        """Keep, and say, what came of making a zygote."""
+        self.trouble = trouble
+        if self._events is not None:
+            found = self.isolation if trouble is None else None
+            level = None if found is None else found.level
+            needed = self.options.required_level
+            self._events.emit(SandboxTried(self.options.mode, level, needed, self.problem()))
 
     async def _identity(self) -> tuple[int, int]:
         """Which interpreter there is now: an upgrade puts another file in its place."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from stackd.core.process import ProcessIdentity
 from stackd.queue import processes, verbs
 from stackd.queue.job import JobSettled, JobState
 from stackd.runtime import canary
+from stackd.sandbox.sandbox import Sandbox
 from stackd.store.connection import Tx
 from stackd.store.database import Database
 from stackd.supervisor.lag import LoopLag
@@ -57,6 +59,7 @@ class Checks:
         state_dir: Path,
         reconciliation: Reconciliation,
         slots: int,
+        sandbox: Sandbox | None = None,
     ) -> None:
         self._store = store
         self._supervisor = supervisor
@@ -69,6 +72,7 @@ class Checks:
         self._waits_since: float | None = None  # by the monotonic clock; a canary does
         self._has_worker = False
         self._slots = slots
+        self._sandbox = sandbox
         self._statvfs = Aside(lambda: os.statvfs(state_dir))
         self._apart = clock.time() - clock.monotonic()
         self._jumped_at, self._jump = -JUMP_TOLD, 0.0
@@ -91,6 +95,8 @@ class Checks:
             readiness.add("queue.consistency", glance=self._consistent)
         if not {"api", "timers"}.isdisjoint(services):
             readiness.add("timers", self._timers)
+        if self._has_worker and self._sandbox is not None:
+            readiness.add("sandbox", glance=partial(_isolated, self._sandbox))
         readiness.add("loop", glance=self._late)
         readiness.add("clock", glance=self._clock_jumped)
 
@@ -237,6 +243,12 @@ class Checks:
         if now - self._jumped_at > JUMP_TOLD:
             return None
         return warn(f"the clock moved by {self._jump:+.0f} s")
+
+
+def _isolated(sandbox: Sandbox) -> Found:
+    """How well code is isolated. Where that is not well enough, code nodes fail and all else goes on: a warning."""
+    reason = sandbox.problem()
+    return Found(Status.PASS if reason is None else Status.WARN, reason, details=sandbox.told())
 
 
 def _workers(tx: Tx, now: float) -> int:

@@ -21,6 +21,7 @@ from stackd.runtime.blobs import BlobFolder
 from stackd.runtime.credential_tests import CredentialTests
 from stackd.runtime.links import Links
 from stackd.runtime.versions import Versions
+from stackd.sandbox.sandbox import Sandbox
 from stackd.settings import Settings
 from stackd.store.database import Database
 from stackd.supervisor.lag import LoopLag
@@ -59,6 +60,7 @@ class Context:
     Attributes:
         answers: memory for large answers; not that of bodies, or who reads slowly would stop deliveries.
         coverage: what can run an operation now, as the registry says.
+        sandbox: what runs code, or reads it; None in a process that does neither.
         syntax: whether code can run; asked on a thread; None where none is run.
         reloader: the settings that may change while the process runs, as they are now.
         token: the bearer token, None if none was made.
@@ -72,6 +74,7 @@ class Context:
     versions: Versions
     registry: Registry
     coverage: CoverageOf
+    sandbox: Sandbox | None
     syntax: SyntaxOf | None
     blobs: BlobFolder
     links: Links

@@ -11,6 +11,7 @@ import structlog
 from stackd.access.tokens import TokenCreated, TokenRevoked
 from stackd.core.events import Event, EventBus
 from stackd.queue.job import JobRescued, QueuePaused, QueueResumed
+from stackd.sandbox.events import SandboxTried
 from stackd.sandbox.quarantine import CodeQuarantined, CodeReleased
 from stackd.store.database import StoreWritesStopped
 from stackd.supervisor.supervisor import ServiceMoved
@@ -42,6 +43,7 @@ TOLD = (
     JobRescued,
     QueuePaused,
     QueueResumed,
+    SandboxTried,
     ServiceMoved,
     StoreWritesStopped,
     TokenCreated,
@@ -61,8 +63,10 @@ def log_events(events: EventBus, *, level: str) -> Callable[[str], None]:
 
     What it returns takes another level.
     """
-    events.subscribe(lambda event: _log.info(_words(event), **_facts(event)), *TOLD)
-    events.subscribe(_tell_bad, ExecutionFinished, ExecutionParked, ConsistencyRepaired)
+    events.subscribe(_tell, *TOLD)
+    events.subscribe(
+        _tell_bad, ExecutionFinished, ExecutionParked, ConsistencyRepaired, SandboxTried
+    )
     unsubscribe: Callable[[], None] | None = None
 
     def use(level: str) -> None:
@@ -79,8 +83,15 @@ def _is_bad(event: Event) -> bool:
     match event:
         case ExecutionFinished() | ExecutionParked():
             return event.status in BAD_ENDS
+        case SandboxTried():
+            return event.problem is not None
         case _:
             return isinstance(event, ConsistencyRepaired)
+
+
+def _tell(event: Event) -> None:
+    if not _is_bad(event):
+        _log.info(_words(event), **_facts(event))
 
 
 def _tell_bad(event: Event) -> None:

@@ -24,6 +24,7 @@ from stackd.core.json import dumps
 from stackd.core.text import shown
 from stackd.integrations import circuits
 from stackd.queue import verbs
+from stackd.sandbox import quarantine
 from stackd.store import space
 from stackd.supervisor.supervisor import Report, ServiceState
 from stackd.web.context import Context, of
@@ -146,7 +147,7 @@ class Health:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         context = of(request)
-        counts, kept, ended, used, free, resting = await context.store.read(
+        counts, kept, ended, used, free, resting, quarantined = await context.store.read(
             lambda tx: (
                 verbs.live_counts(tx),
                 blobs.totals(tx),
@@ -154,6 +155,7 @@ class Health:
                 space.used_bytes(tx),
                 space.free_bytes(tx),
                 circuits.all_of(tx),
+                quarantine.quarantined(tx),
             )
         )
         now = context.clock.time()
@@ -167,6 +169,9 @@ class Health:
         lags = context.lag.over(10.0)
         for quantile, late in (("0.5", lags.p50), ("0.99", lags.p99), ("1", lags.most)):
             context.metrics.loop_lag.labels(quantile).set(late)
+        context.metrics.sandbox_quarantined.set(len(quarantined))
+        if context.sandbox is not None:
+            context.metrics.tell_of(context.sandbox)
         context.metrics.event_streams.set(context.stream.readers)
         context.metrics.blobs.set(kept.count)
         context.metrics.blob_bytes.set(kept.bytes)
@@ -198,6 +203,7 @@ async def _checks(context: Context) -> dict[str, CheckView]:
             reason=one.reason,
             age_seconds=round(one.age, 3),
             latency_ms=round(one.latency * 1000, 2),
+            details=one.details,
         )
         for name, one in told.items()
     }

@@ -11,10 +11,13 @@ from stackd.core.events import Event, EventBus
 from stackd.integrations.evidence import OperationEnded
 from stackd.queue.job import JobEnqueued, JobRescued, JobSettled
 from stackd.runtime.events import NodeRetried
+from stackd.sandbox.events import CodeRan
+from stackd.sandbox.sandbox import Sandbox
 from stackd.supervisor.supervisor import ServiceMoved, ServiceState
 from stackd.workflows.executions import ExecutionFinished, ExecutionQueued, NodeFinished
 from stackd.workflows.history import HistoryPruned
 
+_RUNS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 300)  # seconds
 _LATENCIES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 30000)  # milliseconds
 
 
@@ -88,6 +91,35 @@ class Metrics:
         self._removed = self._counter(
             "stackd_executions_removed_total", "executions removed from the history", "bound"
         )
+        self._code_runs = self._counter(
+            "stackd_sandbox_runs_total", "runs of code, by how they ended", "mode", "verdict"
+        )
+        self._code_seconds = Histogram(
+            "stackd_sandbox_run_seconds", "how long runs of code took", ("mode",),
+            buckets=_RUNS, registry=self.registry,
+        )  # fmt: skip
+        self._broken = self._counter(
+            "sandbox_policy_violations_total", "rules that code broke", "type"
+        )
+        self._silent = self._counter(
+            "sandbox_heartbeat_timeouts_total", "runs of code ended for their silence"
+        )
+        self._code_running = Gauge(
+            "sandbox_active", "runs of code under way", registry=self.registry
+        )
+        self._code_waiting = Gauge(
+            "stackd_sandbox_waiting", "runs of code that wait for a place", registry=self.registry
+        )
+        self._level = Gauge(
+            "stackd_sandbox_level", "how well code is isolated: 3 to 0; none while that is not known",
+            ("mode",), registry=self.registry,
+        )  # fmt: skip
+        self._runs_code = Gauge(
+            "stackd_sandbox_available", "1 while code is run", registry=self.registry
+        )
+        self.sandbox_quarantined = Gauge(
+            "sandbox_quarantined", "code nodes that run no more", registry=self.registry
+        )
         events.subscribe(
             self._hear,
             NodeFinished,
@@ -100,6 +132,7 @@ class Metrics:
             OperationEnded,
             ServiceMoved,
             HistoryPruned,
+            CodeRan,
         )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -108,6 +141,15 @@ class Metrics:
     def count_webhook(self, outcome: str) -> None:
         """Count a delivery that was `accepted`, a `duplicate`, or `refused`."""
         self._labelled(self._webhooks, outcome).inc()
+
+    def tell_of(self, sandbox: Sandbox) -> None:
+        """Let the gauges be what is so of `sandbox` now."""
+        self._code_running.set(sandbox.running)
+        self._code_waiting.set(sandbox.waiting)
+        self._runs_code.set(sandbox.problem() is None)
+        self._level.clear()
+        if sandbox.isolation is not None and sandbox.trouble is None:
+            self._level.labels(sandbox.options.mode).set(sandbox.isolation.level)
 
     def _hear(self, event: Event) -> None:
         match event:
@@ -128,6 +170,14 @@ class Metrics:
             case HistoryPruned():
                 for bound, count in asdict(event).items():
                     self._labelled(self._removed, bound.removeprefix("by_")).inc(count)
+            case CodeRan():
+                self._labelled(self._code_runs, event.mode, event.verdict).inc()
+                if event.verdict not in ("unavailable", "aborted"):
+                    self._labelled(self._code_seconds, event.mode).observe(event.seconds)
+                if event.verdict == "heartbeat":
+                    self._silent.inc()
+                for kind in event.broken:
+                    self._labelled(self._broken, kind).inc()
             case NodeRetried():
                 self._labelled(self._retries, event.code).inc()
             case OperationEnded():

@@ -17,6 +17,7 @@ from anyio.abc import TaskGroup
 
 from stackd.core.clock import Clock
 from stackd.core.errors import StackdError
+from stackd.core.json import Json
 
 PERIOD: Final = 5.0  # seconds
 TIMEOUT: Final = 1.0  # seconds a check may take
@@ -41,12 +42,14 @@ class Found:
     Attributes:
         at_once: it is told without waiting for a second finding.
         age: seconds since that was found out, where it is not now.
+        details: what else was found, as JSON.
     """
 
     status: Status
     reason: str | None = None
     at_once: bool = False
     age: float = 0.0
+    details: dict[str, Json] | None = None
 
 
 GOOD: Final = Found(Status.PASS)
@@ -72,6 +75,7 @@ class Told:
     reason: str | None
     age: float
     latency: float
+    details: dict[str, Json] | None = None
 
 
 @dataclass(slots=True)
@@ -167,11 +171,12 @@ class Readiness:
         glanced = check.glance()
         if glanced is not None or check.look is None:
             self._take(name, check, replace(glanced or GOOD, at_once=True))
-            return Told(check.told.status, check.told.reason, check.told.age, 0.0)
+            found = check.told
+            return Told(found.status, found.reason, found.age, 0.0, found.details)
         found, age = check.told, now - check.at
         if check.found is None or age > STALE:
             found = fail(f"has not looked for {age:.0f} s" if check.found else "has not looked yet")
-        return Told(found.status, found.reason, age, check.latency)
+        return Told(found.status, found.reason, age, check.latency, found.details)
 
     async def _look_at_all(self) -> None:
         """Look with each check that has to, all at the same time, and wait for what they find: no longer than `TIMEOUT`.

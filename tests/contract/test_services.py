@@ -106,6 +106,7 @@ class Site:
             versions=Versions(database),
             registry=self.world.made_up.registry,
             coverage=partial(coverage_in, self.world.made_up.registry),
+            sandbox=None,
             syntax=None,
             blobs=self.blobs,
             links=self.world.links,

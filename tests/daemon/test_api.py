@@ -621,7 +621,7 @@ def test_readiness_checks_a_write_and_every_service(daemon: DaemonProcess) -> No
     checks = daemon.http("GET", "/readyz?verbose", authorized=False).json["checks"]
 
     assert set(checks) == {
-        "goes_on", "store.write", "store.space", "store.integrity", "disk", "queue.work", "queue.consistency", "timers", "loop", "clock", "service.worker", "service.scheduler", "service.timers",
+        "goes_on", "store.write", "store.space", "store.integrity", "disk", "queue.work", "queue.consistency", "timers", "sandbox", "loop", "clock", "service.worker", "service.scheduler", "service.timers",
         "service.rotation", "service.api",
     }  # fmt: skip
     assert 0 <= checks["store.write"]["ageSeconds"] <= 5
@@ -633,7 +633,7 @@ def test_one_check_may_be_asked_for_by_its_name(daemon: DaemonProcess) -> None:
     unknown = daemon.http("GET", "/readyz/sotre.write", authorized=False)
 
     assert (plain.status, plain.text) == (200, "ok\n")
-    assert verbose.json["checks"] == {"service.worker": {"status": "pass", "reason": None, "ageSeconds": None, "latencyMs": None}}  # fmt: skip
+    assert verbose.json["checks"] == {"service.worker": {"status": "pass", "reason": None, "ageSeconds": None, "latencyMs": None, "details": None}}  # fmt: skip
     assert (unknown.status, unknown.code) == (404, "health.unknown_check")
 
 
@@ -715,8 +715,8 @@ def test_from_another_address_a_probe_shows_status_words_only(
 
     assert seen["status"] == "pass"
     assert seen["checks"].keys() == nearby["checks"].keys()
-    words = {"status": "pass", "reason": None, "ageSeconds": None, "latencyMs": None}
-    assert all(check == words for check in seen["checks"].values())
+    words = {"reason": None, "ageSeconds": None, "latencyMs": None, "details": None}
+    assert all(check == words | {"status": check["status"]} for check in seen["checks"].values())
     assert seen["version"] is None
     assert nearby["version"]
     assert nearby["checks"]["store.write"]["ageSeconds"] is not None
