@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from support.cli import Command
 from support.daemon import DaemonProcess, eventually, running
@@ -128,3 +129,67 @@ def test_where_isolation_is_not_enough_code_alone_does_not_run(command: Command,
         assert (ran["status"], ran["error"]["code"]) == ("failed", "sandbox.unavailable")
         assert metric(daemon, "stackd_sandbox_available") == 0
         assert [one["level"] for one in daemon.logged("sandbox tried")] == ["warning"]
+
+
+def test_quarantined_code_is_listed_and_runs_again_once_it_is_released(
+    daemon: DaemonProcess, command: Command
+):
+    state = {"STACKD_STATE_DIR": str(daemon.state)}
+    daemon.load(SPINS.replace("id: spins", "id: hot"))
+    daemon.until(daemon.begin("hot"))
+
+    refused = daemon.until(daemon.begin("hot"))
+    listed = command("sandbox", "quarantine", "--json", **state).json
+    released = command("sandbox", "release", "hot", "a", **state)
+    again = daemon.until(daemon.begin("hot"))
+
+    assert refused["error"]["code"] == "sandbox.quarantined"
+    (entry,) = (one for one in listed["items"] if one["workflowId"] == "hot")
+    assert (entry["version"], entry["node"], entry["reason"]["resource"]) == (1, "a", "cpu")
+    assert (released.code, released.out.strip()) == (0, "runs again: 1")
+    assert again["error"]["code"] == "sandbox.cpu"
+    assert "no workflow" in command("sandbox", "release", "nothing", **state).err
+
+
+def test_a_new_version_is_not_in_quarantine(daemon: DaemonProcess):
+    daemon.load(SPINS.replace("id: spins", "id: mended"))
+    daemon.until(daemon.begin("mended"))
+
+    daemon.load(RUNS.replace("id: runs", "id: mended"))
+
+    assert daemon.until(daemon.begin("mended"))["output"] == 2
+
+
+SLEEPS = """
+id: sleeps
+nodes:
+  - {id: start, type: trigger.time.manual}
+  - id: a
+    type: action.code.run
+    runtime:
+      code: |
+        import time
+        def run(params, context):
+            time.sleep(params["seconds"])
+            return "done"
+    params: {seconds: "{{ start }}"}
+edges: [{from: start, to: a}]
+"""
+
+
+@pytest.mark.crash
+def test_a_killed_daemon_leaves_no_process_and_its_code_runs_again(tmp_path: Path):
+    with running(tmp_path, SANDBOX_EXECUTOR="worker") as daemon:
+        check(daemon)
+        daemon.load(SLEEPS)
+        execution = daemon.begin("sleeps", 2)
+        eventually("the code runs", lambda: metric(daemon, "sandbox_active") == 1)
+        below = {one.pid for one in psutil.Process(daemon.pid).children(recursive=True)}
+
+        daemon.kill()
+
+        assert len(below) >= 3
+        eventually("nothing of it is left", lambda: not any(map(psutil.pid_exists, below)))
+        daemon.start()
+        ended = daemon.until(execution)
+        assert (ended["status"], ended["output"]) == ("completed", "done")
