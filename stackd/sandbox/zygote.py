@@ -207,7 +207,9 @@ class Zygote:
     def _hear(self) -> None:
         while True:
             try:
-                content, files, _, _ = socket.recv_fds(self._control, 65_536, 4)
+                content, files, _, _ = socket.recv_fds(
+                    self._control, 65_536, 4, socket.MSG_CMSG_CLOEXEC
+                )
             except BlockingIOError:
                 return
             except OSError:

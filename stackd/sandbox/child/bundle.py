@@ -34,7 +34,7 @@ class Ours:
             exec(codes[module.__name__], module.__dict__)
 sys.meta_path.insert(0, Ours)
 from {_PACKAGE}.runner import main
-main()
+main(counts_threads=sys.argv.pop() == "counts")
 """
 
 

@@ -12,9 +12,9 @@ LENGTH: Final = struct.Struct(">I")
 
 
 def packed(message: Any) -> bytes:
-    """One frame. Raises ValueError for NaN and what JSON has no word for."""
+    """One frame. Raises ValueError for NaN, half a character, and what JSON has no word for."""
     text = json.dumps(message, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    content = text.encode("utf-8", "surrogatepass")
+    content = text.encode()
     return LENGTH.pack(len(content)) + content
 
 

@@ -44,19 +44,18 @@ class Channel:
             return answer
 
     def log(self, level: str, values: tuple[Any, ...]) -> None:
-        self.tell(
-            {"type": "log", "level": level, "message": " ".join(map(_shown, values))[:LONGEST_LINE]}
-        )
+        message = _whole(" ".join(map(_shown, values))[:LONGEST_LINE])
+        self.tell({"type": "log", "level": level, "message": message})
 
 
-def main() -> NoReturn:
-    """Take the one job, do it, and end this process."""
+def main(*, counts_threads: bool) -> NoReturn:
+    """Take the one job, do it, and end this process. `counts_threads`: whether its user's processes are its own alone."""
     status = 1
     try:
         os.environ.clear()
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what is printed before an end is told
         job = frames.read(JOB)
-        _run(job, Channel())
+        _run(job, Channel(), counts_threads=counts_threads)
         status = 0
     except (EOFError, OSError):  # the daemon has gone, or wants no more
         pass
@@ -65,8 +64,8 @@ def main() -> NoReturn:
     raise AssertionError
 
 
-def _run(job: dict[str, Any], channel: Channel) -> None:
-    _limit(job["limits"])
+def _run(job: dict[str, Any], channel: Channel, *, counts_threads: bool) -> None:
+    _limit(job["limits"], counts_threads=counts_threads)
     if job["beatMs"]:
         beats = threading.Thread(target=_beat, args=(channel, job["beatMs"] / 1000), daemon=True)
         beats.start()
@@ -90,7 +89,7 @@ def _run(job: dict[str, Any], channel: Channel) -> None:
         os._exit(0)
 
 
-def _limit(limits: dict[str, Any]) -> None:
+def _limit(limits: dict[str, Any], *, counts_threads: bool) -> None:
     """What one process may take, for good. Where a cgroup counts too, these are the second line."""
     own = resource.setrlimit
     memory = limits["memoryMb"]
@@ -100,7 +99,8 @@ def _limit(limits: dict[str, Any]) -> None:
     seconds = -(-limits["cpuMs"] // 1000) + 1
     own(resource.RLIMIT_CPU, (seconds, seconds + 1))
     own(resource.RLIMIT_FSIZE, (limits["scratchMb"] * 1024 * 1024,) * 2)
-    own(resource.RLIMIT_NPROC, (limits["threads"] + 1,) * 2)
+    if counts_threads:  # else it would count all that this user runs on the machine
+        own(resource.RLIMIT_NPROC, (limits["threads"] + 1,) * 2)
 
 
 def _beat(channel: Channel, interval: float) -> None:
@@ -193,11 +193,13 @@ def _explained(error: BaseException, job: dict[str, Any]) -> dict[str, Any]:
         trace = ""
     if isinstance(error, SystemExit):
         message = f"the code called exit({message})"
-    return {
-        "name": type(error).__name__[:200],
-        "message": message[:LONGEST_LINE],
-        "trace": trace[:LONGEST_TRACE],
-    }
+    told = {"name": type(error).__name__[:200], "message": message, "trace": trace}
+    return {name: _whole(text[:LONGEST_TRACE]) for name, text in told.items()}
+
+
+def _whole(text: str) -> str:
+    """`text` without halves of characters, which could not be told."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _trace(error: BaseException, name: str, source: str) -> str:
@@ -221,7 +223,3 @@ def _shown(value: Any) -> str:
             return repr(value)
         except Exception:
             return f"<{type(value).__name__}>"
-
-
-if __name__ == "__main__":
-    main()

@@ -43,7 +43,17 @@ class Zygote:
         self._runs: dict[int, int] = {}  # pid: number
         self._packages = packages
         self._interpreter = root.interpreter()
-        self._words = [self._interpreter, "-I", "-S", "-B", "-X", "utf8", "-c", bundle.BEGIN]
+        self._words = [
+            self._interpreter,
+            "-I",
+            "-S",
+            "-B",
+            "-X",
+            "utf8",
+            "-c",
+            bundle.BEGIN,
+            "counts" if self._is_contained else "shares",
+        ]
         self._bundle = bundle_file
         self._readable = self._shown()
         self._programs: dict[tuple[int, bool, bool], bytes] = {}
@@ -141,7 +151,7 @@ class Zygote:
             self._isolate(scratch=asked["scratchMb"], execs=is_process)
             if is_process:
                 os.execve(self._interpreter, self._words, {})
-            runner.main()
+            runner.main(counts_threads=self._is_contained)
         except BaseException as error:
             os.write(2, f"sandbox: {type(error).__name__}: {error}\n".encode())
         finally:
