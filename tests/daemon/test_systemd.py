@@ -89,6 +89,15 @@ nodes:
   - {id: call, type: action.http.request, params: {url: "http://127.0.0.1:7000/"}}
 edges: [{from: start, to: call}]
 """
+CODE = """
+id: code
+nodes:
+  - {id: start, type: trigger.time.manual}
+  - id: work
+    type: action.code.run
+    runtime: {code: "import os\\ndef run(params, context):\\n    return os.listdir('/')"}
+edges: [{from: start, to: work}]
+"""
 PLAIN = """
 id: plain
 nodes:
@@ -255,6 +264,22 @@ def test_after_a_kill_it_is_active_again_and_answers_who_has_connected_meanwhile
         system.again(before)
         assert client.stdout.readline() == "200\n"
     assert system.shown("NRestarts") == "1"
+
+
+def test_code_is_isolated_under_the_unit_without_root(system: System) -> None:
+    checked: Any = eventually("the sandbox was tried", lambda: _sandbox(system))
+    system.api.post("/api/workflows", CODE.encode(), activate="true")
+    execution = system.api.post("/api/workflows/code/run", {"input": None})["executionId"]
+    eventually("it is over", lambda: view(system, execution)["status"] == "completed")
+
+    assert (checked["status"], checked["details"]["failed"]) == ("pass", {})
+    assert checked["details"]["level"] >= 2
+    assert not {"etc", "var", "proc", "home"} & set(view(system, execution)["output"])
+
+
+def _sandbox(system: System) -> Any:
+    found = system.api.get("/readyz", verbose="1")["checks"]["sandbox"]
+    return found if found["details"]["level"] is not None else None
 
 
 def test_stop_drains_and_is_a_success(system: System) -> None:
