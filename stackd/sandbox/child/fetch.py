@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json as _json
-from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Generator
 from typing import Any
+
+from stackd.sandbox.child.frames import text
 
 
 class FetchError(Exception):
@@ -23,6 +23,8 @@ class Response:
         self.status: int = told["status"]
         self.headers: dict[str, str] = told["headers"]
         self.url: str = told["url"]
+        from binascii import a2b_base64
+
         self.content = a2b_base64(told["body"])
 
     @property
@@ -35,7 +37,9 @@ class Response:
 
     def json(self) -> Any:
         """Raises ValueError where the body is no JSON."""
-        return _json.loads(self.content)
+        import json
+
+        return json.loads(self.content)
 
     def __await__(self) -> Generator[None, None, Response]:
         yield from ()
@@ -73,10 +77,12 @@ class Fetch:
         content = b"" if body is None else body.encode() if isinstance(body, str) else bytes(body)
         named = {str(name): str(value) for name, value in (headers or {}).items()}
         if json is not None:
-            content = _json.dumps(json, allow_nan=False).encode()
+            content = text(json).encode()
             if not any(name.lower() == "content-type" for name in named):
                 named["Content-Type"] = "application/json"
         has_body = json is not None or body is not None
+        from binascii import b2a_base64
+
         told = self._ask(
             {
                 "url": str(url),

@@ -23,8 +23,8 @@ _BIND, _REC, _PRIVATE, _DETACH = 4096, 16384, 1 << 18, 2
 ATTR_READ_ONLY, ATTR_NOSUID, ATTR_NODEV = 1, 2, 4
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 # Options of prctl.
-_PDEATHSIG, _SET_DUMPABLE, _SET_SECCOMP, _CAPBSET_DROP = 1, 4, 22, 24
-_NO_NEW_PRIVS, _GET_TID_ADDRESS, _CAP_AMBIENT, _AMBIENT_CLEAR_ALL = 38, 40, 47, 4
+_PDEATHSIG, _SET_DUMPABLE, _SET_SECCOMP = 1, 4, 22
+_NO_NEW_PRIVS, _GET_TID_ADDRESS = 38, 40
 _SECCOMP_FILTER = 2
 _CAPABILITY_VERSION_3 = 0x2008_0522
 
@@ -177,12 +177,7 @@ def limit_arenas() -> None:
 
 
 def drop_capabilities() -> None:
-    for capability in range(64):
-        try:
-            _prctl("prctl(CAPBSET_DROP)", _CAPBSET_DROP, capability)
-        except OSError:
-            break
-    _prctl("prctl(CAP_AMBIENT)", _CAP_AMBIENT, _AMBIENT_CLEAR_ALL)
+    """Have none, for good once there are no new privileges: then no program that is started gives any (capabilities(7))."""
     header = struct.pack("<Ii", _CAPABILITY_VERSION_3, 0)
     _syscall("capset", ctypes.c_char_p(header), ctypes.c_char_p(bytes(24)))
 

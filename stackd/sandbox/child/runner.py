@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import builtins
-import json
 import os
 import resource
 import sys
-import threading
 import time
-from types import CodeType, CoroutineType, ModuleType
+from _thread import allocate_lock, start_new_thread
 from typing import Any, Final, NoReturn
 
 from stackd.sandbox.child import frames
@@ -30,7 +28,7 @@ class Channel:
     """The way to the daemon, shared by the threads of this process."""
 
     def __init__(self) -> None:
-        self._writing, self._asking = threading.Lock(), threading.Lock()
+        self._writing, self._asking = allocate_lock(), allocate_lock()
 
     def tell(self, message: dict[str, Any]) -> None:
         frame = frames.packed(message)
@@ -67,8 +65,7 @@ def main(*, counts_threads: bool) -> NoReturn:
 def _run(job: dict[str, Any], channel: Channel, *, counts_threads: bool) -> None:
     _limit(job["limits"], counts_threads=counts_threads)
     if job["beatMs"]:
-        beats = threading.Thread(target=_beat, args=(channel, job["beatMs"] / 1000), daemon=True)
-        beats.start()
+        start_new_thread(_beat, (channel, job["beatMs"] / 1000))
     if job.get("packages"):
         sys.path.append(PACKAGES)
     if job["limits"]["scratchMb"]:
@@ -118,7 +115,7 @@ def _beat(channel: Channel, interval: float) -> None:
 def _called(job: dict[str, Any], channel: Channel) -> Any:
     name, entry = job["filename"], job["entryPoint"]
     code = compiled(job["code"], name)
-    module = ModuleType("code")
+    module = type(sys)("code")
     module.__file__ = name
     if job.get("imports") is not None:
         module.__dict__["__builtins__"] = _guarded(frozenset(job["imports"]), name, channel)
@@ -134,7 +131,7 @@ def _called(job: dict[str, Any], channel: Channel) -> Any:
     return _awaited(result) if hasattr(result, "__await__") else result
 
 
-def compiled(source: str, name: str) -> CodeType:
+def compiled(source: str, name: str) -> Any:
     """The code object. Raises SyntaxError; ValueError for NUL bytes; RecursionError, MemoryError for what is too deep."""
     return compile(source, name, "exec", dont_inherit=True)
 
@@ -152,6 +149,8 @@ def _wanted(handler: Any, extras: dict[str, Any]) -> dict[str, Any]:
 
 def _awaited(awaitable: Any) -> Any:
     """What it comes to. A loop is made only for what waits: it takes as long to load as a short job to run."""
+    from types import CoroutineType
+
     if isinstance(awaitable, CoroutineType) and "asyncio" not in sys.modules:
         try:
             awaitable.send(None)
@@ -217,7 +216,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, str):
         return value
     try:
-        return json.dumps(plain(value), ensure_ascii=False)
+        return frames.text(plain(value))
     except Exception:  # what has no JSON is shown as Python has it
         try:
             return repr(value)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import sys
-from binascii import b2a_base64
 from typing import Any, Final
 
 MAX_DEPTH: Final = 200
@@ -32,7 +30,7 @@ def plain(value: Any, place: str = "result", depth: int = 0) -> Any:
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
-        if not math.isfinite(value):
+        if value - value != 0:  # infinite, or no number
             raise UnsupportedValueError(f"{place} is {value}, which JSON has no number for")
         return float(value)
     if isinstance(value, str):
@@ -53,6 +51,8 @@ def plain(value: Any, place: str = "result", depth: int = 0) -> Any:
     if isinstance(value, list | tuple):
         return [plain(one, f"{place}[{at}]", depth + 1) for at, one in enumerate(value)]
     if isinstance(value, bytes | bytearray | memoryview):
+        from binascii import b2a_base64
+
         return {BYTES: b2a_base64(value, newline=False).decode()}
     if _is_a(value, "datetime", "date", "time"):  # a datetime is a date
         return value.isoformat()

@@ -56,7 +56,11 @@ class Zygote:
         ]
         self._bundle = bundle_file
         self._readable = self._shown()
-        self._programs: dict[tuple[int, bool, bool], bytes] = {}
+        self._programs = {
+            (1, scratch, execs): seccomp.program(own_pid=1, scratch=scratch, execs=execs)
+            for scratch in (False, True)
+            for execs in (False, True)
+        }  # for the first process of a namespace, which every run is that has one
 
     def _shown(self) -> list[str]:
         if self._is_contained:
@@ -179,10 +183,9 @@ class Zygote:
             linux.filter_calls(self._program(scratch=bool(scratch), execs=execs))
 
     def _program(self, *, scratch: bool, execs: bool) -> bytes:
-        key = (os.getpid(), scratch, execs)
-        if key not in self._programs:
-            self._programs[key] = seccomp.program(own_pid=key[0], scratch=scratch, execs=execs)
-        return self._programs[key]
+        number = os.getpid()
+        made = self._programs.get((number, scratch, execs))
+        return made or seccomp.program(own_pid=number, scratch=scratch, execs=execs)
 
 
 def main(asked: dict[str, Any]) -> None:
