@@ -23,6 +23,7 @@ from stackd.runtime.journal import Journal
 from stackd.runtime.tools import Tools
 from stackd.sandbox import quarantine
 from stackd.sandbox.errors import (
+    SandboxLostError,
     SandboxPolicyViolationError,
     SandboxResourceLimitError,
     SandboxUnavailableError,
@@ -85,10 +86,8 @@ class CodeRun:
             limits=limits_of(sandbox, frame, node, code),
             is_large=context.is_large,
         )
-        outcome = await sandbox.run(job)
-        if (
-            outcome.verdict == "lost" and not context.sent
-        ):  # no fault of the code, and it has done nothing
+        outcome = await _run(sandbox, job)
+        if outcome.verdict == "lost" and not context.sent:
             outcome = await sandbox.run(job)
         context.metadata = self._told(sandbox, outcome)
         self._count(key, outcome, is_known=known is not None)
@@ -167,6 +166,14 @@ class CodeRun:
             told["error"] = {"name": outcome.error.name, **outcome.error.facts}
         shown: dict[str, Json] = loads(self._secrets.redacted(dumps(told)))
         return shown
+
+
+async def _run(sandbox: Sandbox, job: Job) -> Outcome:
+    """As `sandbox.run`; a sandbox that ends is lost, in a fork too: no fault of the code, which has done nothing."""
+    try:
+        return await sandbox.run(job)
+    except SandboxLostError as error:
+        return Outcome(error=error, verdict="lost")
 
 
 def _place(key: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import anyio
 
 from stackd.core.clock import Clock
-from stackd.sandbox.errors import SandboxUnavailableError
+from stackd.sandbox.errors import SandboxLostError, SandboxUnavailableError
 from stackd.sandbox.process import Started, ZygoteOptions, start_zygote
 
 START_WITHIN: Final = 10.0  # seconds for a zygote to be ready
@@ -164,6 +164,7 @@ class Zygote:
 
         Raises:
             SandboxUnavailableError: it could not be forked.
+            SandboxLostError: the zygote has ended meanwhile.
         """
         if not self.is_alive:
             raise SandboxUnavailableError("the sandbox has ended")
@@ -181,6 +182,8 @@ class Zygote:
             with anyio.move_on_after(FORK_WITHIN):
                 await self._send(json.dumps(asked).encode(), files)
                 await child.started.wait()
+            if child.pidfd < 0 and not self.is_alive:
+                raise SandboxLostError  # noqa: TRY301
             if child.pidfd < 0:
                 words = child.problem or f"no answer within {FORK_WITHIN:g} s"
                 raise SandboxUnavailableError(f"the sandbox could not fork: {words}")  # noqa: TRY301
