@@ -262,6 +262,9 @@ class Sandbox:
             except SandboxUnavailableError as error:
                 self._note(error.message)
                 raise
+            except Exception as error:
+                self._note(f"the sandbox cannot be tried: {error!r}")
+                raise
             self._note(None)
             self._zygote = made
             return made
