@@ -486,12 +486,12 @@ class _Daemon:
         options = await anyio.to_thread.run_sync(options_of, self._settings)
         async with Sandbox(options, clock=self._clock, events=self._events) as sandbox:
 
-            def learn(_: Event) -> None:
+            def learn(_: Event | None = None) -> None:
                 self._code = CodeRuntime(sandbox.problem(), sandbox.told())
 
-            self._events.subscribe(learn, SandboxTried)
             if "worker" in self._names:
-                self._code = CodeRuntime(sandbox.problem(), sandbox.told())
+                self._events.subscribe(learn, SandboxTried)
+                learn()
             yield sandbox
 
     async def _try_sandbox(self, sandbox: Sandbox) -> None:
@@ -675,6 +675,7 @@ class _Daemon:
             limits=BlobLimits(settings.max_blob_bytes, settings.blob_bytes),
         )
         admission = Admission(settings.max_jobs, store.reserve)
+        runs_code = sandbox if "worker" in self._names else None  # else it only reads code
         tools = Tools(
             store=store,
             http=http,
@@ -691,7 +692,7 @@ class _Daemon:
                 Circuits(store, self._clock),
             ),
             vault=self._vault,
-            sandbox=sandbox,
+            sandbox=runs_code,
             job_retry=RetryPolicy(
                 settings.retry_delay, settings.max_retry_delay, settings.max_retries + 1
             ),
@@ -716,7 +717,7 @@ class _Daemon:
             state_dir=settings.state_dir,
             reconciliation=reconciliation,
             slots=settings.worker_concurrency,
-            sandbox=sandbox,
+            sandbox=runs_code,
         )
         context = Context(
             settings=settings,
@@ -736,7 +737,7 @@ class _Daemon:
             versions=versions,
             registry=registry,
             coverage=self._coverage,
-            sandbox=sandbox,
+            sandbox=runs_code,
             syntax=None if sandbox is None else sandbox.syntax_from_thread,
             blobs=blobs,
             links=self._links,

@@ -95,7 +95,7 @@ class Checks:
             readiness.add("queue.consistency", glance=self._consistent)
         if not {"api", "timers"}.isdisjoint(services):
             readiness.add("timers", self._timers)
-        if self._has_worker and self._sandbox is not None:
+        if self._sandbox is not None:
             readiness.add("sandbox", glance=partial(_isolated, self._sandbox))
         readiness.add("loop", glance=self._late)
         readiness.add("clock", glance=self._clock_jumped)

@@ -60,7 +60,7 @@ class Context:
     Attributes:
         answers: memory for large answers; not that of bodies, or who reads slowly would stop deliveries.
         coverage: what can run an operation now, as the registry says.
-        sandbox: what runs code, or reads it; None in a process that does neither.
+        sandbox: what runs code; None in a process that runs none.
         syntax: whether code can run; asked on a thread; None where none is run.
         reloader: the settings that may change while the process runs, as they are now.
         token: the bearer token, None if none was made.

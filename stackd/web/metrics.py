@@ -115,7 +115,7 @@ class Metrics:
             ("mode",), registry=self.registry,
         )  # fmt: skip
         self._runs_code = Gauge(
-            "stackd_sandbox_available", "1 while code is run", registry=self.registry
+            "stackd_sandbox_available", "1 while code is run", ("mode",), registry=self.registry
         )
         self.sandbox_quarantined = Gauge(
             "sandbox_quarantined", "code nodes that run no more", registry=self.registry
@@ -146,7 +146,7 @@ class Metrics:
         """Let the gauges be what is so of `sandbox` now."""
         self._code_running.set(sandbox.running)
         self._code_waiting.set(sandbox.waiting)
-        self._runs_code.set(sandbox.problem() is None)
+        self._runs_code.labels(sandbox.options.mode).set(sandbox.problem() is None)
         self._level.clear()
         if sandbox.isolation is not None and sandbox.trouble is None:
             self._level.labels(sandbox.options.mode).set(sandbox.isolation.level)

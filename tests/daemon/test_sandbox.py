@@ -101,7 +101,7 @@ def test_metrics_count_runs_of_code_by_how_they_ended(daemon: DaemonProcess):
     after = [metric(daemon, name) for name in names]
     assert [now - then for now, then in zip(after, before, strict=True)] == [1, 1, 2, 1, 1]
     assert metric(daemon, 'stackd_sandbox_level{mode="worker"}') == level
-    assert metric(daemon, "stackd_sandbox_available") == 1
+    assert metric(daemon, 'stackd_sandbox_available{mode="worker"}') == 1
     assert metric(daemon, "sandbox_active") == metric(daemon, "stackd_sandbox_waiting") == 0
 
 
@@ -127,7 +127,7 @@ def test_where_isolation_is_not_enough_code_alone_does_not_run(command: Command,
         assert issue["message"] == f"code does not run: {found['reason']}"
         assert json.loads(listed.out)["capabilities"][0]["actionDetails"]["run"] == code
         assert (ran["status"], ran["error"]["code"]) == ("failed", "sandbox.unavailable")
-        assert metric(daemon, "stackd_sandbox_available") == 0
+        assert metric(daemon, 'stackd_sandbox_available{mode="process"}') == 0
         assert [one["level"] for one in daemon.logged("sandbox tried")] == ["warning"]
 
 
