@@ -481,7 +481,8 @@ class Settings(BaseSettings):
     )  # fmt: skip
     sandbox_parked: Annotated[int, _whole(0, 256)] = _setting(
         "STACKD_SANDBOX_PARKED", 2,
-        "with worker: processes that wait for code in advance, 2 MiB each", unit="processes",
+        "processes that wait for code in advance, for a minute after other code ran: 2 MiB each with worker, "
+        "else 6 MiB; 0: none", unit="processes",
     )  # fmt: skip
     sandbox_user: Annotated[str, BeforeValidator(_read_sandbox_user)] = _setting(
         "STACKD_SANDBOX_USER", _NOBODY,
@@ -1304,8 +1305,6 @@ def _check_sandbox(
     if "WORKER_SANDBOX_ENABLED" in values and settings.worker_sandbox != is_worker:
         executor = settings.sandbox_executor
         warnings.append(f"WORKER_SANDBOX_ENABLED: has no effect beside SANDBOX_EXECUTOR={executor}")
-    if settings.sandbox_parked != Settings.model_fields["sandbox_parked"].default and not is_worker:
-        warnings.append("STACKD_SANDBOX_PARKED: has no effect without SANDBOX_EXECUTOR=worker")
     if settings.sandbox_cpu_quota and settings.sandbox_cgroup_root == "none":
         warnings.append("SANDBOX_CPU_QUOTA_MS: has no effect with SANDBOX_CGROUP_ROOT=none")
 

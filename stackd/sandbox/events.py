@@ -19,10 +19,11 @@ class SandboxTried(Event):
 
 @dataclass(frozen=True, slots=True)
 class CodeRan(Event):
-    """A run of code ended, or could not begin (`unavailable`). `broken`: the types of the rules that it broke."""
+    """A run of code ended, or could not begin (`unavailable`). `was_parked`: a process waited for it; `broken`: the types of the rules that it broke."""
 
     mode: str
     verdict: str
     seconds: float
     cpu_seconds: float
+    was_parked: bool
     broken: tuple[str, ...]

@@ -101,3 +101,9 @@ def start_zygote(options: ZygoteOptions) -> Started:
             raise
     ours.setblocking(False)  # noqa: FBT003  # its own signature
     return Started(process, ours)
+
+
+def start_bare(code: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+    """An interpreter that runs `code` with nothing around it: a floor that the sandbox is measured by."""
+    words = [INTERPRETER, "-I", "-S", "-B", "-c", code]
+    return subprocess.Popen(words, stdin=stdin, stdout=subprocess.PIPE, env={}, cwd="/")

@@ -107,8 +107,10 @@ class Outcome:
         error: None: `result` is what the code returned.
         logs: `{level, message}` each, in order; `is_truncated`: there were more.
         verdict: ok, error, timeout, heartbeat, cpu, memory, output, policy, crash, lost, no result, bad result.
+        duration_ms: from the job's sending to its answer; to the end of its process, where it gave none.
         fetches: how many requests were made for it.
         is_calling: whether it was ended while one was under way.
+        was_parked: whether a process waited for it; else one was made.
     """
 
     result: Json = None
@@ -122,6 +124,7 @@ class Outcome:
     verdict: str = "ok"
     fetches: int = 0
     is_calling: bool = False
+    was_parked: bool = False
 
 
 class Run:
@@ -154,7 +157,9 @@ class Run:
                 tasks.start_soon(self._send, loop, frame)
                 await self._hear(loop)
                 tasks.cancel_scope.cancel()
+            answered = self._clock.monotonic()
             ended = await self._end()
+            over = answered if self._done is not None else self._clock.monotonic()
             for number, lines in pipes.items():
                 lines.read(number)
                 lines.finish()
@@ -163,7 +168,7 @@ class Run:
                 loop.remove_reader(number)
             self._child.kill()
         outcome = self._outcome
-        outcome.duration_ms = round((self._clock.monotonic() - began) * 1000, 3)
+        outcome.duration_ms = round((over - began) * 1000, 3)
         outcome.cpu_ms, outcome.max_rss_bytes = ended.cpu_ms, ended.max_rss_bytes
         self._judge(ended)
         return outcome

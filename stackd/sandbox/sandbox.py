@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -23,6 +22,7 @@ from stackd.sandbox.errors import (
 from stackd.sandbox.events import CodeRan, SandboxTried
 from stackd.sandbox.levels import NAMES, Isolation, judged
 from stackd.sandbox.limits import Limits
+from stackd.sandbox.parked import Parked
 from stackd.sandbox.process import INTERPRETER, ZygoteOptions
 from stackd.sandbox.run import Job, Outcome, Run
 from stackd.sandbox.zygote import Child, Zygote
@@ -31,7 +31,6 @@ from stackd.workflows.model import Code
 
 FORKS: Final = 10_000  # of one zygote; then another takes its place
 INTERPRETER_LOOKS: Final = 10.0  # seconds between looks whether the interpreter was upgraded
-PARKED_FOR: Final = 60.0  # seconds that a child waits for a job
 PROBE: Final = Path(__file__).with_name("probe.py")
 SYNTAX: Final = Path(__file__).with_name("syntax.py")
 PROBED: Final = "/etc/passwd"  # is there everywhere, and nobody's business
@@ -48,7 +47,7 @@ class SandboxOptions:
         mode: `process` (an interpreter of its own for each run) or `worker` (a fork of a loaded one).
         required_level: below it nothing runs.
         at_once: runs at a time, in this process; more wait.
-        parked: children that wait for their jobs in advance, of mode `worker`.
+        parked: children that wait for their jobs in advance, once there has been a job.
         timeout: seconds of a run that nobody has given another.
         limits: that no workflow and no node can go over.
         beat, silence: seconds; as of `Job`.
@@ -82,7 +81,7 @@ class Sandbox:
         self._old: list[Zygote] = []
         self._interpreter: tuple[int, int] | None = None
         self._looked_at = 0.0
-        self._parked: deque[Child] = deque()
+        self._parked: Parked | None = None
         self.isolation: Isolation | None = None
         self.trouble: str | None = None  # why there was no zygote when one was needed last
         self.waiting = self.running = 0
@@ -91,9 +90,10 @@ class Sandbox:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._drop_parked()
         with anyio.CancelScope(shield=True):
             for zygote in [*self._old, *filter(None, [self._zygote])]:
-                await self._close(zygote)
+                await zygote.aclose()
 
     # -- what it can do
 
@@ -107,6 +107,11 @@ class Sandbox:
     def pid(self) -> int | None:
         """Of the zygote, if there is one."""
         return None if self._zygote is None else self._zygote.pid
+
+    @property
+    def parked(self) -> int:
+        """Children that wait for a job now."""
+        return 0 if self._parked is None else len(self._parked)
 
     def problem(self) -> str | None:
         """Why no code is run now; also that nobody has found out yet how well it would be isolated."""
@@ -159,7 +164,11 @@ class Sandbox:
             zygote = await self._ready()
             if (problem := self.problem()) is not None:
                 raise SandboxUnavailableError(problem)
-            return await self._conduct(zygote, job, frame, self.options.mode)
+            try:
+                return await self._conduct(zygote, job, frame, self.options.mode)
+            finally:
+                if self._parked is not None:
+                    self._parked.refill()
 
     async def syntax(self, sources: Sequence[tuple[str, str]]) -> list[Slip | None]:
         """What keeps code from running, for each of (its text, its entry point); None where nothing does.
@@ -204,6 +213,7 @@ class Sandbox:
                 outcome.verdict,
                 outcome.duration_ms / 1000,
                 outcome.cpu_ms / 1000,
+                outcome.was_parked,
                 tuple(one if isinstance(one, str) and one in RULES else "other" for one in broken),
             )
         )
@@ -223,20 +233,24 @@ class Sandbox:
             self._places.release()
 
     async def _conduct(self, zygote: Zygote, job: Job, frame: bytes, mode: str) -> Outcome:
-        child = await self._child(zygote, mode, job.limits.scratch_mb)
+        child, was_parked = await self._child(zygote, mode, job.limits.scratch_mb)
         try:
-            return await Run(child, job, clock=self._clock, memory_by="rlimit").conduct(frame)
+            run = Run(child, job, clock=self._clock, memory_by="rlimit")
+            outcome = await run.conduct(frame)
         finally:
             child.close()
+        outcome.was_parked = was_parked
+        return outcome
 
-    async def _child(self, zygote: Zygote, mode: str, scratch_mb: int) -> Child:
-        now = self._clock.monotonic()
-        while mode == "worker" and not scratch_mb and self._parked:
-            child = self._parked.popleft()
-            if not child.ended.is_set() and now - child.born < PARKED_FOR:
-                return child
-            child.close()
-        return await zygote.fork(mode, scratch_mb=scratch_mb, born=now)
+    async def _child(self, zygote: Zygote, mode: str, scratch_mb: int) -> tuple[Child, bool]:
+        """A process for one job, and whether it was parked."""
+        pool = self._parked
+        if pool is not None and pool.zygote is zygote and not scratch_mb:
+            while (child := pool.take()) is not None:
+                with suppress(SandboxUnavailableError):  # then there is another, or a fresh one
+                    return await zygote.begun(child), True
+        born = self._clock.monotonic()
+        return await zygote.fork(mode, scratch_mb=scratch_mb, born=born), False
 
     # -- the zygote
 
@@ -255,7 +269,7 @@ class Sandbox:
                 self._drop_parked()
             for one in [one for one in self._old if not one.children]:
                 self._old.remove(one)
-                await self._close(one)
+                await one.aclose()
             self._interpreter = await self._identity()
             try:
                 made = await self._fresh()
@@ -267,6 +281,9 @@ class Sandbox:
                 raise
             self._note(None)
             self._zygote = made
+            self._parked = Parked(
+                made, mode=self.options.mode, most=self.options.parked, clock=self._clock
+            )
             return made
 
     async def _fresh(self) -> Zygote:
@@ -276,7 +293,7 @@ class Sandbox:
             self.isolation = await self._tried(made)
         except BaseException:
             with anyio.CancelScope(shield=True):
-                await self._close(made)
+                await made.aclose()
             raise
         return made
 
@@ -315,12 +332,9 @@ class Sandbox:
         return judged(zygote.layers, failed, cgroup="not set up")
 
     def _drop_parked(self) -> None:
-        while self._parked:
-            self._parked.pop().close()
-
-    async def _close(self, zygote: Zygote) -> None:
-        self._drop_parked()
-        await zygote.aclose()
+        if self._parked is not None:
+            self._parked.close()
+            self._parked = None
 
 
 __all__ = ["Sandbox", "SandboxOptions"]

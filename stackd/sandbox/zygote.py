@@ -166,22 +166,56 @@ class Zygote:
             SandboxUnavailableError: it could not be forked.
             SandboxLostError: the zygote has ended meanwhile.
         """
+        while True:
+            try:
+                child = self.ask(mode, scratch_mb=scratch_mb, born=born, cgroup=cgroup)
+            except BlockingIOError:
+                await anyio.wait_writable(self._control)
+            else:
+                return await self.begun(child)
+
+    def ask(self, mode: str, *, scratch_mb: int, born: float, cgroup: int | None = None) -> Child:
+        """A process that was asked for, and may not have begun.
+
+        Raises:
+            SandboxUnavailableError: there is nobody to ask.
+            BlockingIOError: so much is asked for that this has to wait.
+        """
         if not self.is_alive:
             raise SandboxUnavailableError("the sandbox has ended")
         job, theirs = socket.socketpair()
-        out, their_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        err, their_err = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        job.setblocking(False)  # noqa: FBT003  # its own signature
+        out, their_out = os.pipe2(os.O_CLOEXEC)
+        err, their_err = os.pipe2(os.O_CLOEXEC)
         self.forks += 1
-        child = self._children[self.forks] = Child(self.forks, mode, job, out, err, born)
+        child = Child(self.forks, mode, job, out, err, born)
         asked = {"run": child.number, "mode": mode, "scratchMb": scratch_mb}
         files = [theirs.fileno(), their_out, their_err, *([] if cgroup is None else [cgroup])]
         try:
-            for number in (their_out, their_err):
-                os.set_blocking(number, True)  # as above
-            with anyio.move_on_after(FORK_WITHIN):
-                await self._send(json.dumps(asked).encode(), files)
-                await child.started.wait()
+            job.setblocking(False)  # noqa: FBT003  # its own signature
+            os.set_blocking(out, False)  # as above
+            os.set_blocking(err, False)  # as above
+            socket.send_fds(self._control, [json.dumps(asked).encode()], files)
+        except BaseException:
+            child.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(their_out)
+            os.close(their_err)
+        self._children[child.number] = child
+        return child
+
+    async def begun(self, child: Child) -> Child:
+        """`child`, once it has begun.
+
+        Raises:
+            SandboxUnavailableError: it could not be forked. It is closed then, as it is when this is cancelled.
+            SandboxLostError: the zygote has ended meanwhile.
+        """
+        try:
+            if child.pidfd < 0:
+                with anyio.move_on_after(FORK_WITHIN):
+                    await child.started.wait()
             if child.pidfd < 0 and not self.is_alive:
                 raise SandboxLostError  # noqa: TRY301
             if child.pidfd < 0:
@@ -190,20 +224,7 @@ class Zygote:
         except BaseException:
             child.close()
             raise
-        finally:
-            theirs.close()
-            os.close(their_out)
-            os.close(their_err)
         return child
-
-    async def _send(self, content: bytes, files: list[int]) -> None:
-        while True:
-            try:
-                socket.send_fds(self._control, [content], files)
-            except BlockingIOError:
-                await anyio.wait_writable(self._control)
-            else:
-                return
 
     # -- what it tells
 

@@ -110,6 +110,14 @@ class Metrics:
         self._code_waiting = Gauge(
             "stackd_sandbox_waiting", "runs of code that wait for a place", registry=self.registry
         )
+        self._code_parked = Gauge(
+            "stackd_sandbox_parked",
+            "processes that wait for code in advance",
+            registry=self.registry,
+        )
+        self._unparked = self._counter(
+            "stackd_sandbox_unparked_total", "runs of code for which no process waited in advance"
+        )
         self._level = Gauge(
             "stackd_sandbox_level", "how well code is isolated: 3 to 0; none while that is not known",
             ("mode",), registry=self.registry,
@@ -146,6 +154,7 @@ class Metrics:
         """Let the gauges be what is so of `sandbox` now."""
         self._code_running.set(sandbox.running)
         self._code_waiting.set(sandbox.waiting)
+        self._code_parked.set(sandbox.parked)
         self._runs_code.labels(sandbox.options.mode).set(sandbox.problem() is None)
         self._level.clear()
         if sandbox.isolation is not None and sandbox.trouble is None:
@@ -174,6 +183,8 @@ class Metrics:
                 self._labelled(self._code_runs, event.mode, event.verdict).inc()
                 if event.verdict not in ("unavailable", "aborted"):
                     self._labelled(self._code_seconds, event.mode).observe(event.seconds)
+                    if not event.was_parked:
+                        self._unparked.inc()
                 if event.verdict == "heartbeat":
                     self._silent.inc()
                 for kind in event.broken:

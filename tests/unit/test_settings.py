@@ -666,13 +666,12 @@ def test_folder_of_packages_in_the_state_directory_is_taken(box: Box):
 @pytest.mark.parametrize(
     ("given", "warned"),
     [
-        ({"STACKD_SANDBOX_PARKED": "4"}, "STACKD_SANDBOX_PARKED: has no effect without SANDBOX_EXECUTOR=worker"),
         (
             {"SANDBOX_CPU_QUOTA_MS": "50", "SANDBOX_CGROUP_ROOT": "None"},
             "SANDBOX_CPU_QUOTA_MS: has no effect with SANDBOX_CGROUP_ROOT=none",
         ),
     ],
-    ids=["parked", "quota"],
+    ids=["quota"],
 )  # fmt: skip
 def test_setting_of_the_sandbox_without_effect_is_warned_of(
     box: Box, given: dict[str, str], warned: str

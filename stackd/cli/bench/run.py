@@ -19,6 +19,7 @@ from stackd.cli.bench.connectors import measure_connectors
 from stackd.cli.bench.growth import measure_growth
 from stackd.cli.bench.idle import measure_idle
 from stackd.cli.bench.queue import measure_queue
+from stackd.cli.bench.sandbox import measure_sandbox
 from stackd.cli.bench.shapes import measure_shapes
 from stackd.cli.bench.steps import measure_http
 from stackd.cli.bench.webhooks import measure_single, measure_webhooks
@@ -32,6 +33,7 @@ MEASURES: Final[dict[str, Measure]] = {
     "shape": measure_shapes,
     "http": measure_http,
     "connectors": measure_connectors,
+    "sandbox": measure_sandbox,
     "growth": measure_growth,
     "daemon": measure_idle,
 }
