@@ -313,8 +313,8 @@ class Run:
             nap = min(left, max(CPU_LOOKS[0], min(to_cpu, CPU_LOOKS[1])))
             await self._clock.sleep(nap)
             now = self._clock.monotonic()
-            if not self._child.pid:
-                await self._child.find_pid()
+            if not self._child.pid:  # it is none of the short ones, which have the CPU as we do
+                await self._child.give_way()
             before, used = used, max(used, self._child.cpu_ms())
             if used > limits.cpu_ms:
                 self._end_for("cpu", SandboxResourceLimitError("cpu", used, limits.cpu_ms, "clock"))

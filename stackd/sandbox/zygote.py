@@ -21,6 +21,7 @@ from stackd.sandbox.process import Started, ZygoteOptions, start_zygote
 
 START_WITHIN: Final = 10.0  # seconds for a zygote to be ready
 FORK_WITHIN: Final = 10.0
+LOWEST: Final = 19  # priority, as of nice(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Child:
     def cpu_ms(self) -> float:
         """CPU time of all its threads so far, by the kernel's clock of that process (clock_getcpuclockid(3)).
 
-        0 before `find_pid` and after its end.
+        0 before `give_way` and after its end.
         """
         if self.pid <= 0 or self.ended.is_set():
             return 0.0
@@ -88,16 +89,23 @@ class Child:
         except OSError:  # it has just ended
             return 0.0
 
-    async def find_pid(self) -> None:
-        """Learn its number here, in our own namespace of processes; 0 if it has ended."""
+    async def give_way(self) -> None:
+        """Learn its number here, in our own namespace of processes (0 if it has ended), and let it have what others leave.
 
-        def read() -> int:
+        All its threads have the lowest priority from now on, and those that they start.
+        """
+
+        def lower() -> int:
             with contextlib.suppress(OSError, StopIteration):
                 text = Path(f"/proc/self/fdinfo/{self.pidfd}").read_text(encoding="ascii")
-                return next(int(line[4:]) for line in text.splitlines() if line.startswith("Pid:"))
+                pid = next(int(line[4:]) for line in text.splitlines() if line.startswith("Pid:"))
+                for thread in os.listdir(f"/proc/{pid}/task") if pid > 0 else ():  # noqa: PTH208
+                    with contextlib.suppress(OSError):
+                        os.setpriority(os.PRIO_PROCESS, int(thread), LOWEST)
+                return pid
             return 0
 
-        self.pid = await anyio.to_thread.run_sync(read)
+        self.pid = await anyio.to_thread.run_sync(lower)
 
     def close(self) -> None:
         """Let go of everything. It must have ended, or ends by that."""
