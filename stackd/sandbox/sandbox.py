@@ -169,6 +169,8 @@ class Sandbox:
             finally:
                 if self._parked is not None:
                     self._parked.refill()
+                if self._old:
+                    await self._close_old()
 
     async def syntax(self, sources: Sequence[tuple[str, str]]) -> list[Slip | None]:
         """What keeps code from running, for each of (its text, its entry point); None where nothing does.
@@ -267,9 +269,7 @@ class Sandbox:
                 self._zygote = None
                 self._old.append(zygote)
                 self._drop_parked()
-            for one in [one for one in self._old if not one.children]:
-                self._old.remove(one)
-                await one.aclose()
+            await self._close_old()
             self._interpreter = await self._identity()
             try:
                 made = await self._fresh()
@@ -285,6 +285,14 @@ class Sandbox:
                 made, mode=self.options.mode, most=self.options.parked, clock=self._clock
             )
             return made
+
+    async def _close_old(self) -> None:
+        """End those zygotes that were replaced and whose last run is over."""
+        over = [one for one in self._old if not one.children]
+        self._old = [one for one in self._old if one.children]
+        with anyio.CancelScope(shield=True):
+            for one in over:
+                await one.aclose()
 
     async def _fresh(self) -> Zygote:
         """Another zygote, and how well it isolates."""
