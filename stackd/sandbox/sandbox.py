@@ -235,6 +235,10 @@ class Sandbox:
             self._places.release()
 
     async def _conduct(self, zygote: Zygote, job: Job, frame: bytes, mode: str) -> Outcome:
+        if mode == "worker" and not zygote.has_asyncio and "asyncio" in job.code:
+            zygote.has_asyncio = True
+            if self._parked is not None:
+                self._parked.close()
         child, was_parked = await self._child(zygote, mode, job.limits.scratch_mb)
         try:
             run = Run(child, job, clock=self._clock, memory_by="rlimit")

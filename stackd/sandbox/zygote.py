@@ -118,7 +118,10 @@ class Child:
 
 
 class Zygote:
-    """One zygote, from `started` to `aclose`. Once it is gone, it stays gone: `is_alive` says so."""
+    """One zygote, from `started` to `aclose`. Once it is gone, it stays gone: `is_alive` says so.
+
+    `has_asyncio`: what is forked from now on finds it loaded.
+    """
 
     def __init__(self, started: Started) -> None:
         self._started = started
@@ -127,6 +130,7 @@ class Zygote:
         self._ready = anyio.Event()
         self.layers: dict[str, Any] = {}
         self.forks = 0
+        self.has_asyncio = False
 
     @classmethod
     async def started(cls, options: ZygoteOptions, *, clock: Clock) -> Zygote:
@@ -196,7 +200,12 @@ class Zygote:
         err, their_err = os.pipe2(os.O_CLOEXEC)
         self.forks += 1
         child = Child(self.forks, mode, job, out, err, born)
-        asked = {"run": child.number, "mode": mode, "scratchMb": scratch_mb}
+        asked = {
+            "run": child.number,
+            "mode": mode,
+            "scratchMb": scratch_mb,
+            "asyncio": self.has_asyncio,
+        }
         files = [theirs.fileno(), their_out, their_err, *([] if cgroup is None else [cgroup])]
         try:
             job.setblocking(False)  # noqa: FBT003  # its own signature

@@ -95,3 +95,22 @@ async def test_nothing_is_left_of_processes_that_waited() -> None:
 
     assert psutil.Process().children() == []
     assert psutil.Process().num_fds() == before
+
+
+@pytest.mark.parametrize("mode", ["worker", "process"])
+async def test_code_that_waits_has_a_loop_and_other_code_after_it_runs_as_before(mode: str) -> None:
+    waits = """
+import asyncio
+async def run(params, context):
+    return await asyncio.gather(*(asyncio.sleep(0, number) for number in range(3)))
+"""
+    plain = "async def run(params, context):\n    return 1\n"
+    async with made(mode) as sandbox:
+        found = [await sandbox.run(Job(code, {}, {})) for code in (plain, waits, waits, plain)]
+
+    assert [(one.error, one.result) for one in found] == [
+        (None, 1),
+        (None, [0, 1, 2]),
+        (None, [0, 1, 2]),
+        (None, 1),
+    ]
