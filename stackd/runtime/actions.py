@@ -73,7 +73,7 @@ class Actions:
         retry = _retry(node)
         while True:
             tried = row._replace(attempt=row.attempt + 1, status=NodeStatus.RUNNING)
-            context = self._context(node, tried, params, is_large=size > LARGE)
+            context = self._context(frame, node, tried, params, is_large=size > LARGE)
             call, failure = None, None
             try:
                 call = await self._prepared(node, params, context)
@@ -220,7 +220,13 @@ class Actions:
         return None
 
     def _context(
-        self, node: GraphNode, row: NodeRow, params: dict[str, Json], *, is_large: bool
+        self,
+        frame: Frame,
+        node: GraphNode,
+        row: NodeRow,
+        params: dict[str, Json],
+        *,
+        is_large: bool,
     ) -> NodeContext:
         events, execution_id = self._tools.events, self._execution_id
         return NodeContext(
@@ -229,7 +235,7 @@ class Actions:
             blobs=self._tools.blobs,
             unsafe=node.effect is Effect.UNSAFE,
             idempotency_key=row.idempotency_key,
-            timeout=_timeout(node, params, self._tools.sandbox),
+            timeout=_timeout(frame, node, params, self._tools.sandbox),
             max_bytes=self._tools.limits.output,
             tell_sent=lambda: events.emit(NodeSent(execution_id, row.key, row.attempt)),
             tell_answered=lambda: events.emit(NodeAnswered(execution_id, row.key, row.attempt)),
@@ -352,10 +358,12 @@ def _described(row: NodeRow, context: NodeContext) -> NodeRow:
     return row._replace(metadata=dumps(told))
 
 
-def _timeout(node: GraphNode, params: dict[str, Json], sandbox: Sandbox | None) -> float:
+def _timeout(
+    frame: Frame, node: GraphNode, params: dict[str, Json], sandbox: Sandbox | None
+) -> float:
     """Seconds: the smaller of what the node and its parameters name, else the default."""
     if node.runtime is not None:  # its parameters are the code's; it is bounded from when it begins
-        return node.timeout or patience_of(sandbox, node.runtime)
+        return node.timeout or patience_of(sandbox, frame, node, node.runtime)
     own = params.get("timeoutMs")
     named = [] if node.timeout is None else [node.timeout]
     if isinstance(own, int | float) and not isinstance(own, bool):

@@ -181,10 +181,10 @@ def _place(key: str) -> str:
     return ITERATION.sub("", key)
 
 
-def patience_of(sandbox: Sandbox | None, code: Code) -> float:
+def patience_of(sandbox: Sandbox | None, frame: Frame, node: GraphNode, code: Code) -> float:
     """Seconds for a run, with the wait for a place. Its own time begins when it has one."""
-    own = 0.0 if sandbox is None else sandbox.options.timeout
-    return (own if code.timeout_ms is None else code.timeout_ms / 1000) + PLACE_TIMEOUT
+    own = 0.0 if sandbox is None else limits_of(sandbox, frame, node, code).timeout
+    return own + PLACE_TIMEOUT
 
 
 def limits_of(sandbox: Sandbox, frame: Frame, node: GraphNode, code: Code) -> Limits:

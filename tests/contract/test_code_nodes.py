@@ -280,6 +280,20 @@ async def test_a_request_of_which_nobody_knows_what_became_leaves_the_node_uncer
     assert len(world.http.requests) == 1
 
 
+async def test_the_time_that_a_workflow_gives_its_code_is_what_a_request_of_it_may_take(
+    world: World,
+) -> None:
+    source = """
+        def run(params, context, fetch):
+            fetch("https://a.example/x", timeout=100)
+    """
+
+    row = await ran(world, code(source, runtime="fetch: true", top="runtime: {timeoutMs: 90000}\n"))
+
+    assert row.status is NodeStatus.COMPLETED, row.error
+    assert world.http.requests[0].timeout == 100
+
+
 async def test_requests_of_a_keyed_node_carry_its_key_each_its_own(world: World) -> None:
     source = """
         def run(params, context, fetch):
