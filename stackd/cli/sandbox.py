@@ -377,4 +377,4 @@ def _options(settings: Settings) -> SandboxOptions:
     with loading():
         from stackd.sandbox.options import options_of
 
-    return options_of(settings)
+    return replace(options_of(settings), parked=0)  # nothing comes after the one run
