@@ -128,13 +128,16 @@ class Outcome:
 
 
 class Run:
-    """A process and its job. `conduct` once."""
+    """A process and its job. `conduct` once. `priority`: as of nice(1), once it has run for more than a moment."""
 
-    def __init__(self, child: Child, job: Job, *, clock: Clock, memory_by: str) -> None:
+    def __init__(
+        self, child: Child, job: Job, *, clock: Clock, memory_by: str, priority: int
+    ) -> None:
         self._child = child
         self._job = job
         self._clock = clock
         self._memory_by = memory_by
+        self._priority = priority
         self._outcome = Outcome()
         self._kept = self._received = 0
         self._done: dict[str, Any] | None = None
@@ -314,7 +317,7 @@ class Run:
             await self._clock.sleep(nap)
             now = self._clock.monotonic()
             if not self._child.pid:  # it is none of the short ones, which have the CPU as we do
-                await self._child.give_way()
+                await self._child.give_way(self._priority)
             before, used = used, max(used, self._child.cpu_ms())
             if used > limits.cpu_ms:
                 self._end_for("cpu", SandboxResourceLimitError("cpu", used, limits.cpu_ms, "clock"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,11 @@ from stackd.workflows.model import Code
 
 FORKS: Final = 10_000  # of one zygote; then another takes its place
 INTERPRETER_LOOKS: Final = 10.0  # seconds between looks whether the interpreter was upgraded
+CROWD: Final = 4 * (os.cpu_count() or 1)  # runs at a time that leave us our share of the CPU
+# Priorities as of nice(1): a tenth of the CPU beside who wants all of it, which honest code needs on a busy machine;
+# and a hundredth, for those beyond the crowd, without which they would leave us nothing.
+LOWER: Final = 10
+LOWEST: Final = 19
 PROBE: Final = Path(__file__).with_name("probe.py")
 SYNTAX: Final = Path(__file__).with_name("syntax.py")
 PROBED: Final = "/etc/passwd"  # is there everywhere, and nobody's business
@@ -241,7 +247,9 @@ class Sandbox:
                 self._parked.close()
         child, was_parked = await self._child(zygote, mode, job.limits.scratch_mb)
         try:
-            run = Run(child, job, clock=self._clock, memory_by="rlimit")
+            crowded = self.running > CROWD
+            priority = LOWEST if crowded else LOWER
+            run = Run(child, job, clock=self._clock, memory_by="rlimit", priority=priority)
             outcome = await run.conduct(frame)
         finally:
             child.close()

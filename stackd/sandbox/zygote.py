@@ -21,7 +21,6 @@ from stackd.sandbox.process import Started, ZygoteOptions, start_zygote
 
 START_WITHIN: Final = 10.0  # seconds for a zygote to be ready
 FORK_WITHIN: Final = 10.0
-LOWEST: Final = 19  # priority, as of nice(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +88,10 @@ class Child:
         except OSError:  # it has just ended
             return 0.0
 
-    async def give_way(self) -> None:
-        """Learn its number here, in our own namespace of processes (0 if it has ended), and let it have what others leave.
+    async def give_way(self, priority: int) -> None:
+        """Learn its number here, in our own namespace of processes (0 if it has ended), and let others go first.
 
-        All its threads have the lowest priority from now on, and those that they start.
+        All its threads have `priority`, as of nice(1), from now on, and those that they start.
         """
 
         def lower() -> int:
@@ -101,7 +100,7 @@ class Child:
                 pid = next(int(line[4:]) for line in text.splitlines() if line.startswith("Pid:"))
                 for thread in os.listdir(f"/proc/{pid}/task") if pid > 0 else ():  # noqa: PTH208
                     with contextlib.suppress(OSError):
-                        os.setpriority(os.PRIO_PROCESS, int(thread), LOWEST)
+                        os.setpriority(os.PRIO_PROCESS, int(thread), priority)
                 return pid
             return 0
 
