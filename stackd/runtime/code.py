@@ -153,6 +153,7 @@ class CodeRun:
             "isolation": {
                 "mode": sandbox.options.mode,
                 **({} if isolation is None else isolation.told()),
+                **({"notEnforced": list(outcome.not_enforced)} if outcome.not_enforced else {}),
             },
             "logs": list(outcome.logs),
         }

@@ -92,7 +92,7 @@ class SandboxResourceLimitError(SandboxPolicyViolationError):
             },
             code=f"sandbox.{resource}",
         )
-        self.resource, self.usage, self.limit = resource, usage, limit
+        self.resource, self.usage, self.limit, self.source = resource, usage, limit, source
 
 
 class SandboxLostError(SandboxError):

@@ -22,6 +22,7 @@ PROBES: Final = {
     "attack": "make namespaces of its own",
     "names": "see which files the host has",
     "processes": "list processes",
+    "group": "leave its cgroup or raise its limits",
     "memory": "take more memory than it may",
 }
 _ALWAYS: Final = ("files", "network", "fork", "writing", "signals", "limits", "calls", "attack")
@@ -75,11 +76,12 @@ def judged(
 ) -> Isolation:
     """The level, from what got out. `cgroup`: why there is none to bound runs by; None: there is one."""
     missing = []
+    by_cgroup = cgroup is None and "group" not in failed and "bomb" not in failed
     if any(name in failed for name in _ALWAYS):
         level = 0
     elif not layers["namespaces"] or "names" in failed or "processes" in failed:
         level = 1
-    elif cgroup is not None or "memory" in failed:
+    elif not by_cgroup or "memory" in failed:
         level = 2
     else:
         level = 3
@@ -95,14 +97,13 @@ def judged(
             f"no cgroup of its own ({cgroup}): memory is bounded per process, and there is no CPU quota"
         )
     missing += [f"{name}: {what}" for name, what in failed.items()]
-    by_cgroup = cgroup is None
     return Isolation(
         level,
         {name: layers[name] for name in ("namespaces", "seccomp", "landlock", "uid")},
         {
             "memory": "cgroup" if by_cgroup else "rlimit",
             "cpuQuota": "cgroup" if by_cgroup else "none",
-            "processes": "seccomp",
+            "processes": "cgroup" if by_cgroup else "seccomp",
         },
         tuple(missing),
         dict(failed),

@@ -7,6 +7,7 @@ from collections import deque
 from typing import Final
 
 from stackd.core.clock import Clock
+from stackd.sandbox.cgroups import Cgroups, Group
 from stackd.sandbox.errors import SandboxUnavailableError
 from stackd.sandbox.zygote import Child, Zygote
 
@@ -16,9 +17,12 @@ PARKED_FOR: Final = 60.0  # seconds that one waits for a job; on an idle box the
 class Parked:
     """Up to `most` children of one zygote. Nothing is waited for here: who takes one waits until it has begun."""
 
-    def __init__(self, zygote: Zygote, *, mode: str, most: int, clock: Clock) -> None:
+    def __init__(
+        self, zygote: Zygote, *, mode: str, most: int, clock: Clock, groups: Cgroups | None = None
+    ) -> None:
         self.zygote = zygote
         self._mode = mode
+        self._groups = groups
         self._most = most
         self._clock = clock
         self._waiting: deque[Child] = deque()  # the oldest first
@@ -40,12 +44,18 @@ class Parked:
     def refill(self) -> None:
         """Ask for those that are missing, after a use. What cannot be had now is asked for after the next."""
         self._drop_old()
+        group: Group | None = None
         try:
             while self.zygote.is_alive and len(self._waiting) < self._most:
+                group = None
+                if self._groups is not None and (group := self._groups.spare()) is None:
+                    break  # the next use makes more, on a thread
                 now = self._clock.monotonic()
-                self._waiting.append(self.zygote.ask(self._mode, scratch_mb=0, born=now))
+                asked = self.zygote.ask(self._mode, scratch_mb=0, born=now, group=group)
+                self._waiting.append(asked)
         except (OSError, SandboxUnavailableError):
-            pass
+            if group is not None:
+                group.remove()
         self._arm()
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ def run(params, context):
         "signals": lambda: os.kill(os.getppid() or 1, 0),
         "limits": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096)),
         "calls": lambda: os.memfd_create("probe"),
+        "group": lambda: leave(params["group"]),
         "memory": lambda: bytearray((params["memoryMb"] + 128) << 20),
     }
     return {name: found for name, one in attempts.items() if (found := tried(one)) is not None}
@@ -30,6 +31,23 @@ def attack(params, context):
     """Ends the process, by the kernel."""
     calls().unshare(signal.SIGCHLD)
     return "it was not ended"
+
+
+def bomb(params, context):
+    """Outgrows its cgroup with memory that it has really written to."""
+    return len([b"x" * (1 << 20) for _ in range(params["memoryMb"] + 16)])
+
+
+def leave(group):
+    """Raise what its own cgroup may take, or go to the one above."""
+    denied = 0
+    for name in ("memory.max", "cpu.max", "pids.max", "cgroup.procs", "../cgroup.procs"):
+        try:
+            open(f"{group}/{name}", "w").close()
+        except OSError:
+            denied += 1
+    if denied == 5:
+        raise PermissionError
 
 
 def calls():

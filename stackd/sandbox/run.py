@@ -18,6 +18,7 @@ from stackd.core.aside import aside_if
 from stackd.core.clock import Clock
 from stackd.core.errors import InputError
 from stackd.core.json import LARGE, Json, dumps, loads_strict
+from stackd.sandbox.cgroups import Usage
 from stackd.sandbox.child.frames import LENGTH
 from stackd.sandbox.errors import (
     SandboxCodeError,
@@ -108,8 +109,11 @@ class Outcome:
         logs: `{level, message}` each, in order; `is_truncated`: there were more.
         verdict: ok, error, timeout, heartbeat, cpu, memory, output, policy, crash, lost, no result, bad result.
         duration_ms: from the job's sending to its answer; to the end of its process, where it gave none.
+        peak_bytes: memory that its cgroup has counted at most; None: it had none, or its kernel is older than 5.19.
+        throttled: in how many periods of 100 ms it had to wait for its CPU quota.
         fetches: how many requests were made for it.
         is_calling: whether it was ended while one was under way.
+        not_enforced: limits that were asked for and that nothing here enforces.
         was_parked: whether a process waited for it; else one was made.
     """
 
@@ -121,10 +125,19 @@ class Outcome:
     duration_ms: float = 0.0
     cpu_ms: float = 0.0
     max_rss_bytes: int = 0
+    peak_bytes: int | None = None
+    throttled: int = 0
     verdict: str = "ok"
     fetches: int = 0
     is_calling: bool = False
     was_parked: bool = False
+    not_enforced: tuple[str, ...] = ()
+
+    @property
+    def limited_by(self) -> str | None:
+        """What noticed that it took too much, where that is how it ended."""
+        error = self.error
+        return error.source if isinstance(error, SandboxResourceLimitError) else None
 
 
 class Run:
@@ -140,6 +153,7 @@ class Run:
         self._priority = priority
         self._outcome = Outcome()
         self._kept = self._received = 0
+        self._usage = Usage()
         self._done: dict[str, Any] | None = None
         self._ended_for: tuple[str, SandboxError] | None = None
         self._seen = clock.monotonic()
@@ -162,6 +176,8 @@ class Run:
                 tasks.cancel_scope.cancel()
             answered = self._clock.monotonic()
             ended = await self._end()
+            if self._child.group is not None:
+                self._usage = await anyio.to_thread.run_sync(self._child.group.usage)
             over = answered if self._done is not None else self._clock.monotonic()
             for number, lines in pipes.items():
                 lines.read(number)
@@ -172,7 +188,9 @@ class Run:
             self._child.kill()
         outcome = self._outcome
         outcome.duration_ms = round((over - began) * 1000, 3)
-        outcome.cpu_ms, outcome.max_rss_bytes = ended.cpu_ms, ended.max_rss_bytes
+        outcome.cpu_ms = max(ended.cpu_ms, self._usage.cpu_ms)
+        outcome.max_rss_bytes = ended.max_rss_bytes
+        outcome.peak_bytes, outcome.throttled = self._usage.peak_bytes, self._usage.throttled
         self._judge(ended)
         return outcome
 
@@ -306,7 +324,9 @@ class Run:
         """Look at the kernel's clocks until the run is over, or has to be."""
         limits, job = self._job.limits, self._job
         used = 0.0
+        throttled = 0
         looked = began
+        group = self._child.group if limits.cpu_quota_ms is not None else None
         while self._done is None and self._ended_for is None:
             left = limits.timeout - (self._clock.monotonic() - began)
             if left <= 0:
@@ -324,6 +344,8 @@ class Run:
                 return
             if used > before + 0.5 or self._outcome.is_calling or now - looked > nap + LATE:
                 self._seen = now  # it works, or waits for us, or we are who stood still
+            if group is not None and (count := group.throttled()) > throttled:
+                throttled, self._seen = count, now  # it would work if it might
             looked = now
             if job.beat and now - self._seen > job.silence:
                 self._end_for(
@@ -379,6 +401,10 @@ class Run:
         if os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
             name = signal.Signals(number).name if number < signal.SIGRTMIN else str(number)
+            if number == signal.SIGKILL and self._usage.oom_kills:
+                limit = limits.memory_mb * 1024 * 1024
+                used = self._usage.peak_bytes or limit
+                return "memory", SandboxResourceLimitError("memory", used, limit, "cgroup")
             if number == signal.SIGSYS:
                 return "policy", SandboxPolicyViolationError(
                     "the code made a system call that only attacks make, and was ended by the kernel",

@@ -15,6 +15,7 @@ from stackd.core.aside import aside_if
 from stackd.core.clock import Clock
 from stackd.core.events import EventBus
 from stackd.core.json import Json
+from stackd.sandbox.cgroups import Cgroups, CgroupsError, Group
 from stackd.sandbox.errors import (
     SandboxError,
     SandboxPolicyViolationError,
@@ -88,6 +89,8 @@ class Sandbox:
         self._interpreter: tuple[int, int] | None = None
         self._looked_at = 0.0
         self._parked: Parked | None = None
+        self._groups: Cgroups | None = None
+        self._ungrouped: str | None = None  # why runs have no cgroups
         self.isolation: Isolation | None = None
         self.trouble: str | None = None  # why there was no zygote when one was needed last
         self.waiting = self.running = 0
@@ -100,6 +103,8 @@ class Sandbox:
         with anyio.CancelScope(shield=True):
             for zygote in [*self._old, *filter(None, [self._zygote])]:
                 await zygote.aclose()
+            if self._groups is not None:
+                await anyio.to_thread.run_sync(self._groups.close)
 
     # -- what it can do
 
@@ -245,26 +250,76 @@ class Sandbox:
             zygote.has_asyncio = True
             if self._parked is not None:
                 self._parked.close()
-        child, was_parked = await self._child(zygote, mode, job.limits.scratch_mb)
+        child, was_parked = await self._child(zygote, mode, job.limits)
         try:
             crowded = self.running > CROWD
             priority = LOWEST if crowded else LOWER
             run = Run(child, job, clock=self._clock, memory_by="rlimit", priority=priority)
             outcome = await run.conduct(frame)
+            if job.limits.cpu_quota_ms is not None and child.group is None:
+                outcome.not_enforced = ("cpuQuota",)
         finally:
             child.close()
         outcome.was_parked = was_parked
         return outcome
 
-    async def _child(self, zygote: Zygote, mode: str, scratch_mb: int) -> tuple[Child, bool]:
+    async def _child(self, zygote: Zygote, mode: str, limits: Limits) -> tuple[Child, bool]:
         """A process for one job, and whether it was parked."""
         pool = self._parked
-        if pool is not None and pool.zygote is zygote and not scratch_mb:
+        if pool is not None and pool.zygote is zygote and not limits.scratch_mb:
             while (child := pool.take()) is not None:
                 with suppress(SandboxUnavailableError):  # then there is another, or a fresh one
-                    return await zygote.begun(child), True
+                    await zygote.begun(child)
+                    await self._limited(child, limits)
+                    return child, True
         born = self._clock.monotonic()
-        return await zygote.fork(mode, scratch_mb=scratch_mb, born=born), False
+        group = await self._group(limits)
+        child = await zygote.fork(mode, scratch_mb=limits.scratch_mb, born=born, group=group)
+        return child, False
+
+    async def _group(self, limits: Limits) -> Group | None:
+        """A cgroup for one run, with its limits."""
+        groups, most = self._groups, self._spares()
+        if groups is None:
+            return None
+
+        def make() -> Group:
+            made = groups.made()
+            try:
+                made.limit(limits)
+                groups.stock(most)
+            except BaseException:
+                made.remove()
+                raise
+            return made
+
+        try:
+            return await anyio.to_thread.run_sync(make)
+        except OSError as error:
+            raise SandboxUnavailableError(f"there is no cgroup for a run: {error}") from error
+
+    async def _limited(self, child: Child, limits: Limits) -> None:
+        """`child`, which was parked, is bounded by its cgroup as `limits` say."""
+        groups, group, most = self._groups, child.group, self._spares()
+        if groups is None or group is None:
+            return
+
+        def limit() -> None:
+            group.limit(limits)
+            groups.stock(most)
+
+        try:
+            await anyio.to_thread.run_sync(limit)
+        except BaseException as error:
+            child.close()
+            if isinstance(error, OSError):
+                words = f"the cgroup of a run cannot be limited: {error}"
+                raise SandboxUnavailableError(words) from error
+            raise
+
+    def _spares(self) -> int:
+        """Groups that shall be there for processes that are parked next."""
+        return 0 if self._parked is None else self.options.parked
 
     # -- the zygote
 
@@ -294,7 +349,11 @@ class Sandbox:
             self._note(None)
             self._zygote = made
             self._parked = Parked(
-                made, mode=self.options.mode, most=self.options.parked, clock=self._clock
+                made,
+                mode=self.options.mode,
+                most=self.options.parked,
+                clock=self._clock,
+                groups=self._groups,
             )
             return made
 
@@ -308,14 +367,40 @@ class Sandbox:
 
     async def _fresh(self) -> Zygote:
         """Another zygote, and how well it isolates."""
+        await self._have_groups()
         made = await Zygote.started(self.options.zygote, clock=self._clock)
         try:
+            if self._groups is not None:
+                try:
+                    await anyio.to_thread.run_sync(self._groups.adopt, made.pid)
+                except CgroupsError as error:
+                    await self._have_no_groups(error.reason)
             self.isolation = await self._tried(made)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await made.aclose()
             raise
         return made
+
+    async def _have_groups(self) -> None:
+        """Cgroups for runs, where there can be any; an operator who names a place gets that or nothing."""
+        if self._groups is not None or self._ungrouped is not None:
+            return
+        root = self.options.cgroup_root
+        uid = self.options.zygote.uid if os.geteuid() == 0 else None
+        try:
+            self._groups = await anyio.to_thread.run_sync(lambda: Cgroups.opened(root, uid=uid))
+        except CgroupsError as error:
+            await self._have_no_groups(error.reason)
+
+    async def _have_no_groups(self, reason: str) -> None:
+        """Go on without cgroups, unless the operator has named a place for them."""
+        groups, self._groups = self._groups, None
+        if groups is not None:
+            await anyio.to_thread.run_sync(groups.close)
+        if self.options.cgroup_root not in ("auto", "none"):
+            raise SandboxUnavailableError(f"SANDBOX_CGROUP_ROOT: {reason}")
+        self._ungrouped = reason
 
     def _note(self, trouble: str | None) -> None:
         """Keep, and say, what came of making a zygote."""
@@ -337,7 +422,12 @@ class Sandbox:
 
     async def _tried(self, zygote: Zygote) -> Isolation:
         """How well it isolates: what tries to get out of a run is told by what it managed."""
-        params: dict[str, Json] = {"file": PROBED, "memoryMb": PROBE_LIMITS.memory_mb}
+        groups = self._groups
+        params: dict[str, Json] = {
+            "file": PROBED,
+            "memoryMb": PROBE_LIMITS.memory_mb,
+            "group": "/sys/fs/cgroup" if groups is None else str(groups.path / "zygote"),
+        }
         code = await anyio.to_thread.run_sync(PROBE.read_text, "utf-8")
         job = Job(code, params, {}, filename="<probe>", limits=PROBE_LIMITS)
         found = await self._conduct(zygote, job, job.told(packages=False), self.options.mode)
@@ -349,7 +439,12 @@ class Sandbox:
         ended = await self._conduct(zygote, job, job.told(packages=False), self.options.mode)
         if ended.verdict != "policy":
             failed["attack"] = "was not ended"
-        return judged(zygote.layers, failed, cgroup="not set up")
+        if groups is not None:
+            job = replace(job, entry_point="bomb")
+            ended = await self._conduct(zygote, job, job.told(packages=False), self.options.mode)
+            if (by := ended.limited_by) != "cgroup":
+                failed["bomb"] = f"took all memory of its cgroup and was ended by {by or 'nothing'}"
+        return judged(zygote.layers, failed, cgroup=self._ungrouped)
 
     def _drop_parked(self) -> None:
         if self._parked is not None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import anyio
 
 from stackd.core.clock import Clock
+from stackd.sandbox.cgroups import Group
 from stackd.sandbox.errors import SandboxLostError, SandboxUnavailableError
 from stackd.sandbox.process import Started, ZygoteOptions, start_zygote
 
@@ -43,6 +44,7 @@ class Child:
         job: our end of its socket.
         out, err: our ends of its pipes.
         pidfd: names it, whatever becomes of its number.
+        group: its cgroup, removed once it is closed and has ended.
         born: by the monotonic clock.
     """
 
@@ -52,6 +54,7 @@ class Child:
     out: int
     err: int
     born: float
+    group: Group | None = None
     pidfd: int = -1
     pid: int = 0
     problem: str | None = None
@@ -64,6 +67,8 @@ class Child:
         self.ending = ending
         self.started.set()
         self.ended.set()
+        if self.out < 0:
+            self._leave()
 
     def failed(self, problem: str) -> None:
         """It was never there."""
@@ -75,6 +80,8 @@ class Child:
         if self.pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        if self.group is not None and not self.ended.is_set():
+            self.group.kill()
 
     def cpu_ms(self) -> float:
         """CPU time of all its threads so far, by the kernel's clock of that process (clock_getcpuclockid(3)).
@@ -114,6 +121,12 @@ class Child:
             if number >= 0:
                 os.close(number)
         self.out = self.err = self.pidfd = -1
+        if self.ended.is_set():
+            self._leave()
+
+    def _leave(self) -> None:
+        if self.group is not None:
+            self.group.remove()
 
 
 class Zygote:
@@ -169,7 +182,7 @@ class Zygote:
         return len(self._children)
 
     async def fork(
-        self, mode: str, *, scratch_mb: int, born: float, cgroup: int | None = None
+        self, mode: str, *, scratch_mb: int, born: float, group: Group | None = None
     ) -> Child:
         """A process that waits for its job.
 
@@ -177,16 +190,21 @@ class Zygote:
             SandboxUnavailableError: it could not be forked.
             SandboxLostError: the zygote has ended meanwhile.
         """
-        while True:
-            try:
-                child = self.ask(mode, scratch_mb=scratch_mb, born=born, cgroup=cgroup)
-            except BlockingIOError:
-                await anyio.wait_writable(self._control)
-            else:
-                return await self.begun(child)
+        try:
+            while True:
+                try:
+                    child = self.ask(mode, scratch_mb=scratch_mb, born=born, group=group)
+                except BlockingIOError:
+                    await anyio.wait_writable(self._control)
+                else:
+                    return await self.begun(child)
+        except BaseException:
+            if group is not None:
+                group.remove()
+            raise
 
-    def ask(self, mode: str, *, scratch_mb: int, born: float, cgroup: int | None = None) -> Child:
-        """A process that was asked for, and may not have begun.
+    def ask(self, mode: str, *, scratch_mb: int, born: float, group: Group | None = None) -> Child:
+        """A process that was asked for, and may not have begun. `group`: its cgroup, which is its own once this returns.
 
         Raises:
             SandboxUnavailableError: there is nobody to ask.
@@ -198,14 +216,14 @@ class Zygote:
         out, their_out = os.pipe2(os.O_CLOEXEC)
         err, their_err = os.pipe2(os.O_CLOEXEC)
         self.forks += 1
-        child = Child(self.forks, mode, job, out, err, born)
+        child = Child(self.forks, mode, job, out, err, born, group)
         asked = {
             "run": child.number,
             "mode": mode,
             "scratchMb": scratch_mb,
             "asyncio": self.has_asyncio,
         }
-        files = [theirs.fileno(), their_out, their_err, *([] if cgroup is None else [cgroup])]
+        files = [theirs.fileno(), their_out, their_err, *([] if group is None else [group.fd])]
         try:
             job.setblocking(False)  # noqa: FBT003  # its own signature
             os.set_blocking(out, False)  # as above

@@ -173,7 +173,8 @@ class Zygote:
         if self._is_contained:
             if scratch:
                 root.mount_scratch(scratch)
-            linux.unshare(linux.NEWUSER)  # owns nothing, and counts its threads by itself
+            # Owns nothing, counts its threads by itself, and has no cgroup but its own to speak of.
+            linux.unshare(linux.NEWUSER | linux.NEWCGROUP)
         for kind, most in (
             (resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, FILES), (resource.RLIMIT_MEMLOCK, 0),
             (resource.RLIMIT_MSGQUEUE, 0),
@@ -214,14 +215,8 @@ def main(asked: dict[str, Any]) -> None:
             stage = root.build(asked["packages"])
             _become_user(uid, gid)
         linux.unshare(
-            linux.NEWUSER
-            | linux.NEWNS
-            | linux.NEWPID
-            | linux.NEWNET
-            | linux.NEWIPC
-            | linux.NEWUTS
-            | linux.NEWCGROUP
-        )
+            linux.NEWUSER | linux.NEWNS | linux.NEWPID | linux.NEWNET | linux.NEWIPC | linux.NEWUTS
+        )  # each run has a namespace of cgroups: we fork into groups that are beside ours
         linux.map_ids(uid, gid)
         if stage is None:
             stage = root.build(asked["packages"])
