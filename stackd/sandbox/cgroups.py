@@ -93,7 +93,8 @@ def settings_of(limits: Limits) -> dict[str, str]:
     """What is written to which file of a run's group."""
     quota = limits.cpu_quota_ms
     return {
-        "memory.max": str(limits.memory_mb * MIB),
+        # Files in the run's folder are memory, too, and counted here.
+        "memory.max": str((limits.memory_mb + limits.scratch_mb) * MIB),
         "memory.swap.max": "0",
         "memory.oom.group": "1",
         "cpu.max": f"{'max' if quota is None else quota * 1000} {PERIOD_US}",

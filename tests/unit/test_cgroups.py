@@ -78,6 +78,10 @@ def test_a_run_is_told_its_limits_in_the_units_of_the_kernel() -> None:
     }
 
 
+def test_what_a_run_may_write_comes_on_top_of_its_memory() -> None:
+    assert settings_of(Limits(memory_mb=64, scratch_mb=16))["memory.max"] == "83886080"
+
+
 def test_a_run_without_a_quota_has_as_much_cpu_as_there_is() -> None:
     assert settings_of(Limits())["cpu.max"] == "max 100000"
 
