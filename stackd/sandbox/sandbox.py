@@ -376,10 +376,16 @@ class Sandbox:
                 except CgroupsError as error:
                     await self._have_no_groups(error.reason)
             self.isolation = await self._tried(made)
-        except BaseException:
+        except BaseException as error:
             with anyio.CancelScope(shield=True):
                 await made.aclose()
-            raise
+            if self._groups is None or not isinstance(error, SandboxUnavailableError):
+                raise
+            # It may be for the cgroups that nothing runs, as where a daemon that is root forks as another user.
+            await self._have_no_groups(
+                f"runs cannot be had in {self._groups.path}: {error.message}"
+            )
+            return await self._fresh()
         return made
 
     async def _have_groups(self) -> None:
