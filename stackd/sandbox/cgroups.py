@@ -212,7 +212,9 @@ class Cgroups:
     def adopt(self, pid: int) -> None:
         """Move the zygote `pid` beside its runs to be: who forks into a group must be allowed to write where both are."""
         try:
-            (self.path / "zygote" / "cgroup.procs").write_text(str(pid), encoding="ascii")
+            # The one that forks is the first process of its namespace, and a child of the one that was started.
+            for one in [str(pid), *_text(f"/proc/{pid}/task/{pid}/children").split()]:
+                (self.path / "zygote" / "cgroup.procs").write_text(one, encoding="ascii")
         except OSError as error:
             raise CgroupsError(_words(error)) from error
 
