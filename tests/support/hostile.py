@@ -283,7 +283,7 @@ CASES: Final[tuple[Case, ...]] = (
         def run(params, context):
             signal.raise_signal(signal.SIGSTOP)
             return "denied"
-    """, verdicts=("ok", "timeout", "heartbeat")),
+    """, verdicts=("ok", "timeout", "heartbeat"), limits=(("timeout", 1.0),)),
     _case("60", "locks as a channel", """
         import fcntl, os
         def run(params, context):
@@ -510,7 +510,7 @@ CASES: Final[tuple[Case, ...]] = (
             frame = (struct.pack(">I", len(text)) + text) * 1000
             while True:
                 os.write(3, frame)
-    """, verdicts=("output", "cpu", "timeout")),
+    """, verdicts=("output", "cpu", "timeout", "heartbeat"), limits=(("timeout", 1.0),)),
     _case("x4", "living on without a parent", """
         import ctypes
         def run(params, context):
@@ -522,15 +522,3 @@ CASES: Final[tuple[Case, ...]] = (
             os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", "import os; os.fork(); os.write(3, b'hello')"])
     """, modes=("process",), verdicts=("bad result", "no result", "crash", "output")),
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Attack:
-    """A case as it is run."""
-
-    case: Case
-    mode: str
-
-    @property
-    def id(self) -> str:
-        return f"{self.case.number} {self.case.name}"
