@@ -83,13 +83,17 @@ class DaemonProcess:
         return Api(socket_path=self.state / "stackd.sock")
 
     def spawn(self, role: str = "stack", **environ: str) -> subprocess.Popen[bytes]:
-        kept = ENVIRON | {
-            "STACKD_STATE_DIR": str(self.state),
-            "PORT": str(self.port),
-            "STACKD_LOG_STYLE": "json",
-            **self.environ,
-            **environ,
-        }
+        kept = (
+            ENVIRON
+            | {
+                "PYTHONUNBUFFERED": "1",  # else what is printed is held back, and counts as a file that blocks
+                "STACKD_STATE_DIR": str(self.state),
+                "PORT": str(self.port),
+                "STACKD_LOG_STYLE": "json",
+                **self.environ,
+                **environ,
+            }
+        )
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.within, sys.executable, *self.entry, role],
