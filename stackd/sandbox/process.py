@@ -95,6 +95,7 @@ def start_zygote(options: ZygoteOptions) -> Started:
                 env={},
                 cwd="/",
                 pass_fds=(number,),
+                start_new_session=True,  # what a terminal sends us, Ctrl-C above all, is ours to act on
             )  # fmt: skip
         except BaseException:
             ours.close()

@@ -38,6 +38,10 @@ FRAME_COSTS: Final = (
 )
 TURN: Final = 64  # frames in a row; then others have theirs
 FRAME: Final = 4 * 1024 * 1024  # bytes of a frame that is no result
+CALLS: Final = 1000  # requests asked for, made or refused, after which a run is ended
+LINES: Final = 2000  # of the log that are kept
+LEVELS: Final = frozenset({"debug", "info", "warn", "error"})
+PIPE: Final = 64 * 1024  # bytes that a pipe holds; code cannot let it hold more
 VIOLATIONS: Final = 100  # of a run that are kept
 EXIT_WITHIN: Final = 1.0  # seconds for a process to end by itself once it has told its result
 DRAIN_WITHIN: Final = 1.0
@@ -152,7 +156,8 @@ class Run:
         self._memory_by = memory_by
         self._priority = priority
         self._outcome = Outcome()
-        self._kept = self._received = 0
+        self._kept = self._received = self._calls = 0
+        self._is_cut = False
         self._usage = Usage()
         self._done: dict[str, Any] | None = None
         self._ended_for: tuple[str, SandboxError] | None = None
@@ -265,20 +270,28 @@ class Run:
                 else:
                     self._done = told
             case "log":
-                self.note(str(told.get("level"))[:10], str(told.get("message")), cost)
+                level = told.get("level")
+                known = level if isinstance(level, str) and level in LEVELS else "info"
+                self.note(known, str(told.get("message")), cost)
             case "violation":
-                event = told.get("event")
-                self._received += cost
-                if isinstance(event, dict) and len(self._outcome.violations) < VIOLATIONS:
-                    self._outcome.violations.append(event)
+                self._count(cost)
+                self._mark(told.get("event"))
             case "call":
-                self._received += cost
                 await self._answer(loop, told.get("call"))
             case _:
-                self._received += cost
-        self._check_flood()
+                self._count(cost)
+
+    def _mark(self, event: Any) -> None:
+        if isinstance(event, dict) and len(self._outcome.violations) < VIOLATIONS:
+            self._outcome.violations.append(event)
 
     async def _answer(self, loop: asyncio.AbstractEventLoop, call: Any) -> None:
+        self._calls += 1
+        if self._calls > CALLS:
+            self._end_for(
+                "output", SandboxResourceLimitError("output", self._calls, CALLS, "requests")
+            )
+            return
         if not isinstance(call, dict):
             answer: dict[str, Any] = {"error": "it is no request", "code": "fetch.invalid"}
         elif self._job.fetch is None:
@@ -292,16 +305,15 @@ class Run:
             answer = await self._job.fetch(call)
             self._outcome.is_calling = False
             self._seen = self._clock.monotonic()
-            if (event := answer.pop("violation", None)) is not None:
-                self._outcome.violations.append(event)
+            self._mark(answer.pop("violation", None))
         content = dumps(answer)
-        await loop.sock_sendall(self._child.job, LENGTH.pack(len(content)) + content)
+        with suppress(OSError):  # it need not wait for the answer: its result may be there already
+            await loop.sock_sendall(self._child.job, LENGTH.pack(len(content)) + content)
 
     def note(self, level: str, message: str, size: int) -> None:
-        """Keep a line of the log, as long as there is room."""
-        self._received += size
+        """Keep a line of the log, as long as there is room. `size`: what was received for it."""
         left = self._job.limits.output_bytes - self._kept
-        if left <= 0:
+        if self.is_full:
             self._outcome.is_truncated = True
         else:
             text = message.encode("utf-8", "replace")
@@ -310,10 +322,21 @@ class Run:
             self._outcome.logs.append(
                 {"level": level, "message": text[:left].decode("utf-8", "ignore")}
             )
-        self._check_flood()
+        self._count(size)
 
-    def _check_flood(self) -> None:
-        if self._received > FLOOD + self._outcome.fetches * FRAME:
+    @property
+    def is_full(self) -> bool:
+        """Whether no more of the log is kept."""
+        return self._kept >= self._job.limits.output_bytes or len(self._outcome.logs) >= LINES
+
+    def drop(self, size: int) -> None:
+        """That much was printed for which there is no room."""
+        self._outcome.is_truncated = True
+        self._count(size)
+
+    def _count(self, size: int) -> None:
+        self._received += size
+        if self._received > FLOOD:
             self._end_for(
                 "output", SandboxResourceLimitError("output", self._received, FLOOD, "stream")
             )
@@ -362,6 +385,7 @@ class Run:
     async def _end(self) -> Ended:
         """How the process ended; it is killed where it does not by itself."""
         if not await self._clock.wait(self._child.ended, EXIT_WITHIN):
+            self._is_cut = True
             self._child.kill()
             await self._child.ended.wait()
         return self._child.ending
@@ -396,6 +420,10 @@ class Run:
     def _unfinished(self, ended: Ended, limits: Limits) -> tuple[str, SandboxError]:
         """Why a process is gone that has told nothing."""
         status = ended.status
+        if self._is_cut:
+            return "no result", SandboxCodeError(
+                "NoResult", "the code closed the way on which its result is told, and was ended"
+            )
         if status is None:
             return "lost", SandboxLostError()
         if os.WIFSIGNALED(status):
@@ -442,20 +470,33 @@ class _Lines:
         self._rest = b""
 
     def read(self, number: int) -> None:
-        for _ in range(16):  # then others have their turn
+        """Take what is there, as much as a pipe holds; then others have their turn."""
+        taken = 0
+        while taken < PIPE:
             try:
-                chunk = os.read(number, 65_536)
+                chunk = os.read(number, PIPE)
             except BlockingIOError:
                 return
             if not chunk:
                 asyncio.get_running_loop().remove_reader(number)
                 return
-            *lines, self._rest = (self._rest + chunk).split(b"\n")
-            if len(self._rest) > 65_536:
-                lines.append(self._rest)
-                self._rest = b""
-            for line in lines:
-                self._run.note(self._level, line.decode("utf-8", "replace")[:4000], len(line) + 1)
+            taken += len(chunk)
+            self._take(chunk)
+
+    def _take(self, chunk: bytes) -> None:
+        if self._run.is_full:
+            self._run.drop(len(self._rest) + len(chunk))
+            self._rest = b""
+            return
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        if len(self._rest) > PIPE:
+            lines.append(self._rest)
+            self._rest = b""
+        for at, line in enumerate(lines):
+            if self._run.is_full:
+                self._run.drop(sum(map(len, lines[at:])) + len(lines) - at)
+                return
+            self._run.note(self._level, line.decode("utf-8", "replace")[:4000], len(line) + 1)
 
     def finish(self) -> None:
         if self._rest:

@@ -212,9 +212,10 @@ class Zygote:
         """
         if not self.is_alive:
             raise SandboxUnavailableError("the sandbox has ended")
-        job, theirs = socket.socketpair()
-        out, their_out = os.pipe2(os.O_CLOEXEC)
-        err, their_err = os.pipe2(os.O_CLOEXEC)
+        try:
+            (job, out, err), (theirs, their_out, their_err) = _ways()
+        except OSError as error:
+            raise SandboxUnavailableError(f"the sandbox could not fork: {error}") from error
         self.forks += 1
         child = Child(self.forks, mode, job, out, err, born, group)
         asked = {
@@ -225,9 +226,6 @@ class Zygote:
         }
         files = [theirs.fileno(), their_out, their_err, *([] if group is None else [group.fd])]
         try:
-            job.setblocking(False)  # noqa: FBT003  # its own signature
-            os.set_blocking(out, False)  # as above
-            os.set_blocking(err, False)  # as above
             socket.send_fds(self._control, [json.dumps(asked).encode()], files)
         except BaseException:
             child.close()
@@ -284,8 +282,11 @@ class Zygote:
             return
         child = self._children.get(told["run"])
         match told["event"]:
-            case "started" if child is not None and child.out >= 0:
+            case "started" if child is not None and child.out >= 0 and files:
                 child.pidfd = files.pop()
+                child.started.set()
+            case "started" if child is not None and child.out >= 0:  # it ends with its socket
+                child.problem = "there is no descriptor left to hold it by"
                 child.started.set()
             case "started" if files:  # nobody waits for it any more
                 with contextlib.suppress(ProcessLookupError):
@@ -312,3 +313,20 @@ class Zygote:
         if self.is_alive:
             self._gone()
         return await anyio.to_thread.run_sync(self._started.reaped)
+
+
+def _ways() -> tuple[tuple[socket.socket, int, int], tuple[socket.socket, int, int]]:
+    """A socket and two pipes: our ends, which do not block, and theirs. Raises OSError; then nothing is left open."""
+    with contextlib.ExitStack() as opened:
+        job, theirs = socket.socketpair()
+        opened.enter_context(job)
+        opened.enter_context(theirs)
+        out, their_out = os.pipe2(os.O_CLOEXEC)
+        opened.callback(os.close, out)
+        opened.callback(os.close, their_out)
+        err, their_err = os.pipe2(os.O_CLOEXEC)
+        opened.pop_all()
+    for number in (out, err):
+        os.set_blocking(number, False)  # its own signature
+    job.setblocking(False)  # noqa: FBT003  # as above
+    return (job, out, err), (theirs, their_out, their_err)

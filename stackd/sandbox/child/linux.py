@@ -171,6 +171,11 @@ def stay_dumpable() -> None:
     _prctl("prctl(DUMPABLE)", _SET_DUMPABLE, 1)
 
 
+def keep_memory_private() -> None:
+    """No core, and nothing of this process to read in /proc, for others of the same user either. An exec ends it."""
+    _prctl("prctl(DUMPABLE)", _SET_DUMPABLE, 0)
+
+
 def limit_arenas() -> None:
     """One arena of malloc for all threads: each more would reserve 64 MiB of what RLIMIT_AS leaves."""
     _libc.mallopt(ctypes.c_int(-8), ctypes.c_int(1))  # M_ARENA_MAX; not there with musl, nor needed

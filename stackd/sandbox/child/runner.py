@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 from _thread import allocate_lock, start_new_thread
+from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 from stackd.sandbox.child import frames
@@ -70,16 +71,11 @@ def _run(job: dict[str, Any], channel: Channel, *, counts_threads: bool) -> None
         sys.path.append(PACKAGES)
     if job["limits"]["scratchMb"]:
         os.chdir(SCRATCH)
-    try:
-        result = plain(_called(job, channel))
-        told = frames.packed({"type": "done", "result": result})
-    except BaseException as error:  # SystemExit and KeyboardInterrupt too: the code is over
-        told = frames.packed({"type": "done", "error": _explained(error, job)})
-    sys.settrace(None)
+    told = _told(job, channel)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except Exception:  # noqa: S110  # the code may have put anything there
+        except BaseException:  # noqa: S110  # the code may have put anything there
             pass
     with channel._writing:  # noqa: SLF001  # held for good: nothing comes after it
         frames.write(JOB, told)
@@ -110,6 +106,17 @@ def _beat(channel: Channel, interval: float) -> None:
 
 
 # -- the code
+
+
+def _told(job: dict[str, Any], channel: Channel) -> bytes:
+    """The frame of what the code returned, or of how it failed."""
+    try:
+        return frames.packed({"type": "done", "result": plain(_called(job, channel))})
+    except BaseException as error:  # SystemExit and KeyboardInterrupt too: the code is over
+        return frames.packed({"type": "done", "error": _explained(error, job)})
+    finally:
+        sys.settrace(None)
+        sys.setprofile(None)
 
 
 def _called(job: dict[str, Any], channel: Channel) -> Any:
@@ -181,23 +188,30 @@ def _guarded(allowed: frozenset[str], name: str, channel: Channel) -> dict[str, 
 
 
 def _explained(error: BaseException, job: dict[str, Any]) -> dict[str, Any]:
-    """Name, message, and the user's own lines of the traceback."""
-    try:
-        message = str(error)
-    except Exception:  # the code's own
-        message = "(it has no readable message)"
-    try:
-        trace = _trace(error, job["filename"], job["code"])
-    except Exception:
-        trace = ""
+    """Name, message, and the user's own lines of the traceback. The error may be the code's own, and do anything."""
+    sys.settrace(None)
+    sys.setprofile(None)
+    message = _tried(lambda: str(error)[:LONGEST_LINE], "(it has no readable message)")
+    trace = _tried(lambda: _trace(error, job["filename"], job["code"])[:LONGEST_TRACE], "")
     if isinstance(error, SystemExit):
         message = f"the code called exit({message})"
-    told = {"name": type(error).__name__[:200], "message": message, "trace": trace}
-    return {name: _whole(text[:LONGEST_TRACE]) for name, text in told.items()}
+    name: str = _NAME(type(error))
+    return {"name": _whole(name[:200]), "message": _whole(message), "trace": _whole(trace)}
+
+
+_NAME: Final = type.__dict__["__name__"].__get__  # a class can have another word for it
+
+
+def _tried(function: Callable[[], str], otherwise: str) -> str:
+    """What it comes to, whatever the code's own part in it raises."""
+    try:
+        return function()
+    except BaseException:  # it may end no process that has a result to tell
+        return otherwise
 
 
 def _whole(text: str) -> str:
-    """`text` without halves of characters, which could not be told."""
+    """`text` with a question mark for half a surrogate pair, which JSON has no text for."""
     return text.encode("utf-8", "replace").decode()
 
 

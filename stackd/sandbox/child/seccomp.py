@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from resource import RLIMIT_CORE
 from typing import Final
 
 from stackd.sandbox.child.linux import IS_X86
@@ -90,7 +91,7 @@ def program(*, own_pid: int, scratch: bool, execs: bool) -> bytes:
     """The program, as an array of struct sock_filter.
 
     Args:
-        own_pid: the only process that may be signalled or limited.
+        own_pid: the only process that may be signalled or limited, but for cores, of which there are none.
         scratch: whether files can be written at all.
         execs: whether a fresh interpreter is started under it.
     """
@@ -115,7 +116,14 @@ def program(*, own_pid: int, scratch: bool, execs: bool) -> bytes:
         ],
     )  # fmt: skip
     found += _when(_TGKILL, _among(_FIRST, (own_pid,), refused))
-    found += _when(_PRLIMIT, _among(_FIRST, (0, own_pid), refused))
+    found += _when(
+        _PRLIMIT,
+        [
+            _one(_LOAD, _FIRST), _one(_EQUAL, 0, 1, 0), _one(_EQUAL, own_pid, 0, 3),
+            _one(_LOAD, _SECOND), _one(_EQUAL, RLIMIT_CORE, 1, 0), _one(_RETURN, _ALLOW),
+            _one(_RETURN, refused),
+        ],
+    )  # fmt: skip
     found += _when(_FCNTL_CALL, _among(_SECOND, _FCNTL, refused))
     found += _when(_IOCTL_CALL, _among(_SECOND, _IOCTL, refused))
     found += [_one(_RETURN, refused)]

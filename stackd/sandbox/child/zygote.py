@@ -24,6 +24,9 @@ from stackd.sandbox.child.frames import CONTROL
 from stackd.sandbox.child.places import SCRATCH
 
 FILES: Final = 64  # open at once, in a run
+TASKS: Final = 1000  # more of the user's, where a run cannot be counted by itself
+# Of a core of 0 bytes a program that takes cores still gets all; of 1 byte nothing is made (core(5), `do_coredump`).
+CORE: Final = 1
 
 
 class Zygote:
@@ -56,6 +59,7 @@ class Zygote:
         ]
         self._bundle = bundle_file
         self._readable = self._shown()
+        self._tasks = None if self._is_contained else _tasks_of(os.geteuid()) + TASKS
         self._programs = {
             (1, scratch, execs): seccomp.program(own_pid=1, scratch=scratch, execs=execs)
             for scratch in (False, True)
@@ -139,6 +143,10 @@ class Zygote:
     # -- a run
 
     def _fork(self, asked: dict[str, Any], files: list[int]) -> tuple[int, int]:
+        if asked["scratchMb"] and not self._is_contained:  # it would be everybody's
+            raise OSError(
+                errno.EOPNOTSUPP, "a scratch folder needs namespaces, which are not to be had here"
+            )
         flags = linux.NEWPID if self._is_contained else 0
         cgroup = files[3] if len(files) > 3 else None
         pid, pidfd = linux.fork(flags, cgroup)
@@ -176,13 +184,14 @@ class Zygote:
             # Owns nothing, counts its threads by itself, and has no cgroup but its own to speak of.
             linux.unshare(linux.NEWUSER | linux.NEWCGROUP)
         for kind, most in (
-            (resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, FILES), (resource.RLIMIT_MEMLOCK, 0),
-            (resource.RLIMIT_MSGQUEUE, 0),
+            (resource.RLIMIT_CORE, CORE), (resource.RLIMIT_NOFILE, FILES), (resource.RLIMIT_MEMLOCK, 0),
+            (resource.RLIMIT_MSGQUEUE, 0), (resource.RLIMIT_NPROC, self._tasks),
         ):  # fmt: skip
-            resource.setrlimit(kind, (most, most))
+            _bound(kind, most)
         if self._is_contained or os.geteuid() != 0:
             linux.drop_capabilities()
         linux.no_new_privileges()
+        linux.keep_memory_private()
         off = self._layers["off"]
         if self._layers["landlock"] and "landlock" not in off:
             linux.restrict_files(self._readable, [SCRATCH] if scratch else [])
@@ -246,6 +255,26 @@ def main(asked: dict[str, Any]) -> None:
     linux.die_with_parent()
     root.enter(stage)
     Zygote(control, layers, stage, asked["packages"], bundle_file).serve()
+
+
+def _bound(kind: int, most: int | None) -> None:
+    """Let that be the limit for good, or what is lower already. None: it stays."""
+    if most is not None:
+        _, hard = resource.getrlimit(kind)
+        lowest = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (lowest, lowest))
+
+
+def _tasks_of(uid: int) -> int:
+    """How many threads of a user there are now, as far as they can be seen."""
+    found = 0
+    for name in os.listdir("/proc"):
+        try:
+            if name.isdecimal() and os.stat(f"/proc/{name}").st_uid == uid:
+                found += len(os.listdir(f"/proc/{name}/task"))
+        except OSError:  # it has just ended
+            continue
+    return found
 
 
 def _refuse() -> None:
