@@ -1,0 +1,1 @@
+"""What hostile code does, case by case, with what must become of it; and the ground that the cases are run on."""
