@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
 
 import typer
 
@@ -81,10 +81,13 @@ def complain(text: str) -> None:
     if sys.stderr is None:
         return
     first, *further = text.split("\n")
-    with suppress(OSError, ValueError):
+    try:
         print(plain(first), file=sys.stderr)
         for line in further:
             print(f"  {plain(line.strip())}", file=sys.stderr)
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        _drop(sys.stderr)
 
 
 def say_styled(lines: Iterable[Line]) -> None:
@@ -293,17 +296,17 @@ def _writing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        _drop_output()
+        _drop(sys.stdout)
         if isinstance(error, BrokenPipeError):
             raise
         raise OutputError(f"standard output cannot be written: {error.strerror}") from error
 
 
-def _drop_output() -> None:
+def _drop(stream: TextIO) -> None:
     """Let what was not written go: the interpreter would try once more at its end, and complain."""
     with suppress(OSError, ValueError):  # no file behind it
         nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, sys.stdout.fileno())
+        os.dup2(nothing, stream.fileno())
         os.close(nothing)
 
 
