@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from stackd.cli import completion
-from stackd.cli.context import daemon, say, seconds
+from stackd.cli.context import daemon, finish_output, say, seconds
 from stackd.client.api import Api
 from stackd.client.models import ExecutionView
 from stackd.client.wire import ServerEvent
@@ -139,6 +139,7 @@ class _Teller:
         elif event.name in _LINES:
             at = str(data.get("at", ""))[11:23]
             say(f"{at}  {_LINES[event.name](data)}")
+        finish_output()  # whoever reads it reads it now, behind a pipe too
 
     def nodes(self, view: dict[str, Any]) -> None:
         """Tell the node runs that have ended and that no event has told."""
