@@ -41,6 +41,7 @@ LOWEST: Final = 19
 PROBE: Final = Path(__file__).with_name("probe.py")
 SYNTAX: Final = Path(__file__).with_name("syntax.py")
 PROBED: Final = "/etc/passwd"  # is there everywhere, and nobody's business
+UNKNOWN: Final = "how well code is isolated here is being found out"
 PROBE_LIMITS: Final = Limits(timeout=20.0, cpu_ms=10_000, memory_mb=64)
 # Types of rules that are counted by themselves; what a run tells of itself may say anything.
 RULES: Final = frozenset({"network-denied", "import-denied", "syscall-denied", "resource-limit"})
@@ -130,7 +131,7 @@ class Sandbox:
         if self.trouble is not None:
             return self.trouble
         if found is None:
-            return "how well code is isolated here is being found out"
+            return UNKNOWN
         if found.level >= needed:
             return None
         return (
