@@ -189,8 +189,7 @@ def _tell_of(catalogue: Catalogue) -> None:
     for problem in catalogue.problems:
         _log.warning("connectors cannot be read", problem=problem)
     for connector in catalogue.connectors:
-        told = [*connector.problems, *filter(None, [connector.handlers.problem])]
-        if told:
+        if told := connector.told:
             _log.warning(
                 "a connector has faults", connector=connector.id, folder=str(connector.folder),
                 problems=told[:CONNECTOR_FAULTS],

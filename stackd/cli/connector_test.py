@@ -153,9 +153,7 @@ def _subject(folder: Path) -> Subject:
     from stackd.integrations.catalogue import read_connector
 
     connector = read_connector(folder)
-    problems = [*connector.problems]
-    if connector.handlers.problem:
-        problems.append(connector.handlers.problem)
+    problems = [*connector.told]
     try:
         recorded = read_cases(folder)
     except InputError as error:

@@ -97,11 +97,23 @@ def way_in(app: App, chosen: str | None, account: Account) -> Auth:
     found = next((one for key, one in ways.items() if name in (None, key, one.type)), UNSIGNED)
     if found.unsupported is not None:
         raise NodeError(
-            f"{app.id} signs in by {found.unsupported}, which is not supported",
-            kind="invalid",
-            code="credential.unsupported_auth",
+            _unsupported(app, found), kind="invalid", code="credential.unsupported_auth"
         )
     return found
+
+
+def no_way_in(app: App, chosen: str | None) -> str | None:
+    """Why nobody can sign in to `app`, by any way that the operation leaves open; None if somebody may."""
+    if chosen == "none":
+        return None
+    ways = [one for key, one in app.ways_in.items() if chosen in (None, key, one.type)]
+    if not ways or any(one.unsupported is None for one in ways):
+        return None
+    return _unsupported(app, ways[0])
+
+
+def _unsupported(app: App, way: Auth) -> str:
+    return f"{app.id} signs in by {way.unsupported}, which is not supported"
 
 
 def first(fields: Mapping[str, Json], names: tuple[str, ...]) -> str | None:

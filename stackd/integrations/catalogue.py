@@ -20,6 +20,7 @@ from stackd.core.apps import folded, normal_app, normal_operation
 from stackd.core.errors import InputError
 from stackd.core.json import Json, loads, loads_strict
 from stackd.core.text import shown
+from stackd.integrations.account import no_way_in
 from stackd.integrations.definition import APP_ID, METHODS, App, Operation, Trigger
 from stackd.integrations.handlers import Handlers, load_handlers
 
@@ -33,11 +34,19 @@ Kind = Literal["action", "trigger"]
 
 @dataclass(frozen=True, slots=True)
 class OperationEntry:
-    """One operation, as far as the index knows it. `has_http`: it names an endpoint and a method."""
+    """One operation, as far as the index knows it.
+
+    Attributes:
+        has_http: it names an endpoint and a method.
+        problem: why its definition cannot be used.
+        unsigned: why no request of it could be signed.
+    """
 
     id: str
     normal_id: str
     has_http: bool
+    problem: str | None = None
+    unsigned: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,13 @@ class Connector:
     def entries(self, kind: Kind) -> Mapping[str, OperationEntry]:
         return self.actions if kind == "action" else self.triggers
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """All that is wrong with it and with its operations, for people."""
+        every = [*self.actions.values(), *self.triggers.values()]
+        own = [one.problem for one in every if one.problem is not None]
+        return (*self.problems, *own, *filter(None, [self.handlers.problem]))
+
     @cached_property
     def definition(self) -> Definition:
         """Its definition, parsed now; some milliseconds for a large one."""
@@ -97,13 +113,12 @@ class Definition:
             raw = self._raw[kind].get(normal_id)
             if raw is None:
                 return None
-            model = Operation if kind == "action" else Trigger
             try:
-                known = self._read[kind, normal_id] = model.model_validate(raw)
+                known = self._read[kind, normal_id] = _MODELS[kind].model_validate(raw)
             except ValidationError as error:
-                where = f"{_KEYS[kind]}/{raw.get('id', normal_id)}"
                 raise InputError(
-                    f"{self.app.id}: {first_problem(error, where)}", code="definition.invalid"
+                    f"{self.app.id}: {first_problem(error, _place(kind, raw))}",
+                    code="definition.invalid",
                 ) from None
         return known
 
@@ -171,10 +186,15 @@ def read_connector(folder: Path) -> Connector:
     if not isinstance(raw, dict):
         problems.append(f"{NAME}: must hold a map")
         raw = {}
+    app: App | None = None
     if problems:
         text = b""
     else:
-        problems += _faults(raw, folder.name)
+        try:
+            app = App.model_validate({**raw, "id": raw.get("id") or folder.name})
+        except ValidationError as error:
+            problems.append(first_problem(error, ""))
+        problems += _faults(raw)
     app_id = raw.get("id")
     handlers = load_handlers(folder / HANDLERS)
     whole = hashlib.sha256(text)
@@ -187,8 +207,8 @@ def read_connector(folder: Path) -> Connector:
         category=_text(raw.get("category")) or None,
         version=_text(raw.get("version")) or "1.0.0",
         digest=whole.hexdigest(),
-        actions=_index(raw, "action"),
-        triggers=_index(raw, "trigger"),
+        actions=_index(raw, "action", app),
+        triggers=_index(raw, "trigger", app),
         problems=tuple(problems),
         handlers=handlers,
         packed=zlib.compress(text, PACKED) if text else b"",
@@ -196,14 +216,11 @@ def read_connector(folder: Path) -> Connector:
 
 
 _KEYS: Final[dict[Kind, str]] = {"action": "actions", "trigger": "triggers"}
+_MODELS: Final[dict[Kind, type[Operation]]] = {"action": Operation, "trigger": Trigger}
 
 
-def _faults(raw: dict[str, Json], folder: str) -> Iterator[str]:
-    """What is wrong with the app itself, which its operations cannot do without."""
-    try:
-        App.model_validate({**raw, "id": raw.get("id") or folder})
-    except ValidationError as error:
-        yield first_problem(error, "")
+def _faults(raw: dict[str, Json]) -> Iterator[str]:
+    """What is wrong with the lists of operations."""
     for kind, key in _KEYS.items():
         if raw.get(key) is not None and not isinstance(raw[key], list | dict):
             yield f"/{key}: must be a list or a map"
@@ -224,11 +241,24 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _index(raw: dict[str, Json], kind: Kind) -> dict[str, OperationEntry]:
-    return {
-        name: OperationEntry(str(one["id"]), name, _has_http(one))
-        for name, one in _operations(raw, kind)
-    }
+def _index(raw: dict[str, Json], kind: Kind, app: App | None) -> dict[str, OperationEntry]:
+    """The operations of a definition; `app` None: nothing of it can be used, and one by one they are not judged."""
+    found = {}
+    for name, one in _operations(raw, kind):
+        problem = unsigned = None
+        if app is not None:
+            try:  # looked at once and let go: what runs is read again at its first use
+                operation = _MODELS[kind].model_validate(one)
+            except ValidationError as error:
+                problem = first_problem(error, _place(kind, one))
+            else:
+                unsigned = no_way_in(app, operation.auth)
+        found[name] = OperationEntry(str(one["id"]), name, _has_http(one), problem, unsigned)
+    return found
+
+
+def _place(kind: Kind, raw: dict[str, Json]) -> str:
+    return f"{_KEYS[kind]}/{raw['id']}"
 
 
 def _has_http(operation: dict[str, Json]) -> bool:

@@ -152,6 +152,7 @@ class _Made:
     payloads: dict[bool, Payload] = field(default_factory=dict)
     runs: dict[str, bool] = field(default_factory=dict)  # by connector
     plans: LRUCache[tuple[str, Kind, str], Plan] = field(default_factory=lambda: LRUCache(PLANS))
+    faults: dict[tuple[str, Kind, str], str] = field(default_factory=dict)  # met when compiled
     targets: dict[tuple[str, str, Kind], Target] = field(default_factory=dict)
 
 
@@ -251,14 +252,25 @@ class Registry:
             definition = connector.definition
             operation = definition.operation(kind, entry.normal_id)
             assert operation is not None  # noqa: S101  # the index has it of the same text
-            found = plans[key] = Plan(definition.app, operation)
+            try:
+                found = plans[key] = Plan(definition.app, operation)
+            except InputError as error:
+                self._learn(key, error.message)
+                raise
         return found
+
+    def _learn(self, key: tuple[str, Kind, str], fault: str) -> None:
+        """Tell from now on that an operation cannot run."""
+        made = self._current()
+        made.faults[key] = fault
+        made.payloads.clear()
+        made.runs.pop(key[0], None)
 
     def effect(self, app: str, operation: str) -> Effect:
         """What running the action again would do; the worst where that is not known."""
         connector = self.catalogue.find(app)
         entry = None if connector is None else connector.actions.get(normal_operation(operation))
-        if connector is None or entry is None or connector.problems:
+        if connector is None or entry is None or _faults(connector):
             return Effect.UNSAFE
         try:
             return self.plan(connector, entry, "action").effect
@@ -274,9 +286,10 @@ class Registry:
             (PYTHON,) if kind == "action" and entry.normal_id in connector.handlers.by_name else ()
         )
         fallback = (HTTP,) if kind == "action" and entry.has_http else ()
-        usable = not _faults(connector)
-        enabled_native = native if usable else ()
-        enabled_fallback = fallback if usable and options.generic else ()
+        fault = self._fault(connector, entry, kind)
+        enabled_native = native if fault is None else ()
+        can_ask = fault is None and entry.unsigned is None and options.generic
+        enabled_fallback = fallback if can_ask else ()
         if enabled_native:
             availability = Availability.NATIVE
         elif enabled_fallback:
@@ -287,11 +300,16 @@ class Registry:
             issues.append(Issue("warning", "runtime.fallback", message))
         else:
             availability = Availability.UNAVAILABLE
-            issues += _why_not(connector, words, kind, has_http=bool(fallback), usable=usable)
+            issues += _why_not(connector, entry, words, kind, fault=fault)
         return Capability(
             connector.id, entry.id, entry.normal_id, kind, availability,
             native, fallback, enabled_native, enabled_fallback, tuple(issues),
         )  # fmt: skip
+
+    def _fault(self, connector: Connector, entry: OperationEntry, kind: Kind) -> str | None:
+        """What is wrong with the definition of an operation, as far as that is known before it is asked for."""
+        own = next(iter(_faults(connector)), None) or entry.problem
+        return own or self._current().faults.get((connector.id, kind, entry.normal_id))
 
     def runs(self, connector: Connector) -> bool:
         """Whether anything of it can run now."""
@@ -385,14 +403,12 @@ def _faults(connector: Connector) -> tuple[str, ...]:
 
 
 def _why_not(
-    connector: Connector, words: str, kind: Kind, *, has_http: bool, usable: bool
+    connector: Connector, entry: OperationEntry, words: str, kind: Kind, *, fault: str | None
 ) -> Iterable[Issue]:
     """Why nothing can run an operation, the first reason first."""
-    if not usable:
-        fault = _faults(connector)[0]
-        yield Issue(
-            "error", "runtime.no_capability", f"{words}: its definition cannot be used ({fault})"
-        )
+    if fault is not None:
+        message = f"{words}: its definition cannot be used ({fault})"
+        yield Issue("error", "runtime.no_capability", message)
         return
     if kind == "trigger":
         yield Issue(
@@ -403,7 +419,9 @@ def _why_not(
         return
     if connector.handlers.problem:
         yield Issue("error", "runtime.native_unavailable", f"{words}: {connector.handlers.problem}")
-    if has_http:
+    if entry.has_http and entry.unsigned:
+        yield Issue("error", "runtime.no_capability", f"{words}: {entry.unsigned}")
+    elif entry.has_http:
         message = f"{words} needs generic HTTP, which is off; set GENERIC_EXECUTOR_ENABLED=true"
         yield Issue("error", "runtime.fallback_disabled", message)
     elif not connector.handlers.problem:
@@ -444,9 +462,6 @@ def _unusable(message: str, code: str) -> NodeError:
 
 def connector_view(connector: Connector) -> dict[str, Any]:
     """A connector as lists show it, whatever is wrong with it."""
-    problems = [*connector.problems]
-    if connector.handlers.problem:
-        problems.append(connector.handlers.problem)
     return {
         "id": connector.id,
         "normalizedId": connector.normal_id,
@@ -457,7 +472,7 @@ def connector_view(connector: Connector) -> dict[str, Any]:
         "actions": [one.id for one in connector.actions.values()],
         "triggers": [one.id for one in connector.triggers.values()],
         "hasHandlers": bool(connector.handlers.by_name),
-        "problems": problems,
+        "problems": list(connector.told),
     }
 
 
@@ -467,12 +482,10 @@ def connector_detail(registry: Registry, connector: Connector) -> dict[str, Any]
     definition = None if _faults(connector) else connector.definition
     for kind in _KINDS:
         for entry in connector.entries(kind).values():
+            effect = _effect_shown(registry, connector, entry, kind)  # compiles it, which may fail
             one = registry.capability(connector, entry, kind).as_json()
-            try:
-                found = definition.operation(kind, entry.normal_id) if definition else None
-            except InputError as error:
-                found = None
-                one["issues"].append(Issue("error", error.code, error.message).as_json())
+            is_read = definition is not None and entry.problem is None
+            found = definition.operation(kind, entry.normal_id) if definition and is_read else None
             if found is not None:
                 one |= {
                     "title": found.words,
@@ -480,7 +493,7 @@ def connector_detail(registry: Registry, connector: Connector) -> dict[str, Any]
                     "method": found.method,
                     "endpoint": found.endpoint,
                     "parameters": found.parameters,
-                    "effect": _effect_shown(registry, connector, entry, kind),
+                    "effect": effect,
                 }
             operations.append(one)
     return {
@@ -498,7 +511,7 @@ def connector_detail(registry: Registry, connector: Connector) -> dict[str, Any]
 def _effect_shown(
     registry: Registry, connector: Connector, entry: OperationEntry, kind: Kind
 ) -> str | None:
-    if kind == "trigger":
+    if kind == "trigger" or _faults(connector):
         return None
     try:
         return registry.plan(connector, entry, kind).effect.value
