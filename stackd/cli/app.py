@@ -220,7 +220,7 @@ def schema(
     ] = False,
 ) -> None:
     """The JSON Schema of what people write, for editors; without a name, which there are."""
-    from stackd.workflows.schema import SCHEMAS, schema_named
+    from stackd.integrations.definition_schema import SCHEMAS, schema_named
 
     if name is not None:
         print_json(schema_named(name))

@@ -44,9 +44,14 @@ def _listed(value: object) -> object:
     return value if isinstance(value, list) else [value]
 
 
-Duration = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=366 * 86_400)]
+Duration = Annotated[
+    float,
+    BeforeValidator(_seconds, json_schema_input_type=float | str),
+    Field(ge=0, le=366 * 86_400),
+]
 Method = Annotated[
-    Literal["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"], BeforeValidator(_upper)
+    Literal["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"],
+    BeforeValidator(_upper, json_schema_input_type=Annotated[str, Field(examples=[*METHODS])]),
 ]
 AuthType = Literal["none", "api_key", "bearer", "basic", "session", "oauth2", "signer", "all"]
 Encoding = Literal["json", "form", "multipart", "raw", "graphql", "ndjson"]
@@ -61,7 +66,10 @@ ResetForm = Literal[
 ]
 # A status, or a class of them as 4xx.
 Status = Annotated[int, Field(ge=100, le=599)] | Annotated[str, Field(pattern="^[1-5]xx$")]
-Statuses = Annotated[tuple[Status, ...], BeforeValidator(_listed)]
+Statuses = Annotated[
+    tuple[Status, ...],
+    BeforeValidator(_listed, json_schema_input_type=tuple[Status, ...] | Status),
+]
 Expression = Annotated[str, Field(min_length=1, max_length=2_000)]
 
 
@@ -328,7 +336,12 @@ class RateLimit(_Part):
     match: LimitMatch = LimitMatch()
 
 
-RateLimits = Annotated[tuple[RateLimit, ...], BeforeValidator(spellings.rate_limits)]
+RateLimits = Annotated[
+    tuple[RateLimit, ...],
+    BeforeValidator(
+        spellings.rate_limits, json_schema_input_type=tuple[RateLimit, ...] | dict[str, Any]
+    ),
+]
 
 
 class Idempotency(_Part):

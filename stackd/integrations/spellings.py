@@ -24,7 +24,7 @@ _AUTH_TYPES: Final = {
     "": "none",
 }
 _UNSUPPORTED: Final = ("aws_credentials", "aws_sigv4", "kubeconfig", "oauth1", "digest", "jwt")
-_AUTH_KEYS: Final = {
+AUTH_KEYS: Final = {
     "apiKeyLocation": "in",
     "location": "in",
     "apiKeyName": "name",
@@ -39,6 +39,9 @@ _AUTH_KEYS: Final = {
     "additionalParams": "query",
     "of": "parts",
 }
+# Further keys that are read otherwise than they stand in the models.
+AUTH_KEYS_TAKEN_APART: Final = ("config", "fields")
+OPERATION_KEYS: Final = ("params", "path", "output")
 _PLACES: Final = {"headers": "header", "querystring": "query", "query_param": "query"}
 _PERIODS: Final = {
     "requestsPerSecond": 1.0,
@@ -74,7 +77,7 @@ def auth(given: Any) -> Any:
         if inner.get("type") in ("header", "query", "cookie", "headers"):  # where a key goes
             inner.setdefault("in", inner.pop("type"))
         flat = inner | {key: value for key, value in flat.items() if value is not None}
-    flat = {_AUTH_KEYS.get(key, key): value for key, value in flat.items()}
+    flat = {AUTH_KEYS.get(key, key): value for key, value in flat.items()}
     kind = str(flat.get("type", "none")).strip()
     lower = kind.lower()
     if lower == "vault_token":
@@ -152,7 +155,8 @@ def operation(given: Any) -> Any:
 
 
 _NULLABLE: Final = ("fallback", "sample")
-_APP_KEYS: Final = {"documentation": "docs", "docsUrl": "docs"}
+_DOCS: Final = {"documentation": "docs", "docsUrl": "docs"}
+APP_KEYS: Final = (*_DOCS, "actions_append")
 
 
 def app(given: Any) -> Any:
@@ -164,7 +168,7 @@ def app(given: Any) -> Any:
         for key, value in given.items()
         if key not in ("actions", "triggers", "actions_append") and value is not None
     }
-    for theirs, ours in _APP_KEYS.items():
+    for theirs, ours in _DOCS.items():
         if isinstance(found.get(theirs), str):
             found.setdefault(ours, found[theirs])
     network = found.get("network")

@@ -28,6 +28,7 @@ from stackd.core.json import LARGE, dumps, loads
 from stackd.core.large_json import check, members
 from stackd.core.names import nearest
 from stackd.core.text import shown
+from stackd.integrations.definition_schema import schema_named
 from stackd.store.connection import Tx
 from stackd.vault import envelope, inline
 from stackd.web.activation import FORCE, uncovered
@@ -60,7 +61,6 @@ from stackd.workflows.coverage import CoverageOf
 from stackd.workflows.document import Document, findings_in, read_document
 from stackd.workflows.executions import NewExecution
 from stackd.workflows.findings import Finding
-from stackd.workflows.schema import schema_named
 
 WAIT: Final = Query(
     "wait", {"type": "number", "minimum": 0}, "seconds to wait for the execution, at most 300"

@@ -9,8 +9,6 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, Final
 
-from stackd.core.errors import NotFoundError
-from stackd.core.text import shown
 from stackd.workflows import checks
 from stackd.workflows.model import CODE, LOOP, RESERVED_IDS, Workflow
 from stackd.workflows.nodetypes import (
@@ -182,20 +180,6 @@ def workflow_schema() -> Schema:
         **made,
         "description": "A workflow of stackd: nodes, the edges between them, and when they are taken.",
     }
-
-
-SCHEMAS: Final = {"workflow": workflow_schema}
-
-
-def schema_named(name: str) -> Schema:
-    """The schema of that name, or NotFoundError."""
-    if name not in SCHEMAS:
-        raise NotFoundError(
-            f"no schema {shown(name)!r}",
-            code="schema.not_found",
-            hint=f"there is: {', '.join(SCHEMAS)}",
-        )
-    return SCHEMAS[name]()
 
 
 def _node_of(kind: NodeType) -> Schema:

@@ -244,11 +244,12 @@ def test_a_workflow_may_be_called_lint(daemon: DaemonProcess) -> None:
 # -- the schema
 
 
+@pytest.mark.parametrize("name", ["workflow", "connector"])
 def test_the_schema_is_the_same_over_the_api_and_without_a_daemon(
-    daemon: DaemonProcess, command: Command, tmp_path: Path
+    daemon: DaemonProcess, command: Command, tmp_path: Path, name: str
 ) -> None:
-    answer = daemon.http("GET", "/api/schema/workflow")
-    printed = command("schema", "workflow", STACKD_STATE_DIR=str(tmp_path))
+    answer = daemon.http("GET", f"/api/schema/{name}")
+    printed = command("schema", name, STACKD_STATE_DIR=str(tmp_path))
 
     assert answer.headers["content-type"] == "application/schema+json"
     assert printed.json == answer.json
@@ -258,13 +259,13 @@ def test_the_schema_is_the_same_over_the_api_and_without_a_daemon(
 def test_schemas_are_listed_and_an_unknown_one_exits_2(command: Command) -> None:
     plain = command("schema")
     as_json = command("schema", "--json")
-    unknown = command("schema", "connector")
+    unknown = command("schema", "conector")
 
-    assert (plain.code, plain.out) == (0, "workflow\n")
-    assert as_json.json == {"items": ["workflow"], "nextCursor": None}
+    assert (plain.code, plain.out) == (0, "workflow\nconnector\n")
+    assert as_json.json == {"items": ["workflow", "connector"], "nextCursor": None}
     assert (unknown.code, unknown.err) == (
         2,
-        "error: no schema 'connector'\n  try: there is: workflow\n",
+        "error: no schema 'conector'\n  try: there is: workflow, connector\n",
     )
 
 
