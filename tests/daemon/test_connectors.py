@@ -21,9 +21,6 @@ async def by_handler(params, ctx):
 
 async def leaks(params, ctx):
     return {"token": ctx.connection["token"]}
-
-async def holds(params, ctx):
-    await ctx.http.post("/held", json=params)
 """
 
 
@@ -45,7 +42,6 @@ def desk(url: str) -> dict[str, Any]:
             action("post", "POST", "/post"),
             action("refused", "POST", "/status/403"),
             action("down", "PUT", "/status/502"),
-            action("holds", "POST", "/again", effect="unsafe"),
             action("leaks", "GET", "/leaks", hidden=True),
             {"id": "nothing"},
         ],
@@ -114,7 +110,7 @@ def test_what_can_run_is_told_with_what_runs_it(daemon: DaemonProcess) -> None:
         "python": True, "http": True, "node": True, "appsScript": False, "cloudWorker": False,
     }  # fmt: skip
     assert entry["normalizedAppId"] == "desk"
-    assert entry["actions"] == ["by_handler", "down", "holds", "leaks", "post", "refused"]
+    assert entry["actions"] == ["by_handler", "down", "leaks", "post", "refused"]
     assert entry["triggers"] == []
     assert entry["actionDetails"]["by_handler"] == {
         "id": "by_handler", "normalizedId": "by_handler", "kind": "action",
@@ -206,33 +202,63 @@ def test_a_credential_of_another_connector_is_refused(daemon: DaemonProcess, far
     assert far.hits.total() == before
 
 
-def test_after_a_kill_in_mid_flight_an_unsafe_handler_is_not_asked_again(
+# What is in flight at a kill, by handler or by the generic HTTP that was asked after one had failed: how often
+# its path is asked for in all, and how its execution ends.
+IN_FLIGHT = {
+    "holds_unsafe": (1, "uncertain"),
+    "holds_keyed": (2, "completed"),
+    "falls_unsafe": (1, "uncertain"),
+    "falls_keyed": (2, "completed"),
+    "falls_read": (2, "completed"),
+}
+KILLED_HANDLERS = "".join(
+    f"async def {name}(params, ctx):\n"
+    # one fails before anything is sent: that is none of the hosts of its app
+    f"    await ctx.http.post('{'http://elsewhere.example' * name.startswith('falls')}/{name}')\n"
+    for name in IN_FLIGHT
+)
+
+
+def test_after_a_kill_in_mid_flight_nothing_unsafe_is_asked_again_by_handler_or_generic_http(
     tmp_path: Path,
 ) -> None:
     with FarSide().listening() as far:
-        write_connector(tmp_path / "mine", desk(far.url), handlers=HANDLERS)
+        actions = [
+            action(name, "GET" if name == "falls_read" else "POST", f"/{name}", effect=name[6:])
+            for name in IN_FLIGHT
+        ]
+        definition = {"id": "desk", "baseUrl": far.url, "actions": actions}
+        write_connector(tmp_path / "mine", definition, handlers=KILLED_HANDLERS)
         (tmp_path / "state").mkdir()
         with running(
             tmp_path / "state",
             STACKD_CONNECTORS_DIR=str(tmp_path / "mine"),
             GENERIC_EXECUTOR_ENABLED="true",
         ) as daemon:
-            daemon.http(
-                "POST",
-                "/api/credentials",
-                {"id": "main", "connector": "desk", "fields": {"token": SECRET}},
-            )
             far.is_open.clear()
-            execution = daemon.begin(daemon.load(flow("holds"))["id"])
-            far.arrived("/held")
+            plain = "connection: main, params: {text: hi}"
+            flows = {name: flow(name).replace(plain, "params: {}") for name in IN_FLIGHT}
+            begun = {name: daemon.begin(daemon.load(text)["id"]) for name, text in flows.items()}
+            for name in IN_FLIGHT:
+                far.arrived(f"/{name}")
             daemon.kill()
             far.is_open.set()
             daemon.start()
 
-            ended = daemon.until(execution, "completed", "failed", "uncertain")
+            over = {name: daemon.until(one) for name, one in begun.items()}
 
-        assert ended["status"] == "uncertain"
-        assert {path: hits for (path, _), hits in far.hits.items()} == {"/held": 1}
+        assert {
+            name: (count_of(far, f"/{name}"), one["status"]) for name, one in over.items()
+        } == IN_FLIGHT
+        assert far.keys == {"": {f"{begun[name]}:a" for name in IN_FLIGHT if "keyed" in name}}
+        told = {
+            name: next(node for node in one["nodes"] if node["id"] == "a")["metadata"]
+            for name, one in over.items()
+            if one["status"] == "completed"
+        }
+        assert {name: one["executor"] for name, one in told.items()} == {
+            "holds_keyed": "integration", "falls_keyed": "generic", "falls_read": "generic",
+        }  # fmt: skip
 
 
 def test_a_flag_that_is_changed_holds_from_the_next_request_on(tmp_path: Path) -> None:
