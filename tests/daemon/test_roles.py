@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from support.cli import Command
+from support.connectors import action, write_connector
 from support.daemon import Answer, DaemonProcess, FarSide, eventually
 
 from stackd.client.api import Api
@@ -215,11 +216,20 @@ def test_start_serves_production_and_keeps_no_token(daemons: Daemons) -> None:
 
 
 @pytest.fixture(scope="module")
-def split(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, DaemonProcess]]:
+def split(
+    tmp_path_factory: pytest.TempPathFactory, far_side: FarSide
+) -> Iterator[dict[str, DaemonProcess]]:
     """api, worker, scheduler and timers, each a process, started at once on one new state directory."""
     state = tmp_path_factory.mktemp("split") / "state"
+    by_handler = (
+        "async def handled(params, ctx):\n    return (await ctx.http.get('/handled')).body\n"
+    )
+    actions = [action("handled"), action("asked", "GET", "/asked")]
+    desk = {"id": "desk", "baseUrl": far_side.url, "actions": actions}
+    write_connector(state / "connectors", desk, handlers=by_handler)
     quick = {
         "ENABLE_INLINE_WORKER": "false",
+        "GENERIC_EXECUTOR_ENABLED": "true",
         "WORKFLOW_TIMER_POLL_INTERVAL_MS": "500",
         "EXECUTION_LOCK_DURATION_MS": "2000",  # renewed, and the dead looked for, every 500 ms
     }
@@ -257,6 +267,27 @@ def test_separate_roles_run_an_execution_with_a_long_wait_end_to_end(
     assert (ended["status"], ended["output"]) == ("completed", {"n": 7})
     (nap,) = [node for node in ended["nodes"] if node["id"] == "nap"]
     assert nap["durationMs"] >= 1100
+
+
+def test_a_worker_by_itself_knows_the_connectors_and_runs_them_as_the_api_says(
+    split: dict[str, DaemonProcess],
+) -> None:
+    api = split["api"]
+    text = (
+        "id: by-the-worker\nnodes:\n  - {id: start, type: trigger.time.manual}\n"
+        "  - {id: one, type: action.desk.handled}\n  - {id: two, type: action.desk.asked}\n"
+        "edges: [{from: start, to: one}, {from: one, to: two}]\n"
+    )
+
+    ended = api.until(api.begin(api.load(text)["id"]))
+
+    capabilities = api.http("GET", "/api/registry/capabilities").json["capabilities"]
+    (desk,) = [one["actionDetails"] for one in capabilities if one["app"] == "desk"]
+    said = [desk[name]["availability"] for name in ("handled", "asked")]
+    nodes = {node["id"]: node for node in ended["nodes"]}
+    ran = [(nodes[name]["output"], nodes[name]["metadata"]["executor"]) for name in ("one", "two")]
+    assert said == ["native", "fallback"]
+    assert ran == [({"path": "/handled"}, "integration"), ({"path": "/asked"}, "generic")]
 
 
 def test_a_cancel_at_the_api_reaches_the_worker_process(
