@@ -58,6 +58,13 @@ WAYS: dict[str, dict[str, Any]] = {
     "client": {
         "type": "oauth2", "grant": "client_credentials", "tokenUrl": "/echo/401",
     },
+    "pair": {"type": "oauth2", "tokenUrl": "/echo/400"},
+    "pair_over": {"type": "oauth2", "tokenUrl": "/grant/400"},
+    "signer": {"type": "hmac", "options": {"secret": "{{ conn.token }}", "prefix": "{{ conn.token }}"}},
+    "all": {
+        "type": "all",
+        "parts": [{"type": "bearer"}, {"type": "api_key", "in": "query", "name": "k", "value": "{{ conn.token }}"}],
+    },
     "none": {"type": "none"},
 }  # fmt: skip
 
@@ -73,12 +80,18 @@ class Echo(BaseHTTPRequestHandler):
             "message": f"no: {self.path} {dict(self.headers)} {body.decode(errors='replace')}",
             "authorization": self.headers.get("Authorization"),
         }
-        status = 302 if self.path.startswith("/redirect") else int(self.path[6:9])
-        text = json.dumps(said).encode()
+        place = self.path.partition("?")[0].split("/")
+        status = {"redirect": 302, "pages": 200}.get(place[1]) or int(place[2])
+        if self.path.startswith("/grant"):
+            said |= {"error": "invalid_grant", "error_description": said["message"]}
+        text = json.dumps([said] if self.path.startswith("/pages") else said).encode()
         self.send_response(status, said["message"][:200].encode("ascii", "replace").decode())
         self.send_header("Content-Type", "application/json")
         if status == 302:
             self.send_header("Location", f"http://elsewhere.example/{quote(SECRET, safe='')}")
+        if self.path.startswith("/pages"):
+            link = f"http://{quote(SECRET, safe='')}.example/?{quote(SECRET, safe='')}"
+            self.send_header("Link", f'<{link}>; rel="next"')
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text)
@@ -107,9 +120,13 @@ def leaky(url: str) -> dict[str, Any]:
         "name": "Leaky",
         "baseUrl": url,
         "auths": WAYS,
+        "testConnection": {"endpoint": "/echo/401", "label": "body.authorization"},
         "connection": {"fields": {"type": "object", "properties": fields}},
         "actions": [
             *(action(f"by_{way}", "POST", "/echo/500", auth=way) for way in WAYS),
+            action("paged", "GET", "/pages", auth="query", paginate={"type": "link"}),
+            action("as_form", "POST", "/echo/500", auth="header", encode="form"),
+            action("answered", "GET", "/echo/200", auth="header"),
             action("refused", "POST", "/echo/422", auth="header"),
             action("in_path", "GET", "/echo/404/{{ conn.token }}", auth="none"),
             action("in_body", "POST", "/echo/500", auth="none", send={"body": {"t": "{{ conn.token }}"}}),
@@ -139,6 +156,14 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
             fields = {"token": SECRET, "clientId": "ada", "clientSecret": SECRET}
             made = {"id": "main", "connector": "leaky", "fields": fields}
             assert daemon.http("POST", "/api/credentials", made).status == 201
+            for name in ("pair", "pair_over"):
+                own = {
+                    "accessToken": SECRET,
+                    "refreshToken": SECRET,
+                    "expiresAt": "2020-01-01T00:00:00Z",
+                }
+                pair = {"id": name, "connector": "leaky", "auth": name, "fields": fields | own}
+                assert daemon.http("POST", "/api/credentials", pair).status == 201
             yield daemon
             assert daemon.terminate() == 0
         finally:
@@ -152,24 +177,32 @@ def whole(url: str) -> list[str]:
 def test_it_stands_nowhere_in_no_form(daemon: DaemonProcess) -> None:
     executions = []
     for name in whole(""):
+        own = name.removeprefix("by_") if "pair" in name else "main"
         text = (
             f"id: {name.replace('_', '-')}\nnodes:\n  - {{id: start, type: trigger.time.manual}}\n"
-            f"  - {{id: a, type: action.leaky.{name}, connection: main, retry: {{maxAttempts: 2, initialMs: 1}}}}\n"
+            f"  - {{id: a, type: action.leaky.{name}, connection: {own}, retry: {{maxAttempts: 2, initialMs: 1}}}}\n"
             "edges:\n  - {from: start, to: a}\n"
         )
         executions.append(daemon.begin(daemon.load(text)["id"]))
     ended = [daemon.until(one, "completed", "failed", "uncertain") for one in executions]
 
-    assert {one["status"] for one in ended} <= {"failed", "uncertain"}
+    tested = daemon.http("POST", "/api/credentials/main/test")
+
+    unharmed = {one["workflowId"] for one in ended if one["status"] == "completed"}
+    assert unharmed == {"answered"}
+    assert {one["status"] for one in ended} <= {"completed", "failed", "uncertain"}
+    assert tested.json["ok"] is False
     paths = [
-        "/api/credentials", "/api/credentials/main", "/api/executions?limit=100", "/metrics",
+        "/api/credentials", "/api/credentials/main", "/api/credentials/pair_over",
+        "/api/executions?limit=100", "/metrics",
         "/api/registry/connectors/leaky", "/api/registry/evidence",
         "/api/registry/capabilities?include=unavailable,evidence",
         *(f"/api/executions/{one}" for one in executions),
         *(f"/api/why/{one}" for one in executions),
         *(f"/api/executions/{one}/nodes" for one in executions),
     ]  # fmt: skip
-    told = {path: daemon.http("GET", path).body for path in paths}
+    told = {path: daemon.http("GET", path).body for path in paths} | {"test": tested.body}
+    assert "invalid_grant" in daemon.http("GET", "/api/credentials/pair_over").json["reconnect"]
     files = {
         str(path): path.read_bytes()
         for path in [daemon.log, *daemon.state.rglob("*")]
