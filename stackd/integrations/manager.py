@@ -239,7 +239,7 @@ class IntegrationManager:
     ) -> Json:
         """As `execute`, by generic HTTP."""
         trace.executor = GENERIC
-        with _Attempt(trace, GENERIC, situation):
+        with Attempt(trace, GENERIC, situation):
             return await self._generic.execute(plan, params, account, situation)
 
     async def _handle(
@@ -263,7 +263,7 @@ class IntegrationManager:
             app=plan.app.id,
             operation=plan.operation.id,
         )
-        with _Attempt(trace, INTEGRATION, situation):
+        with Attempt(trace, INTEGRATION, situation):
             if target.speaks_itself:
                 situation.on_sent()  # nobody but the handler knows whether it has
             try:
@@ -303,7 +303,7 @@ def _failed(plan: Plan, error: BaseException, situation: Try) -> NodeError:
     )
 
 
-class _Attempt:
+class Attempt:
     """Writes down what was asked, how long it took and how it ended."""
 
     def __init__(self, trace: Trace, executor: str, situation: Try) -> None:
@@ -322,7 +322,7 @@ class _Attempt:
             message = error.message if isinstance(error, StackdError) else type(error).__name__
             one["error"] = {
                 "code": getattr(error, "code", "internal"),
-                "message": cut(message, 500),
+                "message": cut(message, 500).encode(errors="backslashreplace").decode(),
             }
         self._trace.attempts.append(one)
 

@@ -16,9 +16,10 @@ from stackd.core.aside import aside_if
 from stackd.core.clock import rfc3339
 from stackd.core.errors import NodeError, StackdError
 from stackd.core.json import LARGE, Json, dumps, loads
-from stackd.integrations.manager import INTEGRATION, TOLD
+from stackd.integrations.account import NOBODY
+from stackd.integrations.manager import INTEGRATION, TOLD, Attempt, Trace
 from stackd.runtime.code import CodeRun, patience_of
-from stackd.runtime.connectors import Call
+from stackd.runtime.connectors import Call, telling
 from stackd.runtime.context import NodeContext
 from stackd.runtime.events import NodeAnswered, NodeRetried, NodeSent, NodeStarted
 from stackd.runtime.faults import foreseen, kept, stored
@@ -240,6 +241,7 @@ class Actions:
             tell_sent=lambda: events.emit(NodeSent(execution_id, row.key, row.attempt)),
             tell_answered=lambda: events.emit(NodeAnswered(execution_id, row.key, row.attempt)),
             is_large=is_large,
+            secrets=lambda: self._journal.secrets.known,
         )
 
     def _note_end(
@@ -328,18 +330,9 @@ def _waiting(row: NodeRow, *, until: float) -> NodeRow:
 async def _traced(node: GraphNode, params: dict[str, Json], context: NodeContext) -> Json:
     """The output of a built-in action; what ran it is told as of a connector's."""
     _, app, function = node.type.split(".", 2)
-    began = context.clock.monotonic()
-    try:
+    trace = Trace(app, function, INTEGRATION)
+    with telling(context, trace, lambda: NOBODY), Attempt(trace, INTEGRATION, context):
         return await HANDLERS[node.type](params, context)
-    finally:
-        seconds = context.clock.monotonic() - began
-        context.metadata = {
-            "connectorId": app,
-            "appId": app,
-            "functionId": function,
-            "executor": INTEGRATION,
-            "executionTimeMs": round(seconds * 1000, 3),
-        }
 
 
 def _described(row: NodeRow, context: NodeContext) -> NodeRow:

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from stackd.core.errors import NodeError, StackdError
 from stackd.core.json import Json
-from stackd.core.redact import LIVE
+from stackd.core.redact import LIVE, Redactor
 from stackd.http.message import Response
 from stackd.integrations import evidence
 from stackd.integrations.account import NOBODY, Account, way_in
@@ -21,6 +21,7 @@ from stackd.integrations.manager import GENERIC, IntegrationManager, Trace
 from stackd.integrations.plan import Parts, Plan
 from stackd.integrations.registry import Fallback, Options, Registry, Target
 from stackd.runtime.context import NodeContext
+from stackd.runtime.faults import kept
 from stackd.runtime.secrets import redactor_of
 from stackd.store.connection import Tx
 from stackd.workflows.graph import GraphNode, InlineCredentials
@@ -97,7 +98,7 @@ class Connectors:
         """
         assert node.operation is not None  # noqa: S101  # as its type was judged
         trace, account = Trace(*node.operation), NOBODY
-        with self._telling(context, trace, lambda: account):
+        with telling(context, trace, lambda: account):
             target = self._manager.registry.target(*node.operation)
             trace.connector, trace.function = target.connector.id, target.capability.id
             account = await self._account(node, target)
@@ -127,28 +128,10 @@ class Connectors:
         Raises:
             NodeError: it failed; the message holds no secret of the account.
         """
-        with self._telling(context, call.trace, lambda: call.account):
+        with telling(context, call.trace, lambda: call.account):
             return await self._with_fallback(
                 node, call.target, call.params, call.account, context, call.trace
             )
-
-    @contextmanager
-    def _telling(
-        self, context: NodeContext, trace: Trace, account: Callable[[], Account]
-    ) -> Iterator[None]:
-        """Let what comes of the block say what ran it, and no secret of the account; nor does the log."""
-        began = context.clock.monotonic()
-        before = LIVE.set(redactor_of(frozenset(account().secret_values)))
-        try:
-            yield
-        except StackdError as error:
-            error.message = redactor_of(frozenset(account().secret_values)).text(error.message)
-            error.args = (error.message,)
-            raise
-        finally:
-            LIVE.reset(before)
-            told = _metadata(trace, account(), context.clock.monotonic() - began)
-            context.metadata = redactor_of(frozenset(account().secret_values)).json(told)
 
     def ended(
         self, call: Call, error: NodeError | None, *, rests: float, now: float
@@ -262,6 +245,27 @@ class Connectors:
             raise
 
 
+@contextmanager
+def telling(context: NodeContext, trace: Trace, account: Callable[[], Account]) -> Iterator[None]:
+    """Let what comes of the block say what ran it, and no secret of account or execution; nor does the log."""
+
+    def redactor() -> Redactor:  # more of them may be known by now
+        return redactor_of(context.secrets().union(account().secret_values))
+
+    began = context.clock.monotonic()
+    before = LIVE.set(redactor())
+    try:
+        yield
+    except StackdError as error:
+        error.message = kept(redactor().text(error.message))
+        error.args = (error.message,)
+        raise
+    finally:
+        LIVE.reset(before)
+        told = _metadata(trace, account(), context.clock.monotonic() - began)
+        context.metadata = redactor().json(told)
+
+
 def suppressed(
     error: NodeError, *, effect: Effect, options: Options, has_http: bool, own_transport: bool
 ) -> str | None:
@@ -311,6 +315,7 @@ def _as_node_error(error: StackdError, context: NodeContext) -> NodeError:
 
 def _metadata(trace: Trace, account: Account, seconds: float) -> dict[str, Json]:
     """What ran a node, by the origin's names."""
+    reason = trace.fallback_reason
     found: dict[str, Json] = {
         "connectorId": trace.connector,
         "appId": trace.connector,
@@ -319,7 +324,7 @@ def _metadata(trace: Trace, account: Account, seconds: float) -> dict[str, Json]
         "credentialSource": account.source,
         "connectionId": account.id,
         "executionTimeMs": round(seconds * 1000, 3),
-        "integrationFallbackReason": trace.fallback_reason,
+        "integrationFallbackReason": None if reason is None else kept(reason),
         "fallbackSuppressedReason": trace.suppressed,
         "attempts": trace.attempts,
     }

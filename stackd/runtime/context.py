@@ -34,6 +34,7 @@ class NodeContext:
         turn_of: the seconds to wait before a request, 0 if it may go; the first one has had its turn.
         requests: how many have asked for theirs.
         rests: seconds for which the far side has nothing left, as its last answer says.
+        secrets: those that its execution has to do with so far, whose ever they are.
     """
 
     clock: Clock
@@ -55,6 +56,7 @@ class NodeContext:
     turn_of: Callable[[], Awaitable[float]] | None = None
     requests: int = 0
     rests: float = 0.0
+    secrets: Callable[[], frozenset[str]] = frozenset
 
     async def turn(self) -> None:
         """Return when the next request may go, by the limits that its app declares."""

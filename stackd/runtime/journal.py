@@ -244,6 +244,7 @@ class Journal:
         return row._replace(
             output=None if row.output is None else secrets.sealed(tx, row.output),
             error=None if row.error is None else secrets.redacted(row.error),
+            metadata=None if row.metadata is None else secrets.redacted(row.metadata),
         )
 
     async def _written(self, change: Callable[[Tx], T], size_bytes: int) -> T:

@@ -21,6 +21,11 @@ class LiveSecrets:
         self._vault = vault
         self._known: frozenset[str] = frozenset()
 
+    @property
+    def known(self) -> frozenset[str]:
+        """Those that are looked for."""
+        return self._known
+
     def learn(self, secrets: Iterable[str]) -> None:
         """Look for these too from now on; what is too short stands in texts by chance."""
         self._known |= {one for one in secrets if SHORTEST <= len(one) <= LONGEST}

@@ -299,6 +299,46 @@ async def test_an_action_of_a_connector_that_was_in_flight_in_a_crash_is_as_its_
         assert (await world.nodes(execution))["a"].status is expected
 
 
+@pytest.mark.parametrize(("status", "code"), [(200, None), (503, "http.status_503")])
+async def test_a_request_of_a_workflow_is_told_as_an_operation_is(
+    database: Database, desk: Catalogue, status: int, code: str | None
+) -> None:
+    world = World(database, ok(b"{}", status), connectors=desk)
+    text = node("works").replace("action.desk.works", "action.http.request")
+
+    execution = await world.run(text.replace("{text: hello}", "{url: http://desk.example}"))
+
+    told = loads((await world.nodes(execution))["a"].metadata)
+    assert (told["connectorId"], told["functionId"]) == ("http", "request")
+    assert told["executor"] == "integration"
+    assert [one.get("error", {}).get("code") for one in told["attempts"]] == [code]
+
+
+@pytest.mark.parametrize("also", [True, False], ids=["generic answers", "generic fails too"])
+async def test_a_failure_that_quotes_half_a_character_is_told_as_any_other(
+    database: Database, tmp_path: Path, also: bool
+) -> None:
+    fails = (
+        "from stackd.core.errors import NodeError\n\n\nasync def odd(params, ctx):\n"
+        "    raise NodeError('half \\ud800 of one', kind='network', code='mail.odd')\n"
+    )
+    more = {"effect": "idempotent"} if also else {}
+    own = {
+        **definition(),
+        "actions": [action("odd", *(("POST", "/g") if also else (None, None)), **more)],
+    }
+    desk = await catalogue_of(tmp_path, own, handlers=fails)
+    world = World(database, ok(b"{}"), connectors=desk)
+
+    execution = await world.run(node("odd"))
+
+    row = (await world.nodes(execution))["a"]
+    told = loads(row.metadata)
+    assert row.status is (COMPLETED if also else FAILED)
+    assert told["attempts"][0]["error"]["message"] == r"half \ud800 of one"
+    assert also == ("integrationFallbackReason" in told)
+
+
 OWN_WAY = """
 TRANSPORT = "own"
 

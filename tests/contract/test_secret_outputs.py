@@ -164,6 +164,33 @@ async def test_errors_of_other_nodes_show_no_secret_of_the_execution(
     assert dumps(SECRET)[1:-1] not in await stored(world)
 
 
+ECHOING = {
+    "id": "echo",
+    "baseUrl": "http://echo.example",
+    "actions": [action("say", "POST", "/say", effect="keyed")],
+}
+FAILING = "async def say(params, ctx):\n    await ctx.http.post('/first', json=params)\n"
+
+
+@pytest.mark.parametrize("status", [422, 503], ids=["refused", "broken"])
+@pytest.mark.parametrize("handlers", [None, FAILING], ids=["generic", "handler"])
+async def test_what_another_app_says_of_the_secret_that_it_was_sent_stands_nowhere(
+    database: Database, tmp_path: Path, handlers: str | None, status: int
+) -> None:
+    echo = ok(dumps({"message": f"no such thing as {SECRET} here"}), status)
+    world = await world_of(database, tmp_path, ok(dumps({"token": SECRET})), *[echo] * 4)
+    desk = await catalogue_of(tmp_path, ECHOING, handlers=handlers)  # both are below it
+    world.made_up.registry.use(desk)
+    say = '{id: b, type: action.echo.say, retry: {maxAttempts: 1}, params: {text: "{{ a.token }}"}}'
+
+    execution = await world.run(flow(say, edges=f"{TO_A}, {TO_B}"))
+
+    row = (await world.nodes(execution))["b"]
+    assert b"REDACTED" in (row.error or b"")
+    assert b"REDACTED" in (row.metadata or b"")
+    assert dumps(SECRET)[1:-1] not in await stored(world)
+
+
 async def test_a_sealed_output_still_refers_to_its_blobs(
     database: Database, tmp_path: Path
 ) -> None:
