@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from stackd.cli.columns import Column
 from stackd.cli.context import client, daemon, print_json, print_table
 from stackd.client.models import CapabilitiesView
-from stackd.core.apps import normal_app
+from stackd.core.apps import folded, normal_app
 from stackd.core.errors import InputError, StackdError
+from stackd.core.names import nearest
 from stackd.core.text import shown
 
 if TYPE_CHECKING:
@@ -25,11 +26,15 @@ def show(
     answer = daemon().get("/api/registry/capabilities", CapabilitiesView, include="unavailable")
     entries = answer["capabilities"]
     if app is not None:
+        known = [one["app"] for one in entries]
         entries = [one for one in entries if _is_meant(one, app)]
         if not entries:
+            meant = nearest(folded(app), known)
             raise InputError(
                 f"there is no app {shown(app)!r}",
-                hint="`stackd connectors list` shows all there are",
+                hint=f"did you mean {meant!r}?"
+                if meant
+                else "`stackd connectors list` shows all there are",
             )
     if only is not None:
         entries = [found for one in entries if (found := _only(one, only)) is not None]
@@ -62,7 +67,7 @@ def show(
 
 
 def _is_meant(entry: dict[str, Any], app: str) -> bool:
-    return entry["normalizedAppId"] in (normal_app(app), app.strip().lower().replace("_", "-"))
+    return entry["normalizedAppId"] in (normal_app(app), folded(app))
 
 
 def _details(entry: dict[str, Any]) -> list[dict[str, Any]]:

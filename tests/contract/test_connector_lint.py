@@ -128,6 +128,7 @@ BROKEN: list[tuple[str, str, Change]] = [
     ("a foreign key", "connector.unknown_key", lambda d: d.update(baseURL="https://x.example")),
     ("a foreign key within", "connector.unknown_key", lambda d: d["testConnection"].update(path="/")),
     ("no duration", "connector.invalid", lambda d: d["defaults"].update(timeout="soon")),
+    ("a way in that is not supported", "connector.invalid", lambda d: d.update(authentication={"type": "digest"})),
     ("a claim", "connector.quality", lambda d: d.update(quality="gold")),
     ("a secret", "connector.secret", lambda d: d.update(description="as xoxb-1234")),
     ("a secret that is shown", "connection.secret", lambda d: d["connection"]["fields"]["properties"]["token"].pop("x-secret")),

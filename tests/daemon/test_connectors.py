@@ -126,6 +126,24 @@ def test_what_can_run_is_told_with_what_runs_it(daemon: DaemonProcess) -> None:
     ]
 
 
+def test_what_can_run_is_listed_by_app_and_by_how(stackd: Command) -> None:
+    table = stackd("capabilities", "--app", "Desk")
+    some = stackd("capabilities", "--app", "desk", "--only", "unavailable", "--json")
+    wrong = stackd("capabilities", "--app", "dsk")
+
+    rows = [line.split("\t")[1:5] for line in table.out.splitlines()]
+    assert ["action", "by_handler", "native", "python"] in rows
+    assert ["action", "post", "fallback", "http"] in rows
+    assert ["action", "nothing", "unavailable", "-"] in rows
+    (desk,) = some.json["capabilities"]
+    assert (desk["actions"], desk["triggers"]) == (["nothing"], ["new_post"])
+    assert list(desk["actionDetails"]) == ["nothing"]
+    assert (wrong.code, wrong.err) == (
+        2,
+        "error: there is no app 'dsk'\n  try: did you mean 'desk'?\n",
+    )
+
+
 def test_an_answer_that_has_not_changed_is_not_sent_again(daemon: DaemonProcess) -> None:
     url = f"{daemon.url}/api/registry/capabilities"
     bearer = {"Authorization": f"Bearer {daemon.token}"}

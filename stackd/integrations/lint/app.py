@@ -26,10 +26,22 @@ def check(definition: Definition, remarks: Remarks) -> None:
     for key in ABOUT:
         if not raw.get(key) and not (key == "category" and raw.get("categories")):
             remarks.error("connector.about", f"{key} is missing", (key,))
+    _check_ways_in(definition, remarks)
     _check_fields(raw, remarks)
     _check_test(definition, remarks)
     for place, problem in bad_expressions(raw, ()):
         remarks.error("operation.expression", problem, place)
+
+
+def _check_ways_in(definition: Definition, remarks: Remarks) -> None:
+    """A way in that is known and not supported is read, so that the rest of a definition can be used."""
+    for name, way in (definition.app.ways_in if definition.app else {}).items():
+        if way.unsupported is not None:
+            place = (
+                ("auths", name) if definition.app and definition.app.auths else ("authentication",)
+            )
+            words = f"signing in by {way.unsupported} is not supported: generic HTTP asks for nothing that way"
+            remarks.error("connector.invalid", words, place)
 
 
 def _check_fields(raw: dict[str, Any], remarks: Remarks) -> None:
