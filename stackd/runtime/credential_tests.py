@@ -132,11 +132,10 @@ class CredentialTests:
                     return await ask(account)
                 finally:
                     LIVE.reset(before)
-        except NodeError as error:
+        except StackdError as error:  # a handler may raise any of them
             message = Redactor(account.secret_values).text(error.message)
-            return TestResult(now, error.http_status, (error.code, kept(message)))
-        except StackdError as error:
-            return TestResult(now, None, (error.code, kept(error.message)))
+            status = error.http_status if isinstance(error, NodeError) else None
+            return TestResult(now, status, (error.code, kept(message)))
         except TimeoutError:
             message = f"{app} gave no answer within {WITHIN:g} s"
             return TestResult(now, None, ("credential.no_answer", message))

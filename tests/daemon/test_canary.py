@@ -28,6 +28,11 @@ FORMS = {
 }
 
 HANDLERS = """
+from stackd.core.errors import InputError
+
+async def tells(params, ctx):
+    raise InputError(f"not with {ctx.connection['token']}")
+
 async def raises(params, ctx):
     raise RuntimeError(f"cannot sign in with {ctx.connection['token']}")
 
@@ -133,7 +138,7 @@ def leaky(url: str) -> dict[str, Any]:
             action("redirected", "GET", "/redirect", auth="query"),
             *(
                 action(name, "POST", "/echo/500", effect="idempotent", auth="header")
-                for name in ("raises", "refuses", "asks", "logs", "lies")
+                for name in ("raises", "tells", "refuses", "asks", "logs", "lies")
             ),
         ],
     }  # fmt: skip
@@ -186,7 +191,11 @@ def test_it_stands_nowhere_in_no_form(daemon: DaemonProcess) -> None:
         executions.append(daemon.begin(daemon.load(text)["id"]))
     ended = [daemon.until(one, "completed", "failed", "uncertain") for one in executions]
 
-    tested = daemon.http("POST", "/api/credentials/main/test")
+    test = "/api/credentials/main/test"
+    tested = daemon.http("POST", test)
+    tried = {
+        name: daemon.http("POST", f"{test}?operation={name}&writes=true").body for name in whole("")
+    }
 
     unharmed = {one["workflowId"] for one in ended if one["status"] == "completed"}
     assert unharmed == {"answered"}
@@ -201,7 +210,7 @@ def test_it_stands_nowhere_in_no_form(daemon: DaemonProcess) -> None:
         *(f"/api/why/{one}" for one in executions),
         *(f"/api/executions/{one}/nodes" for one in executions),
     ]  # fmt: skip
-    told = {path: daemon.http("GET", path).body for path in paths} | {"test": tested.body}
+    told = {path: daemon.http("GET", path).body for path in paths} | tried | {"test": tested.body}
     assert "invalid_grant" in daemon.http("GET", "/api/credentials/pair_over").json["reconnect"]
     files = {
         str(path): path.read_bytes()
