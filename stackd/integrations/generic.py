@@ -387,7 +387,7 @@ def _begin(plan: Plan, rules: Pagination, parts: Parts) -> int | None:
             f"Invalid parameters for {plan.app.id}.{plan.operation.id}: "
             f"{spot.query or spot.header or spot.body} must be a whole number, to count on from",
             kind="invalid",
-            code="params.invalid",
+            code="validation_error",
         )
     return number
 

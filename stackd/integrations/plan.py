@@ -406,7 +406,7 @@ class Plan:
                 raise NodeError(
                     f"Invalid parameters for {self.app.id}.{self.operation.id}: {error.message}",
                     kind="invalid",
-                    code="params.invalid",
+                    code="validation_error",
                 ) from None
         elif self._placeholders:
             path = _PLACE.sub(lambda found: self._in_path(found, params, account, used), written)
@@ -431,7 +431,7 @@ class Plan:
                 f"Invalid parameters for {self.app.id}.{self.operation.id}: {placeholder} is missing; "
                 "it is part of the address",
                 kind="invalid",
-                code="params.invalid",
+                code="validation_error",
             )
         text = styles.in_path(
             placeholder,
@@ -445,7 +445,7 @@ class Plan:
                 f"Invalid parameters for {self.app.id}.{self.operation.id}: {placeholder} would lead to "
                 "another address",
                 kind="invalid",
-                code="params.invalid",
+                code="validation_error",
             )
         return text
 
@@ -508,9 +508,9 @@ class Plan:
     def _form(self, body: Json) -> Iterable[tuple[str, str]]:
         if not isinstance(body, dict):
             raise NodeError(
-                f"{self.app.id}.{self.operation.id}: a form is a map",
+                f"Invalid parameters for {self.app.id}.{self.operation.id}: a form is a map",
                 kind="invalid",
-                code="params.invalid",
+                code="validation_error",
             )
         by_name = {spot.name: spot for spot in self._spots.values() if spot.place == "body"}
         for name, value in body.items():

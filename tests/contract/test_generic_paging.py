@@ -88,7 +88,7 @@ async def test_a_page_that_is_no_number_is_refused_and_nothing_is_sent(desk: Des
     with pytest.raises(NodeError, match="page must be a whole number") as caught:
         await walked(desk, BY_PAGE, {"page": "last"})
 
-    assert (caught.value.code, desk.sent) == ("params.invalid", 0)
+    assert (caught.value.code, desk.sent) == ("validation_error", 0)
 
 
 async def test_paging_that_is_a_guess_is_not_acted_on(desk: Desk) -> None:
