@@ -29,7 +29,7 @@ KEPT: Final = 1_000
 MOST: Final = 8 * 3600.0  # seconds a token is used whose end nobody told
 
 
-_Key = tuple[str, int, str, str]  # app and account, its version, the kind, and where that is
+_Key = tuple[str, int, str, str]  # app and account, its version, what is asked for, and where
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +204,11 @@ def _key(auth: Auth, account: Account, caller: Caller) -> _Key:
         if account.id is not None
         else f"{hash(tuple(sorted(map(repr, account.fields.items()))))}"
     )
-    return f"{caller.plan.app.id}:{name}", account.version, auth.type, caller.base_url
+    # One app may have several ways in of a kind: each has tokens of its own.
+    asked = repr(
+        (auth.type, auth.login, auth.token, auth.token_url, auth.scopes, auth.token_params)
+    )
+    return f"{caller.plan.app.id}:{name}", account.version, asked, caller.base_url
 
 
 def _filled(value: Json, account: Account) -> Json:

@@ -379,6 +379,41 @@ async def test_a_session_is_begun_once_and_anew_when_it_is_over(desk: Desk) -> N
     assert targets == ["/login", "/x", "/x", "/x", "/login", "/x"]
 
 
+SEVERAL: dict[str, dict[str, dict[str, Any]]] = {
+    "sessions": {
+        name: {
+            "type": "session", "name": "X-Token", "token": "body.access_token",
+            "login": {"endpoint": f"/login/{name}"},
+        }
+        for name in ("one", "two")
+    },
+    "scopes": {
+        name: {"type": "oauth2", "grant": "client_credentials", "tokenUrl": "/login", "scopes": [name]}
+        for name in ("one", "two")
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+async def test_each_way_in_of_an_app_has_a_token_of_its_own(desk: Desk, kind: str) -> None:
+    def respond(seen: Seen) -> bytes:
+        if not seen.target.startswith("/login"):
+            return DONE
+        which = "one" if b"one" in seen.target.encode() + seen.body else "two"
+        return json_answer(json.dumps({"access_token": which}).encode())
+
+    me = account(clientId="me", clientSecret=SECRET)
+    async with far_side(answers(respond)) as far:
+        for name in ("one", "two", "one"):
+            await desk.ask(far.url(), action("a", auth=name), as_=me, auths=SEVERAL[kind])
+        asked = [seen.headers for seen in far.requests if seen.target == "/x"]
+        logins = len(far.requests) - len(asked)
+
+    shown = [one.get("x-token") or one["authorization"].removeprefix("Bearer ") for one in asked]
+    assert shown == ["one", "two", "one"]
+    assert logins == 2
+
+
 async def test_the_client_itself_is_given_a_token(desk: Desk) -> None:
     def respond(seen: Seen) -> bytes:
         if seen.target == "/token":
