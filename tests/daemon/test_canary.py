@@ -135,6 +135,8 @@ def leaky(url: str) -> dict[str, Any]:
             action("refused", "POST", "/echo/422", auth="header"),
             action("in_path", "GET", "/echo/404/{{ conn.token }}", auth="none"),
             action("in_body", "POST", "/echo/500", auth="none", send={"body": {"t": "{{ conn.token }}"}}),
+            action("in_base", "POST", "/x", auth="none", baseUrl=f"{url}/echo/500/bot{{token}}"),
+            action("in_lost_base", "POST", "/x", auth="none", baseUrl="http://127.0.0.1:1/bot{token}"),
             action("redirected", "GET", "/redirect", auth="query"),
             *(
                 action(name, "POST", "/echo/500", effect="idempotent", auth="header")
